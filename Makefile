@@ -1,0 +1,88 @@
+# `make sample` and `make test` need Python >= 3.10 and make; they set up the rest by themselves in $(VENV).
+# Add a target with a `## text` behind it: `make help` lists it.
+
+PYTHON ?= python3
+VENV ?= .venv
+FOLDER ?= tests/golden
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv dev sample test lint types tests quick format bench faults golden parity chromium clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+venv: $(VENV)/.installed ## .venv with requirements.txt and the package
+	@echo "$(VENV) is ready"
+
+dev: $(VENV)/.installed-dev ## the same with requirements-dev.txt
+	@echo "$(VENV) is ready to work on the code"
+
+sample: $(VENV)/.installed ## from a fresh clone to first music
+	$(PY) examples/quickstart.py
+
+test: lint types tests ## style, types and the whole test suite; what CI runs
+
+lint: $(VENV)/.installed-dev ## style: ruff
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(VENV)/.installed-dev ## types: mypy
+	$(PY) -m mypy
+
+tests: $(VENV)/.installed-dev chromium ## all tests: pytest (PYTEST_ARGS="-k window")
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+quick: $(VENV)/.installed-dev ## the tests that are not marked slow
+	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+golden: $(VENV)/.installed ## compare with the reference's numbers (FOLDER=tests/golden)
+	$(PY) tests/golden.py $(FOLDER)
+
+parity: $(VENV)/.installed-parity ## compare with transformers, which is installed for it
+	$(PY) -m pytest tests/parity $(PYTEST_ARGS)
+
+format: $(VENV)/.installed-dev ## rewrite the code in the style that `make lint` asks for
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(VENV)/.installed ## speed and memory: every script in benchmarks/
+	@for script in benchmarks/*.py; do echo "$(PY) $$script"; $(PY) $$script || exit 1; done
+
+faults: $(VENV)/.installed-dev ## kill runs at many random moments and resume them
+	JUKEBOX_TEST_KILLS=20 $(PY) -m pytest -k "kill or killed or resume" $(PYTEST_ARGS)
+
+clean: ## remove .venv, caches and build files; runs and samples stay
+	rm -rf $(VENV) build dist *.egg-info apex/build apex/*.egg-info tensorboardX/build tensorboardX/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The browser that the tests of the player page drive.
+chromium:
+	@sh tools/system-package.sh chromium "command -v chromium"
+
+# Stamps say what was done, so that a second `make` is quick.
+$(VENV)/.created:
+	@sh tools/check-python.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch by its pin before anything else: a package that asks for any torch must find this one.
+$(VENV)/.installed: $(VENV)/.created requirements.txt setup.py
+	$(PIP) $$(grep '^torch==' requirements.txt)
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+# The constraint keeps the tested versions of everything else.
+$(VENV)/.installed-parity: $(VENV)/.installed-dev requirements-parity.txt
+	$(PIP) -r requirements-parity.txt -c requirements.txt
+	@touch $@

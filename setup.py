@@ -1,0 +1,36 @@
+"""Installs the package `jukebox`. Ranges stand here; the tested versions are in requirements.txt.
+
+Add a dependency to both. Only `jukebox` is packaged: `apex/` and `tensorboardX/` are optional packages with a setup.py
+of their own, and tests, benchmarks and examples stay in the repository.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="jukebox",
+    version="1.0.0",
+    description="Music with singing, made from raw audio: VQ-VAE and transformer priors (arXiv 2005.00341)",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["jukebox", "jukebox.*"]),
+    package_data={"jukebox": ["page/*", "page/**/*", "data/*", "data/**/*"]},
+    install_requires=[
+        "torch>=2.8",
+        "numpy>=1.26",
+        "av>=14",
+        "librosa>=0.10.2",
+        "soundfile>=0.12.1",
+        "fire>=0.6",
+        "safetensors>=0.4.3",
+        "tensorboardX>=2.6.2",
+        "tqdm>=4.66",
+        "Unidecode>=1.3.8",
+    ],
+    extras_require={
+        "mpi": ["mpi4py>=4", "mpich>=4.2; platform_system != 'Windows'"],
+    },
+)
