@@ -1,0 +1,249 @@
+"""Convolutional encoders and decoders between audio and latents, one pair per VQ-VAE level.
+
+Change here how stages are put together. A stage changes the time axis by stride ** down; the prior's conditioner uses
+`DecoderConvBlock` too. Source: Jukebox (arXiv 2005.00341), appendix B.1 and figure 11; the parameter names are part of
+the checkpoint format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from jukebox.utils.errors import UserError
+from jukebox.vqvae import tiling
+from jukebox.vqvae.resnet import Resnet1D
+
+
+def _kernel_rule(down_t: int, stride_t: int) -> tuple[int, int]:
+    """Kernel size and padding of a strided convolution that divides the length by its stride exactly."""
+    if down_t < 1:
+        raise UserError(f"downs_t holds {down_t}: each level needs at least 1 strided convolution")
+    if stride_t < 2 or stride_t % 2:
+        raise UserError(
+            f"strides_t holds {stride_t}: strides must be even (2, 4, ...), since odd ones do not keep the length"
+        )
+    return 2 * stride_t, stride_t // 2
+
+
+class EncoderConvBlock(nn.Module):
+    """One encoder stage, [N, C_in, T] -> [N, C_out, T / stride ** down].
+
+    Args:
+        input_emb_width: channels in.
+        output_emb_width: channels out.
+        down_t: number of strided convolutions, each followed by a residual stack.
+        stride_t: stride of each; even.
+        width: channels of the residual stacks.
+        depth: residual blocks per stack.
+        m_conv: hidden channels of a residual block as a factor of `width`.
+        dilation_growth_rate, dilation_cycle, zero_out, res_scale, checkpoint_res, blocks_name: see `Resnet1D`.
+
+    Raises:
+        UserError: an odd stride or no strided convolution.
+    """
+
+    def __init__(
+        self,
+        input_emb_width: int,
+        output_emb_width: int,
+        down_t: int,
+        stride_t: int,
+        width: int,
+        depth: int,
+        m_conv: float,
+        dilation_growth_rate: int = 1,
+        dilation_cycle: int | None = None,
+        zero_out: bool = False,
+        res_scale: bool = False,
+        checkpoint_res: bool = False,
+        blocks_name: str = "model",
+    ):
+        super().__init__()
+        kernel, padding = _kernel_rule(down_t, stride_t)
+        self.model = nn.Sequential()
+        for i in range(down_t):
+            self.model.append(
+                nn.Sequential(
+                    nn.Conv1d(width if i else input_emb_width, width, kernel, stride_t, padding),
+                    Resnet1D(
+                        width,
+                        depth,
+                        m_conv,
+                        dilation_growth_rate,
+                        dilation_cycle,
+                        zero_out=zero_out,
+                        res_scale=res_scale,
+                        checkpoint_res=checkpoint_res,
+                        blocks_name=blocks_name,
+                    ),
+                )
+            )
+        self.model.append(nn.Conv1d(width, output_emb_width, 3, 1, 1))
+
+    @property
+    def stages(self) -> list[tuple[nn.Conv1d, Resnet1D]]:
+        """Strided convolutions and the residual stacks behind them."""
+        return [cast("tuple[nn.Conv1d, Resnet1D]", tuple(stage.children())) for stage in list(self.model)[:-1]]
+
+    @property
+    def last(self) -> nn.Conv1d:
+        """The convolution to the channels of the latent."""
+        return cast(nn.Conv1d, self.model[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class DecoderConvBlock(nn.Module):
+    """One decoder stage, [N, C_in, T] -> [N, C_out, T * stride ** down]; also the prior's upsampling conditioner.
+
+    Args:
+        reverse_decoder_dilation: run the dilations from large to small.
+        The others: see `EncoderConvBlock`; here each residual stack comes before its transposed convolution.
+
+    Raises:
+        UserError: an odd stride or no strided convolution.
+    """
+
+    def __init__(
+        self,
+        input_emb_width: int,
+        output_emb_width: int,
+        down_t: int,
+        stride_t: int,
+        width: int,
+        depth: int,
+        m_conv: float,
+        dilation_growth_rate: int = 1,
+        dilation_cycle: int | None = None,
+        zero_out: bool = False,
+        res_scale: bool = False,
+        reverse_decoder_dilation: bool = False,
+        checkpoint_res: bool = False,
+        blocks_name: str = "model",
+    ):
+        super().__init__()
+        kernel, padding = _kernel_rule(down_t, stride_t)
+        self.stride, self.hop = stride_t, stride_t**down_t
+        self.model = nn.Sequential(nn.Conv1d(input_emb_width, width, 3, 1, 1))
+        for i in range(down_t):
+            self.model.append(
+                nn.Sequential(
+                    Resnet1D(
+                        width,
+                        depth,
+                        m_conv,
+                        dilation_growth_rate,
+                        dilation_cycle,
+                        zero_out=zero_out,
+                        res_scale=res_scale,
+                        reverse_dilation=reverse_decoder_dilation,
+                        checkpoint_res=checkpoint_res,
+                        blocks_name=blocks_name,
+                    ),
+                    nn.ConvTranspose1d(
+                        width, output_emb_width if i == down_t - 1 else width, kernel, stride_t, padding
+                    ),
+                )
+            )
+
+    @property
+    def first(self) -> nn.Conv1d:
+        """The convolution from the channels of the latent."""
+        return cast(nn.Conv1d, self.model[0])
+
+    @property
+    def stages(self) -> list[tuple[Resnet1D, nn.ConvTranspose1d]]:
+        """Residual stacks and the transposed convolutions behind them."""
+        return [cast("tuple[Resnet1D, nn.ConvTranspose1d]", tuple(stage.children())) for stage in list(self.model)[1:]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return tiling.decoder_block(self, x) if tiling.applies_to(self, x) else self.model(x)
+
+
+class Encoder(nn.Module):
+    """Encoder of one level: the stages of levels 0 to l in a row, [N, channels, T] -> [N, emb, T / hop].
+
+    Args:
+        input_emb_width: audio channels.
+        output_emb_width: channels of the latent, and between stages.
+        levels: number of stages, l + 1.
+        downs_t, strides_t: per stage.
+        block_kwargs: the rest of `EncoderConvBlock`'s arguments.
+    """
+
+    def __init__(
+        self,
+        input_emb_width: int,
+        output_emb_width: int,
+        levels: int,
+        downs_t: Sequence[int],
+        strides_t: Sequence[int],
+        **block_kwargs: Any,
+    ):
+        super().__init__()
+        self.level_blocks = nn.ModuleList(
+            EncoderConvBlock(
+                output_emb_width if level else input_emb_width,
+                output_emb_width,
+                downs_t[level],
+                strides_t[level],
+                **block_kwargs,
+            )
+            for level in range(levels)
+        )
+
+    @property
+    def blocks(self) -> list[EncoderConvBlock]:
+        """The stages in the order in which they run."""
+        return [cast(EncoderConvBlock, block) for block in self.level_blocks]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tiling.applies_to(self, x):
+            return tiling.encoder(self, x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Decoder(nn.Module):
+    """Decoder of one level: the stages of levels l to 0 and a last convolution, [N, emb, L] -> [N, channels, L * hop].
+
+    Args:
+        input_emb_width: audio channels.
+        output_emb_width: channels of the latent, and between stages.
+        levels: number of stages, l + 1.
+        downs_t, strides_t: per stage.
+        block_kwargs: the rest of `DecoderConvBlock`'s arguments.
+    """
+
+    def __init__(
+        self,
+        input_emb_width: int,
+        output_emb_width: int,
+        levels: int,
+        downs_t: Sequence[int],
+        strides_t: Sequence[int],
+        **block_kwargs: Any,
+    ):
+        super().__init__()
+        self.level_blocks = nn.ModuleList(
+            DecoderConvBlock(output_emb_width, output_emb_width, downs_t[level], strides_t[level], **block_kwargs)
+            for level in range(levels)
+        )
+        self.out = nn.Conv1d(output_emb_width, input_emb_width, 3, 1, 1)
+
+    @property
+    def blocks(self) -> list[DecoderConvBlock]:
+        """The stages in the order in which they run: from the highest level down."""
+        return [cast(DecoderConvBlock, block) for block in reversed(self.level_blocks)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tiling.applies_to(self, x):
+            return tiling.decoder(self, x)
+        for block in self.blocks:
+            x = block(x)
+        return self.out(x)

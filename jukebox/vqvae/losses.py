@@ -1,0 +1,236 @@
+"""Reconstruction and spectral losses between two pieces of audio.
+
+Change here how a reconstruction is judged. Audio is [N, T, C] in [-1, 1]. Losses are divided by the data's bandwidth
+(its mean l1, l2 or spectral size, measured once per data set) so that their weights carry over between data sets.
+Source: Jukebox (arXiv 2005.00341), section 3.2 and appendix B.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jukebox.utils.errors import UserError
+
+LOSS_KINDS = ("l1", "l2", "linf", "lmix")
+SILENCE = 2e-3  # a spectrum whose norm is not above this counts as silent
+LOG_FLOOR = 1e-4  # added to magnitudes before the logarithm
+
+
+@dataclass(frozen=True)
+class StftSettings:
+    """One resolution of a short-time Fourier transform, all in samples."""
+
+    n_fft: int = 2048
+    hop_length: int = 256
+    window_size: int = 6 * 256
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Everything about the losses that is not audio.
+
+    Attributes:
+        bandwidth_l1, bandwidth_l2, bandwidth_spec: divisors, all > 0.
+        linf_k: largest squared errors per item that `linf` averages.
+        lmix_l1, lmix_l2, lmix_linf: weights of the parts of `lmix`.
+        multispec: resolutions of the multi-resolution spectral loss.
+        nonrelative_spec: divide spectral losses by the data's bandwidth (True) or by each item's own norm (False).
+    """
+
+    bandwidth_l1: float = 1.0
+    bandwidth_l2: float = 1.0
+    bandwidth_spec: float = 1.0
+    linf_k: int = 2048
+    lmix_l1: float = 0.0
+    lmix_l2: float = 0.0
+    lmix_linf: float = 0.0
+    multispec: tuple[StftSettings, ...] = ()
+    nonrelative_spec: bool = True
+
+    @classmethod
+    def from_hps(cls, hps: Mapping[str, Any]) -> LossSettings:
+        """Reads the settings from hyper-parameters; `bandwidth` (l1, l2, spec) defaults to 1 where it is missing.
+
+        Raises:
+            UserError: the lists of the multi-resolution loss differ in length.
+        """
+        lists = [hps[f"multispec_loss_{name}"] for name in ("n_fft", "hop_length", "window_size")]
+        if len({len(values) for values in lists}) != 1:
+            raise UserError(
+                f"multispec_loss_n_fft, _hop_length and _window_size have {', '.join(str(len(v)) for v in lists)} "
+                "entries: give all three the same number"
+            )
+        bandwidth = hps.get("bandwidth") or {}
+        return cls(
+            bandwidth_l1=float(bandwidth.get("l1", 1.0)),
+            bandwidth_l2=float(bandwidth.get("l2", 1.0)),
+            bandwidth_spec=float(bandwidth.get("spec", 1.0)),
+            linf_k=hps["linf_k"],
+            lmix_l1=hps["lmix_l1"],
+            lmix_l2=hps["lmix_l2"],
+            lmix_linf=hps["lmix_linf"],
+            multispec=tuple(StftSettings(*values) for values in zip(*lists, strict=True)),
+            nonrelative_spec=hps["use_nonrelative_specloss"] if "use_nonrelative_specloss" in hps else True,
+        )
+
+    def check(self, loss_fn: str) -> None:
+        """Refuses a loss that cannot be computed.
+
+        Raises:
+            UserError: an unknown loss, or `lmix` without any weight.
+        """
+        if loss_fn not in LOSS_KINDS:
+            raise UserError(f"loss_fn={loss_fn!r}: use one of {', '.join(LOSS_KINDS)}")
+        if loss_fn == "lmix" and not (self.lmix_l1 or self.lmix_l2 or self.lmix_linf):
+            raise UserError(
+                "loss_fn='lmix' with lmix_l1, lmix_l2 and lmix_linf all 0: set at least one, such as --lmix_l2=1.0"
+            )
+
+
+# ------------------------------------------------------------------------------------------------ reconstruction
+
+
+def reconstruction_loss(loss_fn: str, x_target: Tensor, x_pred: Tensor, settings: LossSettings) -> Tensor:
+    """Mean error between target and prediction [N, T, C] over the batch, in units of the data's bandwidth.
+
+    Args:
+        loss_fn: `l1` mean absolute, `l2` mean squared, `linf` mean of the largest squared errors of each item, or
+            `lmix`, their weighted sum.
+        x_target, x_pred: audio [N, T, C].
+        settings: bandwidths and weights.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        UserError: an unknown loss, or `lmix` without any weight.
+    """
+    settings.check(loss_fn)
+    if loss_fn == "lmix":
+        weights = {"l1": settings.lmix_l1, "l2": settings.lmix_l2, "linf": settings.lmix_linf}
+        parts = [w * reconstruction_loss(kind, x_target, x_pred, settings) for kind, w in weights.items() if w]
+        return torch.stack(parts).sum()
+    error = x_pred - x_target
+    if loss_fn == "l1":
+        return error.abs().mean() / settings.bandwidth_l1
+    if loss_fn == "l2":
+        return error.square().mean() / settings.bandwidth_l2
+    squares = error.square().reshape(error.shape[0], -1)
+    largest = torch.topk(squares, min(settings.linf_k, squares.shape[1]), dim=1, sorted=False).values
+    return largest.mean() / settings.bandwidth_l2  # the l2 bandwidth: both are squared errors
+
+
+# ------------------------------------------------------------------------------------------------------ spectral
+
+
+def magnitudes(x: Tensor, stft: StftSettings) -> Tensor:
+    """Spectral magnitudes of audio, channels averaged first.
+
+    Args:
+        x: audio [N, T, C] or mono [N, T].
+        stft: resolution; T must exceed n_fft // 2, for the edges are reflected.
+
+    Returns:
+        [N, n_fft // 2 + 1, T // hop_length + 1].
+
+    Raises:
+        UserError: audio too short for the resolution.
+    """
+    if x.dim() == 3:
+        x = x.mean(-1)
+    if x.shape[-1] <= stft.n_fft // 2:
+        raise UserError(
+            f"{x.shape[-1]} samples are too few for a spectrum of n_fft {stft.n_fft}: "
+            f"use a sample_length above {stft.n_fft // 2} or smaller multispec_loss_n_fft"
+        )
+    window = torch.hann_window(stft.window_size, device=x.device, dtype=x.dtype)
+    return torch.stft(
+        x, stft.n_fft, stft.hop_length, win_length=stft.window_size, window=window, return_complex=True
+    ).abs()
+
+
+def item_norms(spectra: Tensor) -> Tensor:
+    """Frobenius norm of each item, [N, F, frames] -> [N]."""
+    return torch.linalg.vector_norm(spectra.reshape(spectra.shape[0], -1), dim=-1)
+
+
+class SpectralTarget:
+    """Compares predictions with one target whose spectra are computed once, for several levels and losses.
+
+    Args:
+        x_target: audio [N, T, C] or [N, T].
+        settings: resolutions.
+    """
+
+    def __init__(self, x_target: Tensor, settings: LossSettings):
+        self.settings = settings
+        self.x = x_target.detach()
+
+    @cached_property
+    def _default(self) -> Tensor:
+        return magnitudes(self.x, StftSettings())
+
+    @cached_property
+    def _multi(self) -> list[Tensor]:
+        return [magnitudes(self.x, stft) for stft in self.settings.multispec]
+
+    def _difference(self, target: Tensor, prediction: Tensor) -> Tensor:
+        """[N]: norm of the difference, relative to the target where the settings say so."""
+        residual = item_norms(target - prediction)
+        if self.settings.nonrelative_spec:
+            return residual
+        return residual / item_norms(target).clamp_min(SILENCE)
+
+    def spectral_loss(self, x_pred: Tensor) -> Tensor:
+        """[N]: norm of the difference of magnitudes at the default resolution."""
+        return self._difference(self._default, magnitudes(x_pred, StftSettings()))
+
+    def multispectral_loss(self, x_pred: Tensor) -> Tensor:
+        """[N]: mean of such norms over the settings' resolutions."""
+        pairs = zip(self._multi, self.settings.multispec, strict=True)
+        losses = [self._difference(target, magnitudes(x_pred, stft)) for target, stft in pairs]
+        return torch.stack(losses).mean(0)
+
+    def spectral_convergence(self, x_pred: Tensor) -> Tensor:
+        """[N]: norm of the difference over the norm of the target; 0 for silent targets."""
+        residual = item_norms(self._default - magnitudes(x_pred, StftSettings()))
+        norms = item_norms(self._default)
+        return torch.where(norms > SILENCE, residual / norms.clamp_min(SILENCE), torch.zeros_like(norms))
+
+
+def spectral_loss(x_target: Tensor, x_pred: Tensor, settings: LossSettings) -> Tensor:
+    """[N]: Frobenius norm of the difference of spectral magnitudes at the default resolution, for audio [N, T, C]."""
+    return SpectralTarget(x_target, settings).spectral_loss(x_pred)
+
+
+def multispectral_loss(x_target: Tensor, x_pred: Tensor, settings: LossSettings) -> Tensor:
+    """[N]: mean of such norms over the settings' resolutions (paper, section 3.2), for audio [N, T, C]."""
+    return SpectralTarget(x_target, settings).multispectral_loss(x_pred)
+
+
+def spectral_convergence(x_target: Tensor, x_pred: Tensor) -> Tensor:
+    """[N]: norm of the spectral difference over the norm of the target's spectrum, for audio [N, T, C].
+
+    0 is perfect, 1 as bad as silence. Items whose target is silent give 0.
+    """
+    return SpectralTarget(x_target, LossSettings()).spectral_convergence(x_pred)
+
+
+def decibels(convergence: Tensor | float) -> float:
+    """Mean spectral convergence in dB, 20 log10; the paper's table 1 reports it so (lower is better)."""
+    mean = float(torch.as_tensor(convergence, dtype=torch.float64).mean())
+    return 20.0 * math.log10(mean) if mean > 0 else -math.inf
+
+
+def log_magnitude_loss(x_target: Tensor, x_pred: Tensor, stft: StftSettings | None = None) -> Tensor:
+    """Mean absolute difference of log magnitudes, a scalar, for audio [N, T, C]."""
+    stft = stft or StftSettings()
+    pair: Sequence[Tensor] = [(magnitudes(x, stft) + LOG_FLOOR).log() for x in (x_target, x_pred)]
+    return (pair[0] - pair[1]).abs().mean()

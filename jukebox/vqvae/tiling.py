@@ -1,0 +1,178 @@
+"""Encoders and decoders on a CPU: the same numbers as the plain modules in a fraction of the time and memory.
+
+The plain modules have PyTorch map and clear fresh pages for each layer's output and reorder it for each convolution;
+here the layers of `tiled_layers.py` run on rows, [N, T, C], in tiles. Without gradients residual blocks work in place
+and few items run at a time, so an activation or two is all that is held; with gradients see `tiled_grad.py`.
+
+Change here which inputs take this path and how layers are strung together; tests compare both paths. `disabled()`
+switches it off. Hooks on inner modules do not run here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from jukebox.vqvae import tiled_grad
+from jukebox.vqvae import tiled_layers as layers
+
+if TYPE_CHECKING:
+    from jukebox.vqvae.encdec import Decoder, DecoderConvBlock, Encoder
+    from jukebox.vqvae.resnet import Resnet1D
+
+TOGETHER_ELEMENTS = 2**22  # floats in an activation up to which short items run together: 16 MiB
+
+_enabled = True
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Runs the plain modules inside the `with` block."""
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+def applies_to(module: nn.Module, x: Tensor) -> bool:
+    """Whether a module takes this path for an input: on a CPU, in float32 or float64, without recomputation flags."""
+    return (
+        _enabled
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not (needs_gradients(module, x) and any(getattr(m, "checkpoint_res", False) for m in module.modules()))
+    )
+
+
+def needs_gradients(module: nn.Module, x: Tensor) -> bool:
+    """Whether automatic differentiation will go through a module."""
+    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters()))
+
+
+class _Plain:
+    """Layers without gradients; the residual stack works in place."""
+
+    def __init__(self, like: Tensor):
+        self.tiles = layers.Tiles(like)
+
+    def stack(self, x: Tensor, stack: Resnet1D) -> Tensor:
+        for block in stack.residual_blocks:
+            layers.residual_block(x, x, block.tensors(), block.dilation, block.res_scale, self.tiles)
+        return x
+
+    def conv3(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
+        return layers.conv3(x, conv, self.tiles)
+
+    def downsample(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
+        return layers.downsample(x, conv, self.tiles)
+
+    def upsample(self, x: Tensor, conv: nn.ConvTranspose1d) -> Tensor:
+        return layers.upsample(x, conv, self.tiles)
+
+    def upsample_conv3(self, x: Tensor, conv: nn.ConvTranspose1d, after: nn.Conv1d) -> Tensor:
+        stride = conv.stride[0]
+        weight, bias = layers.upsample_weight(conv), layers.bias_of(conv).repeat(stride)
+        upsampled = layers.UpsampledRows(x, weight, bias, stride, self.tiles)
+        return layers.upsample_conv3(upsampled, layers.side_by_side(after), layers.bias_of(after))
+
+
+class _WithGradients:
+    """Layers that automatic differentiation knows."""
+
+    def __init__(self, like: Tensor):
+        pass
+
+    def stack(self, x: Tensor, stack: Resnet1D) -> Tensor:
+        return tiled_grad.residual_stack(x, stack.residual_blocks)
+
+    def conv3(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
+        return tiled_grad.conv3(x, conv)
+
+    def downsample(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
+        return tiled_grad.downsample(x, conv)
+
+    def upsample(self, x: Tensor, conv: nn.ConvTranspose1d) -> Tensor:
+        return tiled_grad.upsample(x, conv)
+
+    def upsample_conv3(self, x: Tensor, conv: nn.ConvTranspose1d, after: nn.Conv1d) -> Tensor:
+        return tiled_grad.upsample_conv3(x, conv, after)
+
+
+Layers = _Plain | _WithGradients
+
+
+def _run(module: nn.Module, body: Callable[[Layers, Tensor], Tensor], x: Tensor, largest: int) -> Tensor:
+    """Runs a function of rows on [N, C, T]; the result is [N, C', T'] lying in memory as [N, T', C'].
+
+    Args:
+        module: what `body` runs.
+        body: takes layers and rows [N, T, C].
+        x: input.
+        largest: floats in one item's largest activation; sets how many items run together without gradients.
+    """
+    rows = x.transpose(1, 2)
+    if needs_gradients(module, x):
+        return body(_WithGradients(x), rows).transpose(1, 2)
+    plain = _Plain(x)
+    together = max(1, TOGETHER_ELEMENTS // max(largest, 1))
+    return torch.cat([body(plain, piece) for piece in rows.split(together)]).transpose(1, 2)
+
+
+def encoder(module: Encoder, x: Tensor) -> Tensor:
+    """`Encoder.forward`, [N, C, T] -> [N, emb, T / hop]."""
+
+    def body(run: Layers, rows: Tensor) -> Tensor:
+        for block in module.blocks:
+            for down, stack in block.stages:
+                rows = run.stack(run.downsample(rows, down), stack)
+            rows = run.conv3(rows, block.last)
+        return rows
+
+    first, _ = module.blocks[0].stages[0]
+    return _run(module, body, x, largest=x.shape[2] // first.stride[0] * first.out_channels)
+
+
+def _decoder_stages(run: Layers, rows: Tensor, block: DecoderConvBlock, after: nn.Conv1d | None) -> Tensor:
+    """All of a decoder stage but its first convolution, and the convolution `after` it if there is one."""
+    for i, (stack, up) in enumerate(block.stages):
+        rows = run.stack(rows, stack)
+        if after is None or i < len(block.stages) - 1:
+            rows = run.upsample(rows, up)
+        else:
+            rows = run.upsample_conv3(rows, up, after)
+    return rows
+
+
+def decoder(module: Decoder, x: Tensor) -> Tensor:
+    """`Decoder.forward`, [N, emb, L] -> [N, C, L * hop]."""
+    blocks = module.blocks
+    convs = [block.first for block in blocks] + [module.out]
+
+    def body(run: Layers, rows: Tensor) -> Tensor:
+        rows = run.conv3(rows, convs[0])
+        for block, after in zip(blocks, convs[1:], strict=True):
+            rows = _decoder_stages(run, rows, block, after)
+        return rows
+
+    hop = math.prod(block.hop for block in blocks)
+    return _run(module, body, x, largest=x.shape[2] * hop // blocks[-1].stride * convs[-2].out_channels)
+
+
+def decoder_block(module: DecoderConvBlock, x: Tensor) -> Tensor:
+    """`DecoderConvBlock.forward`, [N, C, T] -> [N, C_out, T * stride ** down]."""
+    largest = x.shape[2] * module.hop * module.first.out_channels
+
+    def body(run: Layers, rows: Tensor) -> Tensor:
+        return _decoder_stages(run, run.conv3(rows, module.first), module, None)
+
+    return _run(module, body, x, largest)

@@ -1,0 +1,264 @@
+"""The hierarchical VQ-VAE: audio to codes at several rates, and back.
+
+Each level has its own encoder, codebook and decoder, all working on raw audio. Change here how levels are joined and
+what the training loss adds up; the parts are in `encdec.py`, `bottleneck.py` and `losses.py`. Source: Jukebox
+(arXiv 2005.00341), section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jukebox.utils.errors import UserError
+from jukebox.vqvae.bottleneck import Bottleneck, NoBottleneck
+from jukebox.vqvae.encdec import Decoder, Encoder
+from jukebox.vqvae.losses import LossSettings, SpectralTarget, reconstruction_loss
+
+
+def calculate_strides(strides: Sequence[int], downs: Sequence[int]) -> list[int]:
+    """Down-sampling factor of each stage: stride ** down."""
+    return [stride**down for stride, down in zip(strides, downs, strict=True)]
+
+
+class VQVAE(nn.Module):
+    """Encodes audio [N, T, channels] to codes per level, level 0 the finest, and decodes codes of one level to audio.
+
+    Args:
+        input_shape: (T, channels) of one training item; T in samples.
+        levels: number of levels.
+        downs_t, strides_t: per level, number of strided convolutions and their (even) stride.
+        emb_width: width of a code vector.
+        l_bins: codes per level.
+        mu: decay of the codebooks' running averages.
+        commit, spectral, multispectral: weights of the commitment and spectral losses.
+        multipliers: per level, factor on width and depth of its encoder and decoder; None is 1 everywhere.
+        use_bottleneck: quantise; False passes the continuous latents through.
+        revival_threshold: a code whose running count falls below this is replaced by a random encoder output.
+        width, depth, m_conv, dilation_growth_rate, dilation_cycle: residual stacks, see `Resnet1D`.
+        reverse_decoder_dilation: decoders run the dilations from large to small.
+        zero_out, res_scale, checkpoint_res: see `Resnet1D`.
+
+    Attributes:
+        downs_t, strides_t, levels, l_bins: as given.
+        downsamples: factor of each stage.
+        hop_lengths: raw samples per code of each level.
+        z_shapes: (codes,) of each level for one training item.
+        sample_length: T. x_shape: (T,).
+
+    Raises:
+        UserError: lists that do not match the levels, odd strides, or a T that no code fits.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        levels: int,
+        downs_t: Sequence[int],
+        strides_t: Sequence[int],
+        emb_width: int,
+        l_bins: int,
+        mu: float,
+        commit: float,
+        spectral: float,
+        multispectral: float,
+        multipliers: Sequence[int] | None = None,
+        use_bottleneck: bool = True,
+        revival_threshold: float = 1.0,
+        *,
+        width: int,
+        depth: int,
+        m_conv: float = 1.0,
+        dilation_growth_rate: int = 1,
+        dilation_cycle: int | None = None,
+        reverse_decoder_dilation: bool = False,
+        zero_out: bool = False,
+        res_scale: bool = False,
+        checkpoint_res: bool = False,
+    ):
+        super().__init__()
+        multipliers = [1] * levels if multipliers is None else list(multipliers)
+        for name, values in {"downs_t": downs_t, "strides_t": strides_t, "hvqvae_multipliers": multipliers}.items():
+            if len(values) != levels:
+                raise UserError(f"{name} has {len(values)} entries, levels={levels}: give one per level")
+        self.levels = levels
+        self.multipliers = multipliers
+        self.downs_t, self.strides_t = list(downs_t), list(strides_t)
+        self.l_bins, self.commit, self.spectral, self.multispectral = l_bins, commit, spectral, multispectral
+        self.downs_t, self.strides_t = list(downs_t), list(strides_t)
+        self.downsamples = calculate_strides(strides_t, downs_t)
+        self.hop_lengths = [math.prod(self.downsamples[: level + 1]) for level in range(levels)]
+        self.sample_length = math.prod(input_shape[:-1])
+        self.x_shape, x_channels = tuple(input_shape[:-1]), input_shape[-1]
+        self.z_shapes = [(self.sample_length // hop,) for hop in self.hop_lengths]
+        if self.sample_length < self.hop_lengths[-1]:
+            raise UserError(
+                f"sample_length={self.sample_length} is shorter than one code of the top level: "
+                f"use a multiple of {self.hop_lengths[-1]}"
+            )
+
+        def blocks(level: int) -> dict[str, Any]:
+            return {
+                "width": width * multipliers[level],
+                "depth": depth * multipliers[level],
+                "m_conv": m_conv,
+                "dilation_growth_rate": dilation_growth_rate,
+                "dilation_cycle": dilation_cycle,
+                "zero_out": zero_out,
+                "res_scale": res_scale,
+                "checkpoint_res": checkpoint_res,
+            }
+
+        def stages(level: int) -> tuple[int, int, int, Sequence[int], Sequence[int]]:
+            return x_channels, emb_width, level + 1, downs_t[: level + 1], strides_t[: level + 1]
+
+        self.encoders = nn.ModuleList(Encoder(*stages(level), **blocks(level)) for level in range(levels))
+        self.decoders = nn.ModuleList(
+            Decoder(*stages(level), **blocks(level), reverse_decoder_dilation=reverse_decoder_dilation)
+            for level in range(levels)
+        )
+        self.bottleneck: Bottleneck | NoBottleneck = (
+            Bottleneck(l_bins, emb_width, mu, levels, threshold=revival_threshold)
+            if use_bottleneck
+            else NoBottleneck(levels)
+        )
+
+    # ------------------------------------------------------------------------------------------ codes
+
+    def encode(self, x: Tensor, start_level: int = 0, end_level: int | None = None, bs_chunks: int = 1) -> list[Tensor]:
+        """Audio to codes; runs only the encoders that are asked for, and keeps no gradients.
+
+        Args:
+            x: audio [N, T, channels].
+            start_level, end_level: levels start_level to end_level - 1; None is all from start_level on.
+            bs_chunks: number of pieces the batch is cut into to save memory.
+
+        Returns:
+            Codes [N, T // hop] int64 of each level.
+
+        Raises:
+            UserError: audio shorter than one code.
+        """
+        levels = range(self.levels)[start_level:end_level]
+        if levels and x.shape[1] < self.hop_lengths[levels[-1]]:
+            raise UserError(
+                f"{x.shape[1]} samples of audio are less than one code of level {levels[-1]}: "
+                f"give at least {self.hop_lengths[levels[-1]]}"
+            )
+        with torch.no_grad():
+            pieces = [
+                self.bottleneck.encode([self.encoders[level](self._to_nct(piece)) for level in levels], start_level)
+                for piece in x.chunk(bs_chunks)
+            ]
+        return [torch.cat(codes) for codes in zip(*pieces, strict=True)]
+
+    def decode(
+        self, zs: Sequence[Tensor], start_level: int = 0, end_level: int | None = None, bs_chunks: int = 1
+    ) -> Tensor:
+        """Codes of one level to audio; the codes of higher levels are not needed, and ignored.
+
+        Args:
+            zs: codes [N, L] of the levels from `start_level` on; only the first is read.
+            start_level: level to decode from.
+            end_level: one past the last level that `zs` holds; None where it holds all.
+            bs_chunks: number of pieces the batch is cut into to save memory.
+
+        Returns:
+            Audio [N, L * hop, channels].
+        """
+        if len(zs) != len(range(self.levels)[start_level:end_level]):
+            raise ValueError(f"{len(zs)} levels of codes given for levels {start_level} to {end_level or self.levels}")
+        pieces = [
+            self._to_ntc(self.decoders[start_level](self.bottleneck.decode([piece], start_level)[0]))
+            for piece in zs[0].chunk(bs_chunks)
+        ]
+        return torch.cat(pieces)
+
+    @staticmethod
+    def _to_nct(x: Tensor) -> Tensor:
+        return x.transpose(1, 2).float()
+
+    @staticmethod
+    def _to_ntc(x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+    # ------------------------------------------------------------------------------------------ training
+
+    def forward(
+        self, x: Tensor, hps: Mapping[str, Any], loss_fn: str = "l1"
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Reconstructs audio at every level and judges the reconstructions.
+
+        Args:
+            x: audio [N, T, channels].
+            hps: settings of the losses, see `LossSettings.from_hps`.
+            loss_fn: `l1`, `l2`, `linf` or `lmix`.
+
+        Returns:
+            The reconstruction of level 0 [N, T, channels], the loss, and metrics: sums over levels and, numbered from
+            1, each level's `recons_loss`, `spectral_loss`, `multispectral_loss`; of level 0 alone
+            `spectral_convergence`, `l1_loss`, `l2_loss`, `linf_loss`; in training the codebooks' mean use.
+        """
+        settings = LossSettings.from_hps(hps)
+        settings.check(loss_fn)
+        x_in = self._to_nct(x)
+        latents = [encoder(x_in) for encoder in self.encoders]
+        _, quantized, commit_losses, codebook_metrics = self.bottleneck(latents)
+
+        x_target = x.float()
+        target = SpectralTarget(x_target, settings)
+        sums = {name: x_target.new_zeros(()) for name in ("recons_loss", "spectral_loss", "multispectral_loss")}
+        metrics: dict[str, Tensor] = {}
+        spec_unit = settings.bandwidth_spec if settings.nonrelative_spec else 1.0
+        for level in reversed(range(self.levels)):
+            x_out = self._to_ntc(self.decoders[level](quantized[level]))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.spectral != 0):
+                spectral = target.spectral_loss(x_out).mean() / spec_unit
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.multispectral != 0):
+                multispectral = target.multispectral_loss(x_out).mean() / spec_unit
+            of_level = {
+                "recons_loss": reconstruction_loss(loss_fn, x_target, x_out, settings),
+                "spectral_loss": spectral,
+                "multispectral_loss": multispectral,
+            }
+            for name, value in of_level.items():
+                sums[name] = sums[name] + value
+                metrics[f"{name}_l{level + 1}"] = value.detach()
+
+        commit_loss = torch.stack(commit_losses).sum()
+        loss = (
+            sums["recons_loss"]
+            + self.spectral * sums["spectral_loss"]
+            + self.multispectral * sums["multispectral_loss"]
+            + self.commit * commit_loss
+        )
+        metrics.update({name: value.detach() for name, value in sums.items()})
+        with torch.no_grad():
+            metrics["spectral_convergence"] = target.spectral_convergence(x_out).mean()
+            for kind in ("l2", "l1", "linf"):
+                metrics[f"{kind}_loss"] = reconstruction_loss(kind, x_target, x_out, settings)
+        metrics["commit_loss"] = commit_loss.detach()
+        metrics.update(codebook_metrics)
+        return x_out, loss, metrics
+
+    # ------------------------------------------------------------------------------------------ resuming
+
+    def state_extra(self) -> list[dict[str, Any]]:
+        """Codebook averages per level, which the state dict does not hold: save them beside it to resume exactly."""
+        return [block.state_extra() for block in self.bottleneck.blocks]
+
+    def load_extra(self, extra: Sequence[Mapping[str, Any]]) -> None:
+        """Takes up what `state_extra` gave; call it after `load_state_dict`.
+
+        Raises:
+            UserError: other levels or shapes than this model has.
+        """
+        blocks = self.bottleneck.blocks
+        if len(extra) != len(blocks):
+            raise UserError(f"the checkpoint holds {len(extra)} codebooks, this model has {len(blocks)}: check levels")
+        for block, state in zip(blocks, extra, strict=True):
+            block.load_extra(state)
