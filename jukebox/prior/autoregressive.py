@@ -1,0 +1,243 @@
+"""The autoregressive model of one level: embed -> transformer -> logits, and the loss. It knows no loops.
+
+Sampling, caches and random numbers are in `engine.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jukebox.transformer.transformer import Transformer
+
+
+class Output(NamedTuple):
+    """What one pass over a whole sequence gives.
+
+    Attributes:
+        loss: mean cross entropy in bits per token, or None where nothing is predicted.
+        prime_loss, gen_loss: the same over the lyrics and over the music of a merged sequence.
+        logits: [N, L, K] or None.
+        acts: transformer output [N, L, D].
+        weights: recorded attention weights, in order of layers.
+    """
+
+    loss: Tensor | None
+    prime_loss: Tensor | None
+    gen_loss: Tensor | None
+    logits: Tensor | None
+    acts: Tensor
+    weights: list[Tensor]
+
+
+def bits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy in bits; logits [N, L, K], targets [N, L]."""
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1)) / math.log(2)
+
+
+class PositionEmbedding(nn.Module):
+    """A learned vector per position.
+
+    Args:
+        input_shape: the axes of the positions; tokens in time have one.
+        pos_init: start as a sum of one random vector per axis, instead of one per position.
+    """
+
+    def __init__(self, input_shape: Sequence[int], width: int, init_scale: float = 1.0, pos_init: bool = False) -> None:
+        super().__init__()
+        std = 0.01 * init_scale
+        if pos_init:
+            start = torch.zeros(*input_shape, width)
+            for axis, size in enumerate(input_shape):
+                shape = [1] * len(input_shape) + [width]
+                shape[axis] = size
+                start = start + torch.randn(shape) * std
+            self.pos_emb = nn.Parameter(start.reshape(-1, width))
+        else:
+            self.pos_emb = nn.Parameter(torch.randn(math.prod(input_shape), width) * std)
+
+    def forward(self) -> Tensor:
+        return self.pos_emb
+
+
+class ConditionalAutoregressive2D(nn.Module):
+    """Predicts each token from those before it, and from conditioning (paper, section 4).
+
+    The sequence is shifted right by one: position i holds token i - 1, and position 0 the label embedding `y_cond` or a
+    learned start token. To this the position embedding and `x_cond` are added; `x_cond` is not shifted, since the
+    codes of the level above are known for position i itself.
+
+    Args:
+        input_shape: shape of the positions; its product is the context length L.
+        bins: number of symbols K.
+        width: width D; depth: layers; heads: attention heads.
+        x_cond, y_cond: whether there is conditioning per position and per sequence.
+        encoder_dims: length of the lyric encoder that layers of kind 6 read; 0 without.
+        only_encode: a lyric encoder: no output head, `acts` are the result.
+        merged_decoder: output head of its own and conditioning added once. Otherwise the head shares its matrix with
+            the
+            token embedding and x_cond is added once more in front of it.
+        prime_len: lyric characters at the start of a merged sequence; the loss is then also given in two parts.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        bins: int,
+        width: int = 128,
+        depth: int = 2,
+        heads: int = 1,
+        attn_dropout: float = 0.0,
+        resid_dropout: float = 0.0,
+        emb_dropout: float = 0.0,
+        mask: bool = True,
+        zero_out: bool = False,
+        init_scale: float = 1.0,
+        res_scale: bool = False,
+        pos_init: bool = False,
+        m_attn: float = 0.25,
+        m_mlp: float = 1.0,
+        checkpoint_res: int = 0,
+        checkpoint_attn: int = 0,
+        checkpoint_mlp: int = 0,
+        attn_order: int = 0,
+        blocks: int | None = None,
+        spread: int | None = None,
+        x_cond: bool = False,
+        y_cond: bool = False,
+        encoder_dims: int = 0,
+        only_encode: bool = False,
+        merged_decoder: bool = False,
+        prime_len: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+        self.input_dims = math.prod(self.input_shape)
+        self.bins, self.width = bins, width
+        self.x_cond, self.y_cond = x_cond, y_cond
+        self.encoder_dims = encoder_dims
+        self.only_encode = only_encode
+        self.prime_len = prime_len
+        self.add_cond_after_transformer = not merged_decoder
+        self.share_x_emb_x_out = not merged_decoder
+
+        if not y_cond:
+            self.start_token = nn.Parameter(torch.randn(1, width) * 0.01 * init_scale)
+        self.x_emb = nn.Embedding(bins, width)
+        nn.init.normal_(self.x_emb.weight, std=0.02 * init_scale)
+        self.x_emb_dropout = nn.Dropout(emb_dropout)
+        self.pos_emb = PositionEmbedding(self.input_shape, width, init_scale, pos_init)
+        self.pos_emb_dropout = nn.Dropout(emb_dropout)
+        self.transformer = Transformer(
+            width,
+            self.input_dims,
+            heads,
+            depth,
+            attn_dropout,
+            resid_dropout,
+            mask,
+            zero_out,
+            init_scale,
+            res_scale,
+            m_attn,
+            m_mlp,
+            checkpoint_attn,
+            checkpoint_mlp,
+            checkpoint_res,
+            attn_order,
+            blocks,
+            spread,
+            encoder_dims or None,
+            prime_len,
+        )
+        if not only_encode:
+            self.x_out = nn.Linear(width, bins, bias=False)
+            if self.share_x_emb_x_out:
+                self.x_out.weight = self.x_emb.weight
+
+    def first(self, n: int, y_cond: Tensor | None) -> Tensor:
+        """What position 0 holds instead of a token, [N, 1, D]."""
+        if self.y_cond:
+            if y_cond is None or y_cond.shape != (n, 1, self.width):
+                got = None if y_cond is None else list(y_cond.shape)
+                raise ValueError(f"y_cond must be [{n}, 1, {self.width}], got {got}")
+            return y_cond
+        return self.start_token.expand(n, 1, self.width)
+
+    def embed(self, shifted: Tensor, start: int, x_cond: Tensor | None) -> Tensor:
+        """Adds position embedding and conditioning to what the positions from `start` on hold, [N, L, D]."""
+        end = start + shifted.shape[1]
+        x = self.x_emb_dropout(shifted) + self.pos_emb_dropout(self.pos_emb()[start:end])
+        return x if x_cond is None else x + self.cond_slice(x_cond, start, end)
+
+    def embed_shifted(self, x: Tensor, x_cond: Tensor | None, y_cond: Tensor | None) -> Tensor:
+        """Tokens [N, L] from position 0 on -> input of the transformer [N, L, D]; position i holds token i - 1.
+
+        Raises:
+            ValueError: lengths that do not fit.
+        """
+        n, length = x.shape
+        if length > self.input_dims:
+            raise ValueError(f"{length} tokens do not fit the context of {self.input_dims}")
+        if self.x_cond and x_cond is not None and x_cond.shape[1] not in (1, length):
+            raise ValueError(f"x_cond has {x_cond.shape[1]} positions, the tokens {length}")
+        shifted = torch.cat([self.first(n, y_cond), self.x_emb(x[:, :-1])], dim=1)
+        return self.embed(shifted, 0, x_cond)
+
+    def layer_outputs(
+        self,
+        x: Tensor,
+        layers: Collection[int],
+        x_cond: Tensor | None = None,
+        y_cond: Tensor | None = None,
+        encoder_kv: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Activations of some layers for tokens [N, L], see `Transformer.outputs_after`; the rest as in `forward`."""
+        return self.transformer.outputs_after(self.embed_shifted(x, x_cond, y_cond), layers, encoder_kv, dtype)
+
+    @staticmethod
+    def cond_slice(x_cond: Tensor, start: int, end: int) -> Tensor:
+        """x_cond of some positions; one of length 1 holds for all."""
+        return x_cond if x_cond.shape[1] == 1 else x_cond[:, start:end]
+
+    def head_input(self, h: Tensor, x_cond: Tensor | None) -> Tensor:
+        """Transformer output -> input of the output head; `x_cond` is that of the same positions."""
+        return h if x_cond is None or not self.add_cond_after_transformer else h + x_cond
+
+    def forward(
+        self,
+        x: Tensor,
+        x_cond: Tensor | None = None,
+        y_cond: Tensor | None = None,
+        encoder_kv: Tensor | None = None,
+        fp16: bool = False,
+        record: Collection[int] = (),
+    ) -> Output:
+        """Runs the whole sequence at once.
+
+        Args:
+            x: tokens [N, L]; L may be shorter than the context.
+            x_cond: [N, L, D] or [N, 1, D]; y_cond: [N, 1, D]; encoder_kv: [N, encoder length, D].
+            fp16: run the transformer in half precision.
+            record: layers whose attention weights are wanted.
+        """
+        h = self.embed_shifted(x, x_cond, y_cond)
+        weights: list[Tensor] = []
+        result = self.transformer(h, encoder_kv, fp16=fp16, record=record)
+        h, weights = result if record else (result, weights)
+        acts = self.head_input(h, x_cond)
+        if self.only_encode:
+            return Output(None, None, None, None, acts, weights)
+        logits = self.x_out(acts)
+        prime_loss = gen_loss = None
+        if self.prime_len:
+            p = self.prime_len
+            prime_loss = bits(logits[:, :p], x[:, :p])
+            gen_loss = bits(logits[:, p:], x[:, p:]) if x.shape[1] > p else None
+        return Output(bits(logits, x), prime_loss, gen_loss, logits, acts, weights)

@@ -1,0 +1,175 @@
+"""Sampling from an autoregressive model: take a prompt in, then one token after another.
+
+Owns the caches and the random numbers. `prefill` runs given tokens in as few passes as memory allows, `decode` draws
+new ones through `TokenStep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from jukebox.prior.autoregressive import ConditionalAutoregressive2D
+from jukebox.prior.logits import SamplingOptions, draw
+from jukebox.transformer.token_step import TokenStep
+from jukebox.utils.memory import free_bytes
+
+Progress = Callable[[int], None]
+
+
+class Engine:
+    """One batch of sequences that grow together.
+
+    Args:
+        model: in eval mode.
+        n: batch size N.
+        x_cond: [N, L, D], [N, 1, D] or None; y_cond: [N, 1, D] or None; encoder_kv: [N, encoder length, D] or None.
+        dtype: type of the transformer's activations and caches.
+
+    Attributes:
+        position: the position that comes next.
+    """
+
+    def __init__(
+        self,
+        model: ConditionalAutoregressive2D,
+        n: int,
+        x_cond: Tensor | None = None,
+        y_cond: Tensor | None = None,
+        encoder_kv: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model, self.n = model, n
+        self.x_cond, self.y_cond, self.encoder_kv = x_cond, y_cond, encoder_kv
+        self.dtype = dtype
+        self.device = model.x_emb.weight.device
+        self.caches = model.transformer.new_caches(n, dtype, self.device)
+        self.position = 0
+        self._token_step: TokenStep | None = None
+        self._pos_emb = model.pos_emb()
+
+    def prefill(self, tokens: Tensor, chunk_size: int | None = None, get_logits: bool = False) -> Tensor | None:
+        """Runs given tokens [N, L] for positions 0 .. L - 1, so that position L comes next.
+
+        Args:
+            chunk_size: most positions in one pass; None takes as many as memory allows.
+
+        Returns:
+            Logits [N, L, K] of these positions if asked for.
+        """
+        model = self.model
+        length = tokens.shape[1]
+        chunk = chunk_size or self._largest_chunk(length)
+        first = model.first(self.n, self.y_cond)
+        logits = []
+        for start in range(0, length, chunk):
+            end = min(start + chunk, length)
+            held = model.x_emb(tokens[:, max(0, start - 1) : end - 1])
+            shifted = torch.cat([first, held], dim=1) if start == 0 else held
+            h = model.embed(shifted, start, self.x_cond)
+            h = model.transformer(h, self.encoder_kv if start == 0 else None, self.caches, dtype=self.dtype)
+            if get_logits:
+                cond = None if self.x_cond is None else model.cond_slice(self.x_cond, start, end)
+                logits.append(model.x_out(model.head_input(h, cond)))
+        self.position = length
+        return torch.cat(logits, dim=1) if get_logits and logits else None
+
+    def _largest_chunk(self, length: int) -> int:
+        """Positions that one pass can take in a quarter of the free memory; whole blocks where it must be cut."""
+        if length <= 512:
+            return max(1, length)
+        # Per position: input, norm, q, k, v, MLP and their padded copies, in float32 at worst.
+        per_position = self.n * self.model.width * 4 * 16
+        chunk = free_bytes(self.device) // 4 // per_position
+        return int(min(length, max(512, chunk // 512 * 512)))
+
+    def step(self, token: Tensor | None) -> Tensor:
+        """Runs the next position, which holds the token before it [N] (None at position 0). Returns logits [N, K]."""
+        model, i = self.model, self.position
+        if self._token_step is None:
+            if i == 0 and self.encoder_kv is not None:
+                self._fill_lyric_caches()
+            self._token_step = TokenStep(model.transformer, self.caches, self.dtype)
+        held = model.first(self.n, self.y_cond)[:, 0] if token is None else torch.embedding(model.x_emb.weight, token)
+        x = held + self._pos_emb[i]
+        cond = self.x_cond
+        if cond is not None:
+            cond = cond[:, 0] if cond.shape[1] == 1 else cond[:, i]
+            x = x + cond
+        h = self._token_step(x)
+        self.position += 1
+        if cond is not None and model.add_cond_after_transformer:
+            h = h + cond
+        return h @ model.x_out.weight.t()
+
+    def _fill_lyric_caches(self) -> None:
+        assert self.encoder_kv is not None
+        for layer, cache in zip(self.model.transformer.layers, self.caches, strict=True):
+            if layer.attn.is_cross:
+                cache.fill(*layer.attn.encoder_keys(self.encoder_kv.to(self.dtype)))
+
+
+@torch.inference_mode()
+def generate(
+    model: ConditionalAutoregressive2D,
+    n: int,
+    n_tokens: int,
+    prompt: Tensor | None = None,
+    x_cond: Tensor | None = None,
+    y_cond: Tensor | None = None,
+    encoder_kv: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    options: SamplingOptions | None = None,
+    chunk_size: int | None = None,
+    noise: Tensor | None = None,
+    get_logits: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Draws tokens until the sequences are n_tokens long.
+
+    Args:
+        model: in eval mode.
+        n: batch size N; n_tokens: length of the result, at most the context.
+        prompt: the first tokens [N, M], fewer than n_tokens; None or empty for none.
+        chunk_size: most prompt positions in one pass; None as many as memory allows.
+        noise: uniform numbers in [0, 1) [N, n_tokens]; column i decides token i. None draws them from torch's
+            generator.
+        get_logits: also return the logits of all positions.
+        progress: called with the number of tokens that were added, prompt included.
+
+    Returns:
+        (tokens [N, n_tokens], logits [N, n_tokens, K] or None).
+
+    Raises:
+        ValueError: lengths that do not fit.
+    """
+    n_prompt = 0 if prompt is None else prompt.shape[1]
+    if not n_prompt < n_tokens <= model.input_dims:
+        raise ValueError(f"{n_prompt} given and {n_tokens} wanted tokens do not fit a context of {model.input_dims}")
+    options = options or SamplingOptions()
+    engine = Engine(model, n, x_cond, y_cond, encoder_kv, dtype)
+    device = engine.device
+    if noise is None:
+        noise = torch.rand(n, n_tokens, device=device)
+    noise = noise.to(device).t().contiguous()  # a row per position
+    tokens = torch.empty(n_tokens, n, dtype=torch.long, device=device)  # a row per position: written without copies
+    logits: list[Tensor] = []
+    token: Tensor | None = None
+    if prompt is not None and n_prompt:
+        given = engine.prefill(prompt, chunk_size, get_logits)
+        tokens[:n_prompt] = prompt.t()
+        token = tokens[n_prompt - 1]
+        if given is not None:
+            logits.append(given)
+        if progress:
+            progress(n_prompt)
+    for i in range(n_prompt, n_tokens):
+        step_logits = engine.step(token)
+        token = tokens[i].copy_(draw(step_logits, options, noise[i]))
+        if get_logits:
+            logits.append(step_logits[:, None])
+        if progress:
+            progress(1)
+    return tokens.t().contiguous(), torch.cat(logits, dim=1) if get_logits else None
