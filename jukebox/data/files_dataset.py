@@ -1,0 +1,303 @@
+"""A folder of audio files as a data set of equal chunks, with labels where the model has them.
+
+Opened once, a folder is described by its index (`utils/audio_index.py`): durations, tags, and which files are broken.
+Chunks are laid over the songs by `song_index.py`; labels come from `metadata.py`. A file that turns out to be broken
+while training is told once and another chunk taken instead: training goes on.
+
+To label files in a way of your own, override `get_metadata`, or give a Python file with such a function
+(`--metadata_py=my_labels.py`). Change here what one item of the data is.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from jukebox.data.labels import Labeller
+from jukebox.data.metadata import FolderMetadata, Notices, SongLabels, labels_for
+from jukebox.data.metadata_hook import from_hook, load_hook
+from jukebox.data.song_index import SongIndex, choose_songs, split_songs
+from jukebox.utils.audio_index import AudioEntry, AudioIndex, find_audio_files
+from jukebox.utils.errors import UserError
+from jukebox.utils.io import EXTENSIONS, AudioError, load_audio
+
+ItemKey = int | tuple[int, int]  # an item, or (epoch, item)
+
+
+class FilesAudioDataset(torch.utils.data.Dataset):
+    """Chunks of the songs in a folder.
+
+    `dataset[i]` is audio, float32 [sample_length, channels]; with labels (audio, y), y a LongTensor
+    [4 + max_bow_genre_size + n_tokens]; with times (audio, y, times), times a LongTensor [n_tokens, 2] of when each
+    lyric token is sung, (start, end) in samples of the chunk, equal where that is not known. `dataset[epoch, i]` is the
+    same item with the random shift of that epoch.
+
+    Args:
+        hps: hyper-parameters: audio_files_dir, sr, channels, sample_length, min_duration, max_duration, aug_shift,
+            seed; labels, labels_v3, labels_dir, metadata_py, max_bow_genre_size, use_tokens, n_tokens, n_vocab, y_bins.
+        with_times: whether items have times.
+
+    Raises:
+        UserError: the folder has no usable audio, or the label tables do not fit the model; the message says what was
+            found.
+    """
+
+    def __init__(self, hps: Any, with_times: bool = False) -> None:
+        self.sr, self.channels, self.sample_length = int(hps.sr), int(hps.channels), int(hps.sample_length)
+        self.seed = int(getattr(hps, "seed", 0))
+        self.aug_shift = bool(hps.aug_shift)
+        self.epoch = 0
+        self.folder = os.fspath(hps.audio_files_dir)
+        if self.sample_length <= 0:
+            raise UserError(f"sample_length={self.sample_length}: give the samples of a training chunk, such as 262144")
+        names, others = find_audio_files(self.folder)
+        entries = AudioIndex(self.folder).look_up(names)
+        self._messages: list[str] = []
+        kept = self._choose(hps, names, others, entries)
+        self.names = [names[i] for i in kept]
+        self.files = [os.path.join(self.folder, *name.split("/")) for name in self.names]
+        self.durations = [int(entries[name].seconds * self.sr) for name in self.names]  # in samples
+        self.songs = list(range(len(kept)))  # those that items are taken from
+        self._index = SongIndex(self.durations, self.sample_length)
+        self._broken: set[int] = set()
+        self.notices = Notices()
+        self.with_times = with_times
+        self.labeller = _make_labeller(hps)
+        self.labels = self.labeller is not None
+        self._hook_file = os.fspath(getattr(hps, "metadata_py", ""))
+        self._hook: Callable[[str, bool], Any] | None = None
+        self._metadata: dict[str, SongLabels] = {}
+        self._reader: FolderMetadata | None = None
+        if self.labeller is not None:
+            self._read_labels(hps, self.labeller, entries)
+
+    # ------------------------------------------------------------------------------------------------ set-up
+
+    def _choose(self, hps: Any, names: list[str], others: dict[str, int], entries: dict[str, AudioEntry]) -> list[int]:
+        """Places of the usable files among the names; an error that says what was found where there is none."""
+        accepted = "accepted are ." + " .".join(EXTENSIONS)
+        if not names:
+            found = _count_endings(others) or "nothing"
+            raise UserError(f"audio_files_dir={self.folder} has no audio files: found {found}; {accepted}")
+        broken = [name for name in names if entries[name].error]
+        usable = [i for i, name in enumerate(names) if not entries[name].error]
+        if broken:
+            more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+            first = "; ".join(entries[name].error for name in broken[:5])
+            self._messages.append(f"left out, cannot be decoded: {first}{more}")
+        chunk = self.sample_length / self.sr
+        low, high = getattr(hps, "min_duration", None), getattr(hps, "max_duration", None)
+        if low is not None and low * self.sr < self.sample_length:
+            raise UserError(
+                f"min_duration={low} is shorter than one chunk of sample_length={self.sample_length} at {self.sr} Hz; "
+                f"use --min_duration={math.ceil(chunk)} or a shorter sample_length"
+            )
+        seconds = [entries[names[i]].seconds for i in usable]
+        kept = [usable[i] for i in choose_songs(seconds, chunk, low, high)]
+        low = math.ceil(chunk) if low is None else low
+        limits = f"{low:g} s or longer" + (f" and shorter than {high:g} s" if high is not None else "")
+        if not kept:
+            found = _count_endings(Counter(name.rpartition(".")[2].lower() for name in names))
+            lengths = (
+                f", {min(seconds):.1f} to {max(seconds):.1f} s long" if seconds else ", none of which can be decoded"
+            )
+            raise UserError(
+                f"audio_files_dir={self.folder} has no usable song: found {found}{lengths}; songs must be {limits} "
+                f"(sample_length={self.sample_length} is {chunk:.1f} s)"
+            )
+        total = sum(entries[names[i]].seconds for i in kept)
+        left = f"; {len(usable) - len(kept)} left out, songs must be {limits}" if len(kept) < len(usable) else ""
+        self._messages.insert(0, f"{len(kept)} songs, {total / 3600:.2f} hours{left}")
+        return kept
+
+    def _read_labels(self, hps: Any, labeller: Labeller, entries: dict[str, AudioEntry]) -> None:
+        self._check_tables(hps, labeller)
+        self._reader = FolderMetadata(self.folder, self.notices)
+        if self._has_hook():
+            self._get_hook()  # a mistake in the file shall show now
+            return
+        for name in self.names:
+            entry = entries[name]
+            found = self._reader.read(name, entry.tags, entry.seconds)
+            self._metadata[name] = labels_for(labeller, found, self.notices, name)
+        self._messages += self.notices.lines()
+
+    def _check_tables(self, hps: Any, labeller: Labeller) -> None:
+        needed = labeller.ag_processor.y_bins
+        y_bins = getattr(hps, "y_bins", None)
+        if isinstance(y_bins, (list, tuple)) and any(n > bins for n, bins in zip(needed, y_bins, strict=True)):
+            raise UserError(
+                f"y_bins={','.join(map(str, y_bins))} is too small for the label tables; "
+                f"use --y_bins={','.join(map(str, needed))}"
+            )
+        n_vocab = getattr(hps, "n_vocab", 0)
+        if labeller.n_tokens and n_vocab and labeller.text_processor.n_vocab > n_vocab:
+            raise UserError(
+                f"n_vocab={n_vocab} is too small for the vocabulary; use --n_vocab={labeller.text_processor.n_vocab}"
+            )
+
+    def describe(self) -> list[str]:
+        """Lines for a person: how much music there is, and one for each kind of trouble."""
+        return list(self._messages)
+
+    def part(self, songs: Sequence[int], aug_shift: bool | None = None) -> FilesAudioDataset:
+        """The same data set with items from some of its songs only.
+
+        Args:
+            songs: places in `files`.
+            aug_shift: whether its chunks are shifted; None: as here.
+        """
+        other = copy.copy(self)
+        other.songs = list(songs)
+        other._index = SongIndex([self.durations[i] for i in songs], self.sample_length)
+        other.aug_shift = self.aug_shift if aug_shift is None else aug_shift
+        return other
+
+    def split(self, train_share: float) -> tuple[FilesAudioDataset, FilesAudioDataset]:
+        """A part for training and a held-out part without random shifts; no song is in both."""
+        train, held_out = split_songs([self.names[i] for i in self.songs], train_share)
+        return self.part([self.songs[i] for i in train]), self.part([self.songs[i] for i in held_out], aug_shift=False)
+
+    # ------------------------------------------------------------------------------------------------- items
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, key: ItemKey) -> Any:
+        epoch, item = key if isinstance(key, tuple) else (self.epoch, key)
+        n = len(self)
+        if not -n <= item < n:
+            raise IndexError(f"item {item} of {n}")
+        item %= n
+        for step in range(n):
+            song, offset = self.locate((item + step) % n, epoch)
+            if song in self._broken:
+                continue
+            try:
+                return self.get_song_chunk(song, offset, test=not self.aug_shift)
+            except AudioError as error:
+                self._broken.add(song)
+                print(f"{error}; its chunks are left out, others take their place", file=sys.stderr, flush=True)
+        raise UserError(f"no file of audio_files_dir={self.folder} can be decoded any more")
+
+    def locate(self, item: int, epoch: int) -> tuple[int, int]:
+        """The song (a place in `files`) and the first sample of an item, with its random shift in an epoch.
+
+        The shift comes from (seed, epoch, item) alone, so it depends neither on workers nor on other items.
+        """
+        shift = 0
+        if self.aug_shift:
+            half = self.sample_length // 2
+            shift = int(
+                np.random.default_rng([self.seed % 2**32, epoch % 2**32, item]).integers(-half, max(half, 1 - half))
+            )
+        place, offset = self._index.locate(item, shift)
+        return self.songs[place], offset
+
+    def get_song_chunk(self, song: int, offset: int, test: bool = False) -> Any:
+        """One chunk of a song, with its label where there are labels; see the class for the shapes.
+
+        Args:
+            song: place in `files`.
+            offset: first sample.
+            test: handed to `get_metadata`.
+        """
+        samples, _ = load_audio(self.files[song], self.sr, offset, self.sample_length, channels=self.channels)
+        audio = torch.from_numpy(np.ascontiguousarray(samples.T))
+        return audio if self.labeller is None else (audio, *self.get_chunk_labels(song, offset, test))
+
+    def get_chunk_labels(self, song: int, offset: int, test: bool = False) -> tuple[torch.Tensor, ...]:
+        """What comes with the audio of a chunk where there are labels: (y,), or (y, times)."""
+        assert self.labeller is not None
+        labels = self._labels_of(song, test)
+        times = None if labels.times is None else [(a * self.sr, b * self.sr) for a, b in labels.times]
+        label = self.labeller.get_label(
+            labels.artist, labels.genre, labels.lyrics, self.durations[song], offset, times=times
+        )
+        if not self.with_times:
+            return (label["y"],)
+        _, places = self.labeller.lyric_window(label["info"], self.durations[song], offset, self.sample_length)
+        return label["y"], self.labeller.get_token_times(label["info"], places, offset)
+
+    # ------------------------------------------------------------------------------------------------ labels
+
+    def get_metadata(self, filename: str, test: bool) -> tuple[Any, Any, Any]:
+        """Artist, genre and lyrics of a file. Override this to label files in a way of your own.
+
+        Args:
+            filename: path of the file.
+            test: whether the chunk is for evaluation.
+
+        Returns:
+            Three strings; None for what is not known.
+        """
+        hook = self._get_hook()
+        if hook is not None:
+            return hook(filename, test)
+        labels = self._metadata.get(self._name(filename), SongLabels())
+        return labels.artist, labels.genre, labels.lyrics
+
+    def _has_hook(self) -> bool:
+        return bool(self._hook_file) or type(self).get_metadata is not FilesAudioDataset.get_metadata
+
+    def _labels_of(self, song: int, test: bool) -> SongLabels:
+        name = self.names[song]
+        if not self._has_hook():
+            return self._metadata[name]
+        assert self.labeller is not None and self._reader is not None
+        seen = set(self.notices.counts)
+        try:
+            labels = from_hook(self.get_metadata(self.files[song], test), name, self.notices)
+        except Exception as error:  # whatever a user's function does, training goes on
+            self.notices.add(
+                f"get_metadata raised {type(error).__name__}, the file counts as unknown", f"{name}: {error}"
+            )
+            labels = SongLabels()
+        labels = labels_for(self.labeller, labels, self.notices, name)
+        times = self._reader.read_times(name, labels.lyrics, self.durations[song] / self.sr) if labels.lyrics else None
+        for kind in self.notices.counts.keys() - seen:
+            print(f"labels: {kind} (first: {self.notices.examples[kind]})", file=sys.stderr, flush=True)
+        return replace(labels, times=times)
+
+    def _name(self, filename: str) -> str:
+        return os.path.relpath(filename, self.folder).replace(os.sep, "/")
+
+    def _get_hook(self) -> Callable[[str, bool], Any] | None:
+        if self._hook is None and self._hook_file:
+            self._hook = load_hook(self._hook_file)
+        return self._hook
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_hook": None}  # a function from a file is loaded again by each worker
+
+
+def _make_labeller(hps: Any) -> Labeller | None:
+    """The labeller of the hyper-parameters; None without labels."""
+    words = getattr(hps, "max_bow_genre_size", None)
+    if not getattr(hps, "labels", False):
+        return None
+    if words is None:
+        if getattr(hps, "prior", False):
+            raise UserError(
+                "labels=True needs max_bow_genre_size, y_bins and t_bins, as in --hps=...,small_labelled_prior; "
+                "use --labels=False to train without labels"
+            )
+        return None  # a VQ-VAE has no use for labels
+    n_tokens = int(hps.n_tokens) if getattr(hps, "use_tokens", hps.n_tokens > 0) else 0
+    return Labeller.from_folder(
+        getattr(hps, "labels_dir", ""), words, n_tokens, int(hps.sample_length), v3=bool(hps.labels_v3)
+    )
+
+
+def _count_endings(counts: dict[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return ", ".join(f"{n} .{ending}" if ending else f"{n} without an ending" for ending, n in ordered[:8])

@@ -1,0 +1,322 @@
+"""What a song is conditioned on, as one row of numbers, and the part of the lyrics that belongs to a window of audio.
+
+    y = [total_length, offset, sample_length, artist, genre, -1, ..., token, token, ...]
+         samples       samples samples        id      ids padded      n_tokens lyric tokens
+
+`Labeller` makes such rows from names and text; `EmptyLabeller` stands in where a model has no labels. Change here how
+labels are laid out; which characters a window sees is in `lyric_window.py`, how names become ids is in
+`artist_genre_processor.py`, how text becomes tokens in `text_processor.py`, where labels of files come from in
+`metadata.py`.
+
+    python -m jukebox.data.labels build --audio_files_dir=D      makes label tables from a folder (build_labels.py)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jukebox.data.artist_genre_processor import ArtistGenreProcessor, TableSource
+from jukebox.data.lyric_window import Times, get_relevant_lyric_tokens, get_timed_lyric_tokens
+from jukebox.data.text_processor import TextProcessor, read_vocabulary
+from jukebox.utils.errors import UserError
+
+ARTIST_TABLE, GENRE_TABLE, VOCABULARY = (
+    "artist_ids.txt",
+    "genre_ids.txt",
+    "vocab.txt",
+)  # in a folder of one's own labels
+
+
+class Labeller:
+    """Makes and reads label rows.
+
+    Args:
+        max_genre_words: slots for genre ids.
+        n_tokens: lyric tokens in a window; 0 for models without lyrics.
+        sample_length: samples of the window that a label belongs to.
+        v3: names and vocabulary of the 1b model instead of those of the 5b models.
+        artist_ids, genre_ids: tables of one's own, dicts or paths (see ArtistGenreProcessor); None: the released ones,
+            looked for when the first name is.
+        vocab: characters of a vocabulary of one's own (see TextProcessor).
+    """
+
+    def __init__(
+        self,
+        max_genre_words: int,
+        n_tokens: int,
+        sample_length: int,
+        v3: bool = False,
+        artist_ids: TableSource = None,
+        genre_ids: TableSource = None,
+        vocab: str | None = None,
+    ) -> None:
+        self.max_genre_words = max_genre_words
+        self.n_tokens = n_tokens
+        self.sample_length = sample_length
+        self.v3 = v3
+        self.label_shape = (4 + max_genre_words + n_tokens,)
+        self.ag_processor = ArtistGenreProcessor(v3, artist_ids, genre_ids)
+        self.text_processor = TextProcessor(v3, vocab)
+        self._own_vocab = vocab is not None
+
+    # ------------------------------------------------------------------------------------------------ rows
+
+    def get_label(
+        self, artist: str, genre: str, lyrics: str, total_length: int, offset: int, times: Times | None = None
+    ) -> dict[str, Any]:
+        """The label of one window.
+
+        Args:
+            artist, genre: names; unknown ones get id 0.
+            lyrics: of the whole song, any text.
+            total_length: samples of the song.
+            offset: first sample of the window, in [0, total_length).
+            times: when each character of `lyrics` is sung, (start, end) in samples; the window of lyrics follows them.
+
+        Returns:
+            `y`: LongTensor [4 + max_genre_words + n_tokens]; `info`: artist and genre as given, cleaned lyrics,
+            `full_tokens` of the song, and `token_times` where times are known.
+
+        Raises:
+            UserError: more genre words than slots, or an offset outside the song.
+        """
+        info: dict[str, Any] = dict(artist=artist, genre=genre)
+        if times is None:
+            info["lyrics"] = self.text_processor.clean(lyrics)
+        else:
+            info["lyrics"], info["token_times"] = self._clean_timed(lyrics, times)
+        info["full_tokens"] = self.text_processor.tokenise(info["lyrics"])
+        tokens, _ = self.lyric_window(info, total_length, offset, self.sample_length)
+        y = self.get_y_from_ids(
+            self.ag_processor.get_artist_id(artist),
+            self.ag_processor.get_genre_ids(genre),
+            tokens,
+            total_length,
+            offset,
+        )
+        return dict(y=y, info=info)
+
+    def get_y_from_ids(
+        self, artist_id: int, genre_ids: Sequence[int], lyric_tokens: Sequence[int], total_length: int, offset: int
+    ) -> torch.Tensor:
+        """The row y of ids and a window's lyric tokens; LongTensor [4 + max_genre_words + n_tokens].
+
+        Raises:
+            UserError: more genre words than slots.
+        """
+        if len(genre_ids) > self.max_genre_words:
+            raise UserError(
+                f"a genre of {len(genre_ids)} words, and the model takes {self.max_genre_words}; "
+                "leave some out or train with a larger max_bow_genre_size"
+            )
+        if len(lyric_tokens) != self.n_tokens:
+            raise ValueError(f"{len(lyric_tokens)} lyric tokens for a window of {self.n_tokens}")
+        padding = [-1] * (self.max_genre_words - len(genre_ids))
+        row = [int(total_length), int(offset), self.sample_length, artist_id, *genre_ids, *padding, *lyric_tokens]
+        return torch.tensor(row, dtype=torch.long)
+
+    def get_batch_labels(self, metas: Sequence[Mapping[str, Any]], device: Any = "cpu") -> dict[str, Any]:
+        """Labels of several songs.
+
+        Args:
+            metas: for each song artist, genre, lyrics, total_length, offset, and maybe times, as `get_label` takes
+                them.
+            device: where y shall be.
+
+        Returns:
+            `y`: LongTensor [N, 4 + max_genre_words + n_tokens]; `info`: list of N dicts.
+        """
+        labels = [self.get_label(**meta) for meta in metas]
+        y = (
+            torch.stack([label["y"] for label in labels])
+            if labels
+            else torch.zeros((0, *self.label_shape), dtype=torch.long)
+        )
+        return dict(y=y.to(device), info=[label["info"] for label in labels])
+
+    # ---------------------------------------------------------------------------------------------- lyrics
+
+    def lyric_window(
+        self, info: Mapping[str, Any], total_length: Any, offset: Any, duration: Any
+    ) -> tuple[list[int], list[int]]:
+        """Tokens and places of the lyrics in a window, by their times where `info` has them, else at an even pace."""
+        times = info.get("token_times")
+        if times:
+            return get_timed_lyric_tokens(info["full_tokens"], times, self.n_tokens, int(offset), int(duration))
+        return get_relevant_lyric_tokens(info["full_tokens"], self.n_tokens, total_length, offset, duration)
+
+    def set_y_lyric_tokens(self, ys: torch.Tensor, labels: Mapping[str, Any]) -> list[list[int]] | None:
+        """Writes the lyric tokens that belong to each row's total length, offset and length into the rows.
+
+        Args:
+            ys: LongTensor [N, 4 + max_genre_words + n_tokens], changed in place.
+            labels: `info` has the `full_tokens` of each row's song.
+
+        Returns:
+            For each row the places of its tokens in the full lyrics, -1 for padding; None for a model without lyrics.
+        """
+        if self.n_tokens == 0:
+            return None
+        rows, places = [], []
+        for y, info in zip(ys[:, :3].cpu(), labels["info"], strict=True):
+            tokens, indices = self.lyric_window(info, y[0], y[1], y[2])  # tensors, so that the arithmetic is float32
+            rows.append(tokens)
+            places.append(indices)
+        ys[:, -self.n_tokens :] = torch.tensor(rows, dtype=torch.long).view(len(rows), self.n_tokens)
+        return places
+
+    def get_token_times(self, info: Mapping[str, Any], indices: Sequence[int], offset: int) -> torch.Tensor:
+        """When the tokens of a window are sung, counted from the window's first sample.
+
+        Args:
+            info: of the song; without `token_times` nothing is known.
+            indices: places of the window's tokens in the full lyrics, as `lyric_window` gives them.
+            offset: first sample of the window.
+
+        Returns:
+            LongTensor [n_tokens, 2] of (start, end) in samples; start == end where the time is not known.
+        """
+        times = info.get("token_times")
+        rows = [[round(t) - offset for t in times[i]] if times and i >= 0 else [0, 0] for i in indices]
+        return torch.tensor(rows, dtype=torch.long).view(len(rows), 2)
+
+    def _clean_timed(self, lyrics: str, times: Times) -> tuple[str, list[list[int]]]:
+        """Cleaned lyrics and the times of their characters; what one character turns into shares its time evenly."""
+        if len(times) != len(lyrics):
+            raise ValueError(f"{len(times)} times for {len(lyrics)} characters of lyrics")
+        pieces, spans = [], []
+        for character, (start, end) in zip(lyrics, times, strict=True):
+            clean = self.text_processor.clean_character(character)
+            pieces.append(clean)
+            for i in range(len(clean)):
+                share = (end - start) / len(clean)
+                spans.append([round(start + i * share), round(start + (i + 1) * share)])
+        return "".join(pieces), spans
+
+    # --------------------------------------------------------------------------------------------- reading
+
+    def describe_label(self, y: Any) -> dict[str, str]:
+        """What a row says: the names of its artist and genre as the table spells them, and the lyrics of its window."""
+        values = y.tolist() if hasattr(y, "tolist") else list(y)
+        genres = values[4 : 4 + self.max_genre_words]
+        tokens = values[4 + self.max_genre_words :]
+        return dict(
+            artist=self.ag_processor.get_artist(values[3]),
+            genre=self.ag_processor.get_genre(genres),
+            lyrics=self.text_processor.textise(tokens),
+        )
+
+    def unknown_names(self, artist: str, genre: str) -> list[str]:
+        """One line for each name that the tables lack, with the three nearest known ones; empty where none is."""
+        ag = self.ag_processor
+        lines = []
+        if ag.artist_name(artist) not in ag.artist_ids:
+            lines.append(
+                f"artist {artist!r} is not known to the model; nearest: {', '.join(ag.nearest_artists(artist))}"
+            )
+        for name in ag.genre_names(genre):
+            if name and name not in ag.genre_ids:
+                word = "genre" if self.v3 else "genre word"
+                lines.append(
+                    f"{word} {name!r} is not known to the model; nearest: {', '.join(ag.nearest_genres(name))}"
+                )
+        return lines
+
+    # --------------------------------------------------------------------------------------------- storing
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to make the same labeller elsewhere, of plain types.
+
+        Tables and vocabulary of one's own are in it; released tables are not, they are fetched where they are needed.
+        """
+        own = self.ag_processor.own_tables
+        return dict(
+            max_genre_words=self.max_genre_words,
+            n_tokens=self.n_tokens,
+            sample_length=self.sample_length,
+            v3=self.v3,
+            artist_ids=dict(self.ag_processor.artist_ids) if own else None,
+            genre_ids=dict(self.ag_processor.genre_ids) if own else None,
+            vocab=self.text_processor.vocab if self._own_vocab else None,
+        )
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Labeller:
+        """The labeller that `state()` described."""
+        return cls(**state)
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | os.PathLike[str], max_genre_words: int, n_tokens: int, sample_length: int, v3: bool = False
+    ) -> Labeller:
+        """A labeller with the tables and the vocabulary in a folder, as `build` writes them.
+
+        Args:
+            folder: has artist_ids.txt and genre_ids.txt, and vocab.txt for another vocabulary; "" means the released
+                tables.
+
+        Raises:
+            UserError: a table is missing.
+        """
+        if not os.fspath(folder):
+            return cls(max_genre_words, n_tokens, sample_length, v3)
+        tables = [Path(folder) / ARTIST_TABLE, Path(folder) / GENRE_TABLE]
+        for table in tables:
+            if not table.is_file():
+                raise UserError(
+                    f"labels_dir={os.fspath(folder)} has no {table.name}; make the tables with "
+                    f"python -m jukebox.data.labels build --audio_files_dir=FOLDER --out={os.fspath(folder)}"
+                )
+        vocabulary = Path(folder) / VOCABULARY
+        vocab = read_vocabulary(vocabulary) if vocabulary.is_file() else None
+        return cls(max_genre_words, n_tokens, sample_length, v3, tables[0], tables[1], vocab)
+
+
+class EmptyLabeller:
+    """Stands in for a labeller where a model has no labels: rows of no columns."""
+
+    label_shape = (0,)
+    n_tokens = 0
+
+    def get_label(
+        self,
+        artist: Any = None,
+        genre: Any = None,
+        lyrics: Any = None,
+        total_length: Any = None,
+        offset: Any = None,
+        times: Any = None,
+    ) -> dict[str, Any]:
+        """A label that says nothing, whatever the song."""
+        info = dict(artist="n/a", genre="n/a", lyrics=[], full_tokens=[])
+        return dict(y=torch.zeros(0, dtype=torch.long), info=info)
+
+    def get_batch_labels(self, metas: Sequence[Any], device: Any = "cpu") -> dict[str, Any]:
+        """Labels of N songs; `y` is LongTensor [N, 0]."""
+        infos = [self.get_label()["info"] for _ in metas]
+        return dict(y=torch.zeros((len(infos), 0), dtype=torch.long, device=device), info=infos)
+
+    def set_y_lyric_tokens(self, ys: torch.Tensor, labels: Mapping[str, Any]) -> None:
+        """Nothing to write."""
+
+    def describe_label(self, y: Any) -> dict[str, str]:
+        """Nothing is known of any song."""
+        return dict(artist="n/a", genre="n/a", lyrics="")
+
+    def unknown_names(self, artist: str, genre: str) -> list[str]:
+        """No name is asked for."""
+        return []
+
+    def state(self) -> None:
+        """Nothing to store."""
+
+
+if __name__ == "__main__":
+    from jukebox.data.build_labels import command
+
+    command()

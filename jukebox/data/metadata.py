@@ -1,0 +1,277 @@
+"""Artist, genre and lyrics of audio files, from whatever lies beside them.
+
+For each of the three, the first that says something counts:
+
+    song.json beside song.mp3            {"artist": "...", "genre": "...", "lyrics": "..."}
+    metadata.json in the folder          {"song.mp3": {...}, "b/c.ogg": {...}} or [{"file": "song.mp3", ...}, ...]
+    metadata.csv in the folder           columns file, artist, genre, lyrics (where there is no metadata.json)
+    the file's own tags
+
+Lyrics in song.lrc have times; they win over others, and give their times to other lyrics that are the same words.
+Whatever is wrong with the labels of a file, the file is used with what is left, and `Notices` says so once for each
+kind of trouble. Change here where labels come from.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from jukebox.data.labels import Labeller
+from jukebox.data.lrc import TimedLyrics, fit_times, parse_lrc, plain_text
+from jukebox.utils.errors import UserError
+
+UNKNOWN = "unknown"
+FIELDS = ("artist", "genre", "lyrics")
+_FILE_COLUMNS = ("file", "filename", "file_name", "path", "audio")
+
+
+@dataclass(frozen=True)
+class SongLabels:
+    """Labels of one file; `times`: (start, end) in seconds of each character of the lyrics, where known."""
+
+    artist: str = UNKNOWN
+    genre: str = UNKNOWN
+    lyrics: str = ""
+    times: tuple[tuple[float, float], ...] | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, str]) -> SongLabels:
+        """Labels of what is known among artist, genre and lyrics."""
+        return cls(values.get("artist", UNKNOWN), values.get("genre", UNKNOWN), values.get("lyrics", ""))
+
+
+@dataclass
+class Notices:
+    """What was found wrong with labels, told once for each kind however many files have it."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def add(self, kind: str, example: str) -> bool:
+        """Notes one more file with a kind of trouble. Returns whether it is the first."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        return self.examples.setdefault(kind, example) == example and self.counts[kind] == 1
+
+    def lines(self) -> list[str]:
+        """One line for each kind, in the order in which they came up."""
+        return [f"{n} of the files: {kind} (first: {self.examples[kind]})" for kind, n in self.counts.items()]
+
+
+def as_text(value: Any) -> str | None:
+    """A label as text: strings and numbers as they are, lists joined by "; ", None for what cannot be a label."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value).strip("\0")
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, (list, tuple)) and value:
+        parts = [as_text(part) for part in value]
+        return None if None in parts else "; ".join(part for part in parts if part)
+    return None
+
+
+class FolderMetadata:
+    """Labels of the files below one folder.
+
+    Args:
+        folder: what names are relative to.
+        notices: where trouble is noted.
+
+    Raises:
+        UserError: metadata.json or metadata.csv is there and cannot be read: one file for all is worth stopping for.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], notices: Notices) -> None:
+        self.folder = Path(folder)
+        self.notices = notices
+        self._table = self._read_table()
+
+    def read(self, name: str, tags: Mapping[str, str], duration: float) -> SongLabels:
+        """Labels of one file.
+
+        Args:
+            name: relative to the folder, with slashes.
+            tags: the file's own tags, names in lower case.
+            duration: seconds of the song.
+        """
+        sources = [self._read_sidecar(name), self._find_in_table(name), _from_tags(tags)]
+        values: dict[str, str] = {}
+        for source in sources:
+            for key in FIELDS:
+                if source.get(key) is None or values.get(key):
+                    continue
+                text = as_text(source[key])
+                if text is None:
+                    self.notices.add(f"{key} is a {type(source[key]).__name__}, not text, and is left out", name)
+                elif text.strip():
+                    values[key] = text
+        for key in ("artist", "genre"):
+            if key not in values:
+                self.notices.add(f"no {key} is known, it counts as {UNKNOWN!r}", name)
+        labels = SongLabels.of(values)
+        timed = self._read_lrc(name, duration)
+        return labels if timed is None else self._join(labels, timed, name)
+
+    def read_times(self, name: str, lyrics: str, duration: float) -> tuple[tuple[float, float], ...] | None:
+        """Times from the .lrc file for lyrics that came from elsewhere; None where it has other words."""
+        timed = self._read_lrc(name, duration)
+        fitted = fit_times(lyrics, timed) if isinstance(timed, TimedLyrics) else None
+        return fitted.times if fitted else None
+
+    def _join(self, labels: SongLabels, timed: TimedLyrics | str, name: str) -> SongLabels:
+        if isinstance(timed, str):
+            return labels if labels.lyrics.strip() else replace(labels, lyrics=timed)
+        fitted = fit_times(labels.lyrics, timed)
+        if fitted is None and labels.lyrics.strip():
+            self.notices.add("the .lrc file has other words than the other lyrics, and is used instead of them", name)
+        fitted = fitted or timed
+        return replace(labels, lyrics=fitted.text, times=fitted.times)
+
+    def _read_lrc(self, name: str, duration: float) -> TimedLyrics | str | None:
+        path = (self.folder / name).with_suffix(".lrc")
+        if not path.is_file():
+            return None
+        content = _read_text(path)
+        if content is None:
+            self.notices.add("the .lrc file is not utf-8 text, and is left out", name)
+            return None
+        content = unicodedata.normalize("NFC", content)
+        timed = parse_lrc(content, duration)
+        if timed is None:
+            self.notices.add("the .lrc file has no times, its words are used without them", name)
+            return plain_text(content) or None
+        return timed
+
+    def _read_sidecar(self, name: str) -> Mapping[str, Any]:
+        path = (self.folder / name).with_suffix(".json")
+        if not path.is_file() or path.name == "metadata.json":
+            return {}
+        content = _read_text(path)
+        try:
+            values = json.loads(content) if content is not None else None
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            self.notices.add("the .json file beside it is no JSON object, and is left out", name)
+            return {}
+        return values
+
+    def _find_in_table(self, name: str) -> Mapping[str, Any]:
+        path = Path(name)
+        for key in (name, path.with_suffix("").as_posix(), path.name, path.stem):
+            if key in self._table:
+                return self._table[key]
+        return {}
+
+    def _read_table(self) -> dict[str, Mapping[str, Any]]:
+        for file, reader in (("metadata.json", _json_rows), ("metadata.csv", _csv_rows)):
+            path = self.folder / file
+            if path.is_file():
+                content = _read_text(path)
+                if content is None:
+                    raise UserError(f"{path} is not utf-8 text; save it again as utf-8")
+                return {unicodedata.normalize("NFC", key.replace("\\", "/")): row for key, row in reader(content, path)}
+        return {}
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _json_rows(content: str, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    rows = list(values.items()) if isinstance(values, dict) else [(_file_of(row), row) for row in values or []]
+    if not all(key and isinstance(row, dict) for key, row in rows):
+        raise UserError(
+            f'{path} must be {{"song.mp3": {{"artist": ..., "genre": ..., "lyrics": ...}}, ...}}, '
+            'or a list of such entries with "file" in each'
+        )
+    return rows
+
+
+def _csv_rows(content: str, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    head = content.split("\n", 1)[0]
+    delimiter = max(",;\t", key=head.count)
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    for row in csv.DictReader(StringIO(content, newline=""), delimiter=delimiter):
+        row = {(key or "").strip().lower(): value for key, value in row.items()}
+        rows.append((_file_of(row), row))
+    if not rows or not all(key for key, _ in rows):
+        raise UserError(
+            f"{path} needs the columns file, artist, genre, lyrics in its first line, and a file in each row"
+        )
+    return rows
+
+
+def _file_of(row: Any) -> str:
+    if not isinstance(row, dict):
+        return ""
+    return next((row[key] for key in _FILE_COLUMNS if isinstance(row.get(key), str) and row[key]), "")
+
+
+def _from_tags(tags: Mapping[str, str]) -> dict[str, str | None]:
+    words = next((text for key, text in tags.items() if key.startswith(("lyrics", "unsyncedlyrics"))), None)
+    return dict(artist=tags.get("artist") or tags.get("album_artist"), genre=tags.get("genre"), lyrics=words)
+
+
+# --------------------------------------------------------------------------------------------------- for a labeller
+
+
+def genre_for(labeller: Labeller, genre: str, notices: Notices, name: str) -> str:
+    """What of a genre a labeller can take: in v3 the first known of several, in v2 no more words than slots."""
+    ag = labeller.ag_processor
+    if labeller.v3:
+        options = [genre, *(part.strip() for part in re.split(r"[;,/|]", genre))]
+        known = next((part for part in options if part and part.lower() in ag.genre_ids), None)
+        if known is None and genre.strip():
+            _note_unknown(notices, "genre", genre, ag.nearest_genres, name)
+        return known if known is not None else genre
+    words = ag.genre_names(genre)
+    unknown = [word for word in words if word and word not in ag.genre_ids]
+    if unknown:
+        _note_unknown(notices, "genre word", unknown[0], ag.nearest_genres, name)
+    if len(words) <= labeller.max_genre_words:
+        return genre
+    notices.add(f"genre of more than {labeller.max_genre_words} words (max_bow_genre_size), the rest is left out", name)
+    ordered = [word for word in words if word not in unknown] + unknown
+    return " ".join(ordered[: labeller.max_genre_words])
+
+
+def labels_for(labeller: Labeller, labels: SongLabels, notices: Notices, name: str) -> SongLabels:
+    """Labels that `labeller.get_label` takes without fail; what had to change or is unknown is noted."""
+    ag = labeller.ag_processor
+    if labels.artist.strip() and ag.artist_name(labels.artist) not in ag.artist_ids:
+        _note_unknown(notices, "artist", labels.artist, ag.nearest_artists, name)
+    if labeller.n_tokens:
+        clean = labeller.text_processor.clean(labels.lyrics)
+        if not clean.strip():
+            notices.add("no lyrics", name)
+        elif len(clean) < 0.7 * len(labels.lyrics):
+            notices.add("more than 30 % of the lyrics' characters are not in the vocabulary and are left out", name)
+    return replace(labels, genre=genre_for(labeller, labels.genre, notices, name))
+
+
+def _note_unknown(notices: Notices, what: str, value: str, nearest: Callable[[str], list[str]], name: str) -> None:
+    kind = f"{what} is not in the label table, it counts as {UNKNOWN!r}"
+    if value.strip().lower() == UNKNOWN:
+        return
+    if kind in notices.counts:
+        notices.add(kind, name)
+    else:
+        notices.add(kind, f"{name}: {value!r}, nearest are {', '.join(nearest(value)) or 'none'}")

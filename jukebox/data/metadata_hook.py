@@ -1,0 +1,54 @@
+"""Labels from a user's own function `get_metadata(filename, test) -> (artist, genre, lyrics)`.
+
+Change here how such a function is loaded and what may come back from it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from jukebox.data.metadata import FIELDS, Notices, SongLabels, as_text
+from jukebox.utils.errors import UserError
+
+
+def load_hook(path: str) -> Callable[[str, bool], Any]:
+    """The function `get_metadata` of a Python file.
+
+    Raises:
+        UserError: there is no such file, it cannot be run, or it defines no such function.
+    """
+    import importlib.util
+
+    if not os.path.isfile(path):
+        raise UserError(f"metadata_py={path} is no file: give a Python file that defines get_metadata(filename, test)")
+    name = "jukebox_metadata_" + re.sub(r"\W", "_", os.path.basename(path))
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"metadata_py={path} is no Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"metadata_py={path} cannot be run: {type(error).__name__}: {error}") from error
+    hook = getattr(module, "get_metadata", None)
+    if not callable(hook):
+        raise UserError(f"metadata_py={path} defines no get_metadata(filename, test) -> (artist, genre, lyrics)")
+    return hook
+
+
+def from_hook(result: Any, name: str, notices: Notices) -> SongLabels:
+    """What a user's `get_metadata` returned, as labels; anything but (artist, genre, lyrics) counts as unknown."""
+    if not isinstance(result, (tuple, list)) or len(result) != 3:
+        notices.add("get_metadata did not return (artist, genre, lyrics), the file counts as unknown", name)
+        return SongLabels()
+    values = {}
+    for key, value in zip(FIELDS, result, strict=True):
+        text = as_text(value)
+        if text is not None:
+            values[key] = text
+        elif value is not None:
+            notices.add(f"get_metadata gave a {type(value).__name__} as {key}, it counts as missing", name)
+    return SongLabels.of(values)
