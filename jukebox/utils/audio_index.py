@@ -1,0 +1,164 @@
+"""What is known about the audio files of a folder, so that tens of thousands are opened once and not at every start.
+
+One JSON file for a folder and all below it: `.jukebox_index.json` in the folder where that can be written, else in the
+user's cache. An entry holds for a file as long as its size and time of change do. Change here what is remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from jukebox.utils.errors import UserError
+from jukebox.utils.files import atomic_write
+from jukebox.utils.io import EXTENSIONS, AudioError, probe_audio
+
+INDEX_NAME = ".jukebox_index.json"
+VERSION = 1
+KEPT_TAGS = ("artist", "album_artist", "genre", "title")  # and those that begin with "lyrics" or "unsyncedlyrics"
+QUIET_BELOW = 200  # new files; a shorter scan shows no progress bar
+
+
+@dataclass(frozen=True)
+class AudioEntry:
+    """One file: `seconds` and `tags`, or an `error` where it cannot be decoded."""
+
+    size: int
+    mtime_ns: int
+    seconds: float = 0.0
+    tags: dict[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[str, int]]:
+    """All files with an audio ending in a folder and below, hidden ones left out.
+
+    Returns:
+        Their paths relative to the folder, with slashes, sorted (the same on every machine); and how many other files
+        there are of each ending.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    root = Path(folder)
+    if not os.fspath(folder) or not root.is_dir():
+        raise UserError(f"audio_files_dir={os.fspath(folder)!r} is no folder: give the one that holds your audio files")
+    names: list[str] = []
+    others: dict[str, int] = {}
+    for path, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.startswith("."):
+                continue
+            ending = os.path.splitext(name)[1].lower().lstrip(".")
+            if ending in EXTENSIONS:
+                names.append((Path(path) / name).relative_to(root).as_posix())
+            else:
+                others[ending] = others.get(ending, 0) + 1
+    return sorted(names), others
+
+
+class AudioIndex:
+    """The index of one folder.
+
+    Args:
+        folder: what the names of files are relative to.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        digest = hashlib.sha256(os.fspath(self.folder.resolve()).encode()).hexdigest()[:24]
+        self._places = [self.folder / INDEX_NAME, _cache_folder() / "audio_index" / f"{digest}.json"]
+        self._entries: dict[str, AudioEntry] = {}
+        for place in reversed(self._places):
+            self._entries.update(_read(place))
+
+    def look_up(self, names: Iterable[str], workers: int | None = None) -> dict[str, AudioEntry]:
+        """What is known about files; those that are new or changed are opened, many at a time, and remembered.
+
+        Args:
+            names: relative to the folder.
+            workers: threads that open files; None: chosen by the number of processors.
+
+        Returns:
+            name -> entry, in the given order.
+        """
+        found: dict[str, AudioEntry] = {}
+        fresh: list[str] = []
+        for name in names:
+            known = self._entries.get(name)
+            stamp = _stamp(self.folder / name)
+            if known is not None and not known.error and stamp == (known.size, known.mtime_ns):
+                found[name] = known
+            else:
+                found[name] = AudioEntry(0, 0)
+                fresh.append(name)
+        if fresh:
+            found.update(self._probe(fresh, workers))
+            self._entries.update({name: found[name] for name in fresh})
+            self._save()
+        return found
+
+    def _probe(self, names: list[str], workers: int | None) -> dict[str, AudioEntry]:
+        from tqdm import tqdm
+
+        with ThreadPoolExecutor(workers or min(16, 2 * (os.cpu_count() or 1))) as pool:
+            entries = pool.map(lambda name: _probe(self.folder / name), names)
+            bar = tqdm(entries, "scanning audio files", len(names), unit="file", disable=len(names) < QUIET_BELOW)
+            return dict(zip(names, bar, strict=True))
+
+    def _save(self) -> None:
+        """Writes what is known; broken files are looked at again each time, and files that are gone are forgotten."""
+        kept = {
+            name: asdict(entry)
+            for name, entry in sorted(self._entries.items())
+            if not entry.error and (self.folder / name).exists()
+        }
+        text = json.dumps(dict(version=VERSION, files=kept), ensure_ascii=False)
+        for place in self._places:
+            try:
+                with atomic_write(place, "w") as file:
+                    file.write(text)
+                return
+            except (UserError, OSError):
+                continue  # a folder that cannot be written, then a cache that cannot: it will be scanned again
+
+
+def _cache_folder() -> Path:
+    from jukebox.utils.remote_utils import cache_folder
+
+    return cache_folder()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (-1, -1)
+    return (stat.st_size, stat.st_mtime_ns)
+
+
+def _probe(path: Path) -> AudioEntry:
+    size, mtime_ns = _stamp(path)
+    try:
+        seconds, tags = probe_audio(path)
+    except AudioError as error:
+        return AudioEntry(size, mtime_ns, error=str(error))
+    kept = {k: t for k, t in tags.items() if k in KEPT_TAGS or k.startswith(("lyrics", "unsyncedlyrics"))}
+    return AudioEntry(size, mtime_ns, seconds, kept)
+
+
+def _read(place: Path) -> dict[str, AudioEntry]:
+    """Entries of an index file; none where it is missing, damaged or of another version: it can be made again."""
+    try:
+        stored = json.loads(place.read_text(encoding="utf-8"))
+        if stored["version"] != VERSION:
+            return {}
+        return {name: AudioEntry(**entry) for name, entry in stored["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,213 @@
+"""One way for all scripts to read flags, show help and end with an error.
+
+    def main(name="", bs=1): ...
+    run_command(main, [Flag("name", "", "name of the run"), Flag("bs", 1, "batch size")], "Trains a model.")
+
+Flags are read by the rules of the `fire` library: `--k=v`, `--k v`, `--k` for True, `--nok` for False, dashes as good
+as underscores, and its parser for values (`--y_bins=10,100` is a tuple). A flag whose default is text keeps its value
+as it was typed. Nothing here imports torch: help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import textwrap
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from jukebox.utils.errors import UserError
+from jukebox.utils.launch import abort_job, read_launch
+
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: its name without dashes, its default, one line that says what it is for, and a heading in the help."""
+
+    name: str
+    default: Any
+    help: str
+    group: str = ""
+
+
+def parse_flags(arguments: Sequence[str], flags: Sequence[Flag]) -> dict[str, Any]:
+    """Reads a command line.
+
+    Args:
+        arguments: the words after the script's name.
+        flags: every flag that may be given.
+
+    Returns:
+        The values of the flags that were given, by name; the last one wins where a flag is repeated.
+
+    Raises:
+        UserError: an unknown flag, with the nearest known one, or a word that belongs to no flag.
+    """
+    known = {flag.name: flag for flag in flags}
+    values: dict[str, Any] = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if not _is_flag(word):
+            raise UserError(f"{word!r} belongs to no flag; write values as --flag=value, with quotes around spaces")
+        typed, equals, text = word.lstrip("-").partition("=")
+        name = typed.replace("-", "_")
+        if name not in known and not equals and name.startswith("no") and name[2:] in known:
+            values[name[2:]] = False
+            continue
+        if name not in known:
+            raise UserError(f"unknown flag --{typed}{_nearest(name, list(known))}")
+        flag = known[name]
+        if not equals:
+            if not words or _is_flag(words[0]) or (_wants_bool(flag) and words[0].lower() not in _BOOLEANS):
+                if isinstance(flag.default, str):
+                    raise UserError(f"--{name} needs a value: --{name}=...  ({flag.help})")
+                values[name] = True
+                continue
+            text = words.pop(0)
+        values[name] = _parse_value(flag, text)
+    return values
+
+
+def _is_flag(word: str) -> bool:
+    """--anything, or -x with a letter: -1 is a number."""
+    return word.startswith("--") or (len(word) > 1 and word[0] == "-" and word[1].isalpha())
+
+
+def _wants_bool(flag: Flag) -> bool:
+    return isinstance(flag.default, bool)
+
+
+def _parse_value(flag: Flag, text: str) -> Any:
+    if isinstance(flag.default, str):
+        return text
+    if _wants_bool(flag) and text.lower() in _BOOLEANS:
+        return _BOOLEANS[text.lower()]
+    from fire.parser import DefaultParseValue
+
+    return DefaultParseValue(text)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join('--' + c for c in close)}?" if close else "; --help lists all flags"
+
+
+def help_text(flags: Sequence[Flag], description: str, program: str) -> str:
+    """What --help prints: the description, then every flag with its default and meaning, under its heading."""
+    lines = [f"usage: {program} [--flag=value ...]", "", description.strip(), ""]
+    group = ""
+    for flag in flags:
+        if flag.group != group:
+            group = flag.group
+            lines += ["", f"{group}:"]
+        head = f"  --{flag.name}={_show(flag.default)}"
+        if len(head) < 38:
+            head, body = f"{head:38}", flag.help
+        else:
+            lines.append(head)
+            head, body = " " * 38, flag.help
+        lines += textwrap.wrap(body, 118, initial_indent=head, subsequent_indent=" " * 38) or [head]
+    lines += ["", "  -h, --help                            show this text and stop"]
+    return "\n".join(lines)
+
+
+def _show(default: Any) -> str:
+    if isinstance(default, (list, tuple)):
+        return ",".join(map(str, default))
+    return '""' if default == "" else str(default)
+
+
+def run_command(
+    main: Callable[..., int | None],
+    flags: Sequence[Flag],
+    description: str,
+    argv: Sequence[str] | None = None,
+    only_given: bool = False,
+) -> NoReturn:
+    """Runs a script's main function with its command line, then ends the process.
+
+    Errors that a user can put right (UserError, HyperparamsError) become one `error:` line on stderr and exit status 2,
+    without a traceback; Ctrl-C ends with status 130. Other exceptions are our faults and keep their traceback.
+
+    Args:
+        main: called with the flags as keywords; what it returns is the exit status (None: 0).
+        flags: every flag, in the order of the help.
+        description: what the script does, for the help.
+        argv: words to parse instead of the process's own.
+        only_given: hand over only the flags that were given, not the defaults of the others.
+    """
+    wait_politely()
+    for stream in (sys.stdout, sys.stderr):  # Windows pipes and LANG=C would die at the first accent
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if any(word in ("-h", "--help") for word in words):
+            print(help_text(flags, description, os.path.basename(sys.argv[0])), flush=True)
+            sys.exit(0)
+        given = parse_flags(words, flags)
+        defaults = {} if only_given else {flag.name: flag.default for flag in flags}
+        status = main(**{**defaults, **given}) or 0
+        if read_launch().size > 1:
+            _leave(status)
+        sys.exit(status)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # HyperparamsError is known by its name: it stands on the ground, outside of utils.
+        foreseen = any(kind is UserError or kind.__name__ == "HyperparamsError" for kind in type(error).__mro__)
+        launch = read_launch()
+        if launch.size > 1:
+            _end_job(error, foreseen, launch.rank)
+        if not foreseen:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def wait_politely() -> None:
+    """Lets threads that wait for each other sleep instead of spin; works before PyTorch is imported.
+
+    On a machine that does other work as well, spinning takes the very cores that the others need to arrive: a training
+    step on two shared cores took four times as long. `OMP_WAIT_POLICY=ACTIVE` in the environment brings spinning back.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends one of several ranks whose work is done, without Python's own clearing up.
+
+    Threads that PyTorch's communication leaves behind may abort the process there, after everything was written, and
+    the launcher would call a finished job failed.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _end_job(error: Exception, foreseen: bool, rank: int) -> NoReturn:
+    """Prints what went wrong on one of several ranks and ends them all, so that none waits for this one."""
+    if rank:
+        # A wrong flag is wrong on every rank: while the others wait here, rank 0 says so once and ends the job.
+        time.sleep(2.0)
+    where = f" on rank {rank}" if rank else ""
+    if foreseen:
+        print(f"error{where}: {error}", file=sys.stderr)
+    else:
+        print(f"failed{where}:", file=sys.stderr)
+        traceback.print_exception(error)
+    abort_job(2 if foreseen else 1)

@@ -1,0 +1,291 @@
+"""Ranks, devices and the start and end of a job of several processes.
+
+Who we are comes from the launcher's environment (MPI, Slurm or torchrun); no MPI library is needed on one host. On
+several hosts mpi4py tells everybody the address of rank 0. Tensors travel by NCCL or gloo, never by MPI. Change here
+how processes meet; launchers are in `launch`, the collectives themselves in `dist_adapter`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from jukebox.utils import dist_adapter
+from jukebox.utils.errors import UserError
+from jukebox.utils.launch import Launch, abort_job, read_launch
+
+TIMEOUT = timedelta(minutes=30)  # a collective that waits longer than this ends the job
+
+
+def _ask_mpi(launch: Launch) -> Launch:
+    """Fills in rank, size, local rank and the address of rank 0 by mpi4py.
+
+    Raises:
+        UserError: no working MPI library, or one of another make than the launcher.
+    """
+    ours = "mpi4py.MPI" not in sys.modules
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, an MPI library is not
+        raise UserError(
+            f"several hosts need mpi4py with an MPI library to find each other ({type(error).__name__}: {error}); "
+            "pip install mpi4py mpich, or set MASTER_ADDR to the address of the first host"
+        ) from error
+    world = MPI.COMM_WORLD
+    if not launch.unknown and (world.Get_size(), world.Get_rank()) != (launch.size, launch.rank):
+        library = MPI.Get_library_version().split(",")[0].splitlines()[0]
+        raise UserError(
+            f"the launcher of {launch.launcher} started {launch.size} processes, and mpi4py's library ({library}) sees "
+            f"{world.Get_size()}: they are of different MPIs; use the mpiexec that belongs to the library"
+        )
+    shared = world.Split_type(MPI.COMM_TYPE_SHARED)
+    filled = replace(
+        launch,
+        rank=world.Get_rank(),
+        size=world.Get_size(),
+        local_rank=shared.Get_rank(),
+        local_size=shared.Get_size(),
+        address=world.bcast(_own_address() if world.Get_rank() == 0 else None, root=0),
+    )
+    shared.Free()
+    if ours:  # all are here now; later a failing rank would wait for the others inside MPI's own exit
+        MPI.Finalize()
+    return filled
+
+
+def _own_address() -> str:
+    """A name or address of this host that other hosts can reach."""
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):
+        if not socket.gethostbyname(name).startswith("127."):
+            return name
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("10.255.255.255", 1))  # sends nothing; picks the interface that leads outside
+        return probe.getsockname()[0]
+    return name
+
+
+def pick_device(local_rank: int = 0, local_size: int | None = 1, wanted: str = "") -> torch.device:
+    """The device of one process: its own GPU, or the Mac's, or the CPU.
+
+    Args:
+        local_rank: number of the process on its host.
+        local_size: processes on the host, None where nobody knows.
+        wanted: "cuda", "cuda:1", "mps", "cpu", or "" for the best there is.
+
+    Raises:
+        UserError: the wanted device is not there, or there are fewer GPUs than processes.
+    """
+    kind, _, index = wanted.partition(":")
+    several = local_size is None or local_size > 1
+    if kind == "" and torch.cuda.is_available():
+        kind = "cuda"
+    elif kind == "":
+        kind = "mps" if torch.backends.mps.is_available() and not several else "cpu"
+    if kind == "cuda":
+        return _pick_gpu(local_rank, several, index)
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device=mps: PyTorch finds no Apple GPU here; leave the flag out or use --device=cpu")
+    if kind not in ("mps", "cpu"):
+        raise UserError(f"--device={wanted}: choose cuda, cuda:0, mps or cpu")
+    return torch.device(kind)
+
+
+def _pick_gpu(local_rank: int, several: bool, index: str) -> torch.device:
+    if not torch.cuda.is_available():
+        raise UserError("--device=cuda: PyTorch finds no GPU it can use here; leave the flag out or use --device=cpu")
+    if index and not index.isdigit():
+        raise UserError(f"--device=cuda:{index}: write the number of the GPU, such as cuda:0")
+    count = torch.cuda.device_count()
+    shown_one = count == 1 and several and os.environ.get("CUDA_VISIBLE_DEVICES", "") != ""
+    chosen = int(index) if index else 0 if shown_one else local_rank  # some launchers show each process its own GPU
+    if chosen >= count:
+        raise UserError(
+            f"process {local_rank} of this host wants GPU {chosen}, and there are {count}: "
+            f"start at most {count} processes per host, or use --device=cpu"
+        )
+    return torch.device("cuda", chosen)
+
+
+_launch: Launch | None = None  # asked for once: an MPI library cannot be started again after it was finalised
+
+
+def setup_dist_from_mpi(
+    master_addr: str | None = None, backend: str | None = None, port: int = 29500, device: str = ""
+) -> tuple[int, int, torch.device]:
+    """Joins the job that a launcher started; without a launcher it is a job of one and needs nothing.
+
+    Calling it again gives the same answer; a process group that is running already is used as it is.
+
+    Args:
+        master_addr: address of the host of rank 0; None takes MASTER_ADDR, or finds it out.
+        backend: "nccl" or "gloo"; None takes nccl for GPUs and gloo for CPUs.
+        port: a free TCP port on the host of rank 0.
+        device: as in `pick_device`.
+
+    Returns:
+        (rank, local_rank, device): number among all, number on this host, and the device to use.
+
+    Raises:
+        UserError: no such device, no MPI library where one is needed, or the port is taken.
+    """
+    global _launch
+    launch = _launch or read_launch()
+    if launch.unknown:
+        launch = replace(_ask_mpi(launch), unknown=False)
+    one_host = launch.size == 1 or launch.local_size == launch.size
+    address = master_addr or launch.address or ("127.0.0.1" if one_host else None)
+    running = dist_adapter.is_available()
+    if running and launch.size == 1:  # a group of the caller's own
+        launch = replace(launch, rank=dist_adapter.get_rank(), local_rank=dist_adapter.get_rank())
+    elif launch.size > 1 and not running and (address is None or launch.local_rank is None):
+        launch = _ask_mpi(launch)
+        address = address or launch.address
+    _launch = launch
+    local_rank = launch.local_rank or 0
+    torch_device = pick_device(local_rank, launch.local_size if launch.size > 1 else 1, device)
+    if torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
+    if launch.size > 1 and not running:
+        _start_group(launch, address, launch.port or port, backend, torch_device)
+    return launch.rank, local_rank, torch_device
+
+
+def interface_to(address: str, port: int) -> str:
+    """The network device that other hosts reach this one by: that of the route to rank 0.
+
+    Left alone, gloo takes the address that the host's own name stands for, which on many hosts is a loopback address
+    that no other host can reach.
+
+    Returns:
+        Its name; "" where rank 0 is met on a loopback address, or where the system does not tell.
+    """
+    try:
+        import fcntl
+
+        family, _, _, _, place = socket.getaddrinfo(address, port, socket.AF_INET, socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)  # sends nothing: it only chooses the route
+            own = probe.getsockname()[0]
+            if own.startswith("127."):
+                return ""
+            for _, name in socket.if_nameindex():
+                with contextlib.suppress(OSError):  # a device without an address
+                    request = name.encode()[:15].ljust(256, b"\0")
+                    found = fcntl.ioctl(probe.fileno(), 0x8915, request)  # SIOCGIFADDR of Linux
+                    if socket.inet_ntoa(found[20:24]) == own:
+                        return name
+    except (ImportError, OSError, IndexError):
+        pass
+    return ""
+
+
+def _start_group(launch: Launch, address: Any, port: int, backend: str | None, device: torch.device) -> None:
+    if not dist.is_available():
+        raise UserError("this build of PyTorch has no distributed support: start one process")
+    backend = backend or ("nccl" if device.type == "cuda" else "gloo")
+    if backend == "gloo" and "GLOO_SOCKET_IFNAME" not in os.environ:
+        name = interface_to(address, port)
+        if name:
+            os.environ["GLOO_SOCKET_IFNAME"] = name
+    try:
+        dist.init_process_group(
+            backend,
+            init_method=f"tcp://{address}:{port}",
+            rank=launch.rank,
+            world_size=launch.size,
+            timeout=TIMEOUT,
+            device_id=device if backend == "nccl" else None,
+        )
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        if "EADDRINUSE" in str(error) or "in use" in str(error):
+            raise UserError(f"port {port} is in use on {address}: choose another with --port={port + 1}") from error
+        raise UserError(
+            f"rank {launch.rank} of {launch.size} cannot meet the others at {address}:{port} "
+            f"({str(error).splitlines()[0][:100]}); give the address of rank 0's host with MASTER_ADDR"
+        ) from error
+
+
+def shutdown() -> None:
+    """Leaves the process group, if there is one, after everybody is done."""
+    if dist_adapter.is_available():
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """Ends this process at once when the block fails while others work with it, so that the whole job ends.
+
+    Python's usual way out would wait in the exit handlers of communication libraries, and the other ranks in a
+    collective, for ever. The message is printed with the rank before. In one process exceptions simply pass through.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if dist_adapter.get_world_size() == 1:
+            raise
+        rank = dist_adapter.get_rank()
+        foreseen = any(kind is UserError or kind.__name__ == "HyperparamsError" for kind in type(error).__mro__)
+        lost = isinstance(error, RuntimeError) and re.search(r"[Cc]onnection (closed|reset)", str(error))
+        if lost:  # the rank that failed has the message that matters
+            print(f"rank {rank} stops: another rank has gone", file=sys.stderr)
+        elif foreseen or isinstance(error, (KeyboardInterrupt, SystemExit)):
+            print(f"error on rank {rank}: {error or type(error).__name__}", file=sys.stderr)
+        else:
+            print(f"rank {rank} failed:", file=sys.stderr)
+            traceback.print_exception(error)
+        abort_job(2 if foreseen else 1)
+
+
+def print_once(*words: Any) -> None:
+    """Prints on rank 0 alone."""
+    if dist_adapter.get_rank() == 0:
+        print(*words, flush=True)
+
+
+def print_all(*words: Any) -> None:
+    """Prints on every rank, with its number in front where there are several."""
+    if dist_adapter.get_world_size() > 1:
+        words = (f"[rank {dist_adapter.get_rank()}]", *words)
+    sys.stdout.write(" ".join(map(str, words)) + "\n")  # one write, so that lines of several ranks do not mix
+    sys.stdout.flush()
+
+
+def average(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Means of named numbers over all ranks; every rank must give the same names."""
+    if dist_adapter.get_world_size() == 1 or not values:
+        return dict(values)
+    names = sorted(values)
+    kind = torch.float32 if device.type == "mps" else torch.float64
+    tensor = torch.tensor([values[name] for name in names], dtype=kind, device=device)
+    dist_adapter.all_reduce(tensor)
+    return dict(zip(names, (tensor / dist_adapter.get_world_size()).tolist(), strict=True))
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Everybody's value, in order of ranks; small plain objects only."""
+    if dist_adapter.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist_adapter.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is up on at least one rank; all of them must ask."""
+    if dist_adapter.get_world_size() == 1:
+        return flag
+    tensor = torch.tensor(float(flag), device=device)
+    dist_adapter.all_reduce(tensor, op=dist_adapter.ReduceOp.MAX)
+    return tensor.item() > 0

@@ -1,0 +1,168 @@
+"""Files that are whole or not there: atomic writing, and loading that names what is damaged.
+
+Everything a user would miss is written through `atomic_write`. The format of a file is its writer's business; only the
+way onto the disk is decided here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+from jukebox.utils.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The operating system's error behind another one: torch's zip writer wraps what its file object raised."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _sync_folder(folder: str) -> None:
+    """Makes a rename last through a power cut, where the system can open folders (not on Windows)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _mode(path: str) -> int:
+    """Permissions of the file to be replaced, or those that a new file gets."""
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Opens a file that appears under its name only when it is complete and on the disk.
+
+    A crash, a kill or a full disk at any moment leaves what was there before. Missing folders are made.
+
+    Args:
+        path: where the file shall be.
+        mode: "wb", or "w" for text, which is written as utf-8 with newlines as they are.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    path = os.path.abspath(os.fspath(path))
+    folder, name = os.path.split(path)
+    temporary = ""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".tmp", dir=folder)
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with os.fdopen(handle, mode, **text) as file:  # type: ignore[call-overload]
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, _mode(path))
+        os.replace(temporary, path)
+        _sync_folder(folder)
+    except BaseException as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        cause = _os_error(error) if isinstance(error, (OSError, RuntimeError)) else None
+        if cause is not None and cause.errno in _FULL:
+            kept = "the earlier file is kept" if os.path.exists(path) else "nothing was written"
+            raise UserError(f"no space left to write {path}: {kept}; free some space and repeat the command") from error
+        if cause is not None and cause.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            raise UserError(f"cannot write {path}: {cause.strerror}; choose a folder that you may write to") from error
+        raise
+
+
+def link_or_copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Makes a finished file appear under a second name as well, atomically; a copy only where links do not exist."""
+    path = os.path.abspath(os.fspath(path))
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name[:100]}.{os.getpid()}.tmp")
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        with open(source, "rb") as old, atomic_write(path) as new:
+            shutil.copyfileobj(old, new, 1 << 24)
+        return
+    try:
+        os.replace(temporary, path)  # does nothing where both are one file already
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    _sync_folder(folder)
+
+
+def save_torch(obj: Any, path: str | os.PathLike[str]) -> None:
+    """Saves plain types and tensors atomically, in PyTorch's format.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; an earlier file of that name is kept.
+    """
+    import torch
+
+    with atomic_write(path) as file:
+        torch.save(obj, file)
+
+
+def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = False) -> Any:
+    """Loads a file of tensors and plain types; nothing in it is executed.
+
+    Args:
+        path: a file written by `torch.save`, in the current format or the one before PyTorch 1.6.
+        map_location: device of the tensors, as in `torch.load`.
+        mmap: leave tensors on the disk until they are read. Files of the older format are read at once.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        UserError: no such file, a damaged one, or one that holds more than tensors and plain types.
+    """
+    import pickle
+
+    import torch
+
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        found = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise UserError(
+            f"{path} {found}: give the path of a checkpoint file, such as logs/RUN/checkpoint_latest.pth.tar"
+        )
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    whole = zipfile.is_zipfile(path)  # the older format is a bare pickle, which cannot be mapped
+    try:
+        return torch.load(path, map_location=map_location, mmap=mmap and whole, weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = str(error)
+        if "allocate" in text or "deserialize object on" in text:  # no memory, or no such device: the file is well
+            raise
+        if whole and isinstance(error, pickle.UnpicklingError) and "nsupported" in text:
+            raise UserError(
+                f"{path} holds Python objects other than tensors and plain types, which could run code when loaded; "
+                "save it again as a dict of tensors, numbers and strings"
+            ) from error
+        raise UserError(
+            f"{path} is damaged or no PyTorch file ({os.path.getsize(path):,} bytes): "
+            "delete it, then download it again or go on from an older checkpoint"
+        ) from error
