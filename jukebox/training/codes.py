@@ -1,0 +1,300 @@
+"""VQ codes of a data set, written once, and a data set that gives them to a prior instead of audio.
+
+    CODES_DIR/codes.json              what the codes were made of: digests of the VQ-VAE and of the data, and the form
+    CODES_DIR/part_R/index.json       segments: song, first sample, samples, where its codes begin
+    CODES_DIR/part_R/level_L.bin      codes of level L of all segments, one behind the other
+
+Each process writes a part; reading takes all parts together. An index is written after the codes it speaks of, so a
+run that is killed goes on after the last one. Without `aug_shift` a segment is one training chunk, encoded by itself
+as in training from audio. With it a segment is a whole song, and chunks begin at codes of the top level.
+Change here the form of the files and how chunks are cut from songs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from jukebox.data.files_dataset import FilesAudioDataset
+from jukebox.utils import dist_adapter as dist
+from jukebox.utils.dist_utils import print_once
+from jukebox.utils.errors import UserError
+from jukebox.utils.files import atomic_write
+from jukebox.utils.io import AudioError, load_audio
+
+VERSION = 1
+SAVE_SECONDS = 20.0  # between two writes of a part's index
+
+Segment = tuple[str, int, int]  # song, first sample, samples
+
+
+class PackedCodes:
+    """Reads codes out of a tensor in which those of several levels lie side by side; audio is encoded as before.
+
+    Args:
+        hops: samples per code of each packed level, the prior's own first.
+        sample_length: samples of a chunk.
+        level: the prior's.
+        encode: of the VQ-VAE.
+    """
+
+    def __init__(
+        self, hops: Sequence[int], sample_length: int, level: int, encode: Callable[..., list[torch.Tensor]]
+    ) -> None:
+        self.sizes = [sample_length // hop for hop in hops]
+        self.level, self.encode = level, encode
+
+    def __call__(self, x: torch.Tensor, start_level: int, end_level: int, bs_chunks: int = 1) -> list[torch.Tensor]:
+        """Packed codes [N, sum of L] int64, or audio [N, T, 1] -> codes of each level from start to end."""
+        if x.is_floating_point():
+            return self.encode(x, start_level=start_level, end_level=end_level, bs_chunks=bs_chunks)
+        return list(x.split(self.sizes, dim=1))[start_level - self.level : end_level - self.level]
+
+
+def vqvae_digest(vqvae: Any) -> str:
+    """SHA-256 of all that codes depend on: encoders, codebooks and strides."""
+    digest = hashlib.sha256(repr((vqvae.downs_t, vqvae.strides_t)).encode())
+    for name, tensor in sorted(vqvae.state_dict().items()):
+        if not name.startswith("decoders."):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class CodesDataset(FilesAudioDataset):
+    """A `FilesAudioDataset` whose chunks are codes: LongTensor [sum of L] of the prior's level and those above.
+
+    Args:
+        hps: as there, and codes_dir, level.
+        with_times: whether items have times.
+    """
+
+    def __init__(self, hps: Any, with_times: bool = False) -> None:
+        super().__init__(hps, with_times)
+        self.codes_dir = os.fspath(hps.codes_dir)
+        self.train_test_split = float(hps.train_test_split)
+        self.level = int(hps.level)
+        self.whole_songs = self.aug_shift
+        hops = np.cumprod([s**d for s, d in zip(hps.strides_t, hps.downs_t, strict=True)])
+        self.hops = [int(hop) for hop in hops]
+        self.store = CodesStore(self.codes_dir, self.hops, np.uint16 if hps.l_bins <= 2**16 else np.int32)
+
+    def locate(self, item: int, epoch: int) -> tuple[int, int]:
+        """As for audio; with whole songs the chunk begins at a code of the top level."""
+        song, offset = super().locate(item, epoch)
+        if self.whole_songs:
+            top = self.hops[-1]
+            last = self.durations[song] // top * top - self.sample_length
+            offset = min(offset // top * top, last)
+        return song, offset
+
+    def get_song_chunk(self, song: int, offset: int, test: bool = False) -> Any:
+        """Codes of one chunk, with its label where there are labels."""
+        codes = self.store.read(self.names[song], offset, self.sample_length, self.level)
+        if codes is None:  # the song could not be decoded
+            raise AudioError(f"{self.files[song]}: has no codes in {self.codes_dir}")
+        packed = torch.from_numpy(codes.astype(np.int64))
+        return packed if self.labeller is None else (packed, *self.get_chunk_labels(song, offset, test))
+
+    # -------------------------------------------------------------------------------------------- writing
+
+    def segments(self) -> list[Segment]:
+        """All that must be encoded."""
+        if self.whole_songs:
+            top = self.hops[-1]
+            return [(self.names[i], 0, self.durations[i] // top * top) for i in self.songs]
+        wanted = dict.fromkeys(
+            (part.names[song], offset, self.sample_length)
+            for part in self.split(self.train_test_split)
+            for song, offset in (part.locate(item, 0) for item in range(len(part)))
+        )
+        return list(wanted)
+
+    def data_digest(self) -> str:
+        """SHA-256 of the songs and of how they are cut."""
+        songs = [(name, self.durations[i], os.path.getsize(self.files[i])) for i, name in enumerate(self.names)]
+        split = None if self.whole_songs else (self.train_test_split, self.sample_length)
+        return hashlib.sha256(repr((songs, self.sr, self.channels, split)).encode()).hexdigest()
+
+    def prepare(self, vqvae: Any) -> list[str]:
+        """Writes what is missing, all processes together. Returns lines for a person.
+
+        Raises:
+            UserError: the folder holds codes of another VQ-VAE or of other songs.
+        """
+        lines = []
+        if self.whole_songs:
+            seconds = self.hops[-1] / self.sr
+            lines.append(
+                f"aug_shift: chunks begin at codes of the top level, every {self.hops[-1]} samples ({seconds:.4f} s)"
+            )
+        self.store.claim(
+            dict(
+                version=VERSION,
+                vqvae=vqvae_digest(vqvae),
+                whole_songs=self.whole_songs,
+                data=self.data_digest(),
+                hops=self.hops,
+                dtype=np.dtype(self.store.dtype).name,
+            )
+        )
+        self.store.open()
+        missing = [segment for segment in self.segments() if segment not in self.store.places]
+        dist.barrier()  # nobody writes before all have looked
+        if missing:
+            print_once(f"encoding {len(missing)} {'songs' if self.whole_songs else 'chunks'} into {self.codes_dir}")
+            self._write(missing[dist.get_rank() :: dist.get_world_size()], vqvae)
+        dist.barrier()
+        self.store.open()
+        lines.append(
+            f"codes of {len(self.store.places)} {'songs' if self.whole_songs else 'chunks'} in {self.codes_dir}"
+        )
+        return lines
+
+    def _write(self, segments: Sequence[Segment], vqvae: Any) -> None:
+        from tqdm import tqdm
+
+        places = {name: i for i, name in enumerate(self.names)}
+        device = next(vqvae.parameters()).device
+        with self.store.writer(f"part_{dist.get_rank()}") as append:
+            for name, start, samples in tqdm(segments, "encoding", disable=dist.get_rank() > 0 or len(segments) < 200):
+                try:
+                    audio, _ = load_audio(self.files[places[name]], self.sr, start, samples, channels=self.channels)
+                except AudioError as error:
+                    print(f"{error}; it gets no codes", flush=True)
+                    continue
+                x = torch.from_numpy(np.ascontiguousarray(audio)).to(device).mean(0)  # [C, T] -> [T]
+                codes = vqvae.encode(x[None, :, None])
+                append((name, start, samples), [z[0].cpu().numpy() for z in codes])
+
+
+class CodesStore:
+    """The files of a codes folder.
+
+    Args:
+        folder: made where it is missing.
+        hops: samples per code of all levels.
+        dtype: of the codes in files.
+    """
+
+    def __init__(self, folder: str, hops: Sequence[int], dtype: Any) -> None:
+        self.folder, self.hops, self.dtype = folder, list(hops), dtype
+        self.places: dict[Segment, tuple[str, int]] = {}  # segment -> part, its first sample in the part
+        self._by_song: dict[str, list[Segment]] = {}
+        self._maps: dict[tuple[str, int], np.ndarray] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}  # each worker maps the files by itself
+
+    def claim(self, made_of: dict[str, Any]) -> None:
+        """Notes what the codes are made of, or compares it with what was noted.
+
+        Raises:
+            UserError: the folder's codes are of something else.
+        """
+        path = os.path.join(self.folder, "codes.json")
+        if dist.get_rank() == 0 and not os.path.exists(path):
+            with atomic_write(path, "w") as file:
+                json.dump(made_of, file, indent=1)
+        dist.barrier()
+        try:
+            with open(path, encoding="utf-8") as file:
+                found = json.load(file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"codes_dir={self.folder}: codes.json is damaged; delete the folder") from error
+        words = {
+            "vqvae": "another VQ-VAE",
+            "data": "other songs, or songs cut in another way",
+            "whole_songs": f"a run with aug_shift={found.get('whole_songs')}",
+        }
+        for key, value in made_of.items():
+            if found.get(key) != value:
+                raise UserError(
+                    f"codes_dir={self.folder} holds codes of {words.get(key, f'another {key}')}: "
+                    "give another folder, or delete it to have it written anew"
+                )
+
+    def open(self) -> None:
+        """Reads the indices of all parts."""
+        self.places, self._maps, self._by_song = {}, {}, {}
+        for part in sorted(os.listdir(self.folder)):
+            for name, start, samples, first in self._index(part):
+                self.places[name, start, samples] = (part, first)
+        for segment in self.places:
+            self._by_song.setdefault(segment[0], []).append(segment)
+
+    def _index(self, part: str) -> list[list[Any]]:
+        try:
+            with open(os.path.join(self.folder, part, "index.json"), encoding="utf-8") as file:
+                return json.load(file)["segments"]
+        except (OSError, ValueError, KeyError):
+            return []
+
+    def read(self, song: str, start: int, samples: int, level: int) -> np.ndarray | None:
+        """Codes of a piece of a song, of `level` and those above, side by side; None where the song has none."""
+        for segment in self._by_song.get(song, ()):
+            _, first, length = segment
+            if first <= start and start + samples <= first + length and (start - first) % self.hops[-1] == 0:
+                part, place = self.places[segment]
+                begin = place + start - first
+                return np.concatenate(
+                    [
+                        self._map(part, i)[begin // hop : (begin + samples) // hop]
+                        for i, hop in enumerate(self.hops)
+                        if i >= level
+                    ]
+                )
+        return None
+
+    def _map(self, part: str, level: int) -> np.ndarray:
+        if (part, level) not in self._maps:
+            path = os.path.join(self.folder, part, f"level_{level}.bin")
+            self._maps[part, level] = np.memmap(path, self.dtype, "r")
+        return self._maps[part, level]
+
+    def writer(self, part: str) -> Any:
+        """A context that gives a function to append a segment and its codes of all levels to a part."""
+        import contextlib
+
+        return contextlib.contextmanager(self._append)(part)
+
+    def _append(self, part: str) -> Iterator[Callable[[Segment, list[np.ndarray]], None]]:
+        folder = os.path.join(self.folder, part)
+        os.makedirs(folder, exist_ok=True)
+        segments = self._index(part)
+        end = max((first + samples for _, _, samples, first in segments), default=0)  # in samples
+        files = [open(os.path.join(folder, f"level_{level}.bin"), "ab") for level in range(len(self.hops))]
+        for file, hop in zip(files, self.hops, strict=True):
+            file.truncate(end // hop * np.dtype(self.dtype).itemsize)  # what the index does not know
+        saved = time.monotonic()
+
+        def save() -> None:
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+            with atomic_write(os.path.join(folder, "index.json"), "w") as index:
+                json.dump({"segments": segments}, index)
+
+        def append(segment: Segment, codes: list[np.ndarray]) -> None:
+            nonlocal end, saved
+            for file, z in zip(files, codes, strict=True):
+                file.write(z.astype(self.dtype).tobytes())
+            segments.append([*segment, end])
+            end += segment[2]
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
+
+        try:
+            yield append
+        finally:
+            save()
+            for file in files:
+                file.close()

@@ -1,0 +1,180 @@
+"""Exponential moving averages of a model's weights, kept in float32.
+
+Three of the same kind: `EMA` keeps one average per parameter, `FusedEMA` one flat vector per type of parameter (a few
+operations for the whole model), `CPUEMA` keeps them in host memory and looks only at every `freq`-th step. All average
+the parameters that are trained when they are built; frozen ones are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+
+class WeightAverage(Protocol):
+    """What training asks of an average."""
+
+    mu: float
+    params: list[nn.Parameter]  # those that are averaged, in order
+
+    def step(self) -> None:
+        """Moves the average towards the parameters as they are now."""
+
+    def swap(self) -> None:
+        """Exchanges parameters and average; half parameters are rounded on the way."""
+
+    def averages(self) -> list[torch.Tensor]:
+        """One float32 tensor for each averaged parameter, in order, sharing memory with the average."""
+
+
+def _trained(params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in params if parameter.requires_grad]
+
+
+class EMA:
+    """average = mu * average + (1 - mu) * parameter, for each parameter, at every step."""
+
+    def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999) -> None:
+        self.mu = mu
+        self.params = _trained(params)
+        self.state = [parameter.detach().float().clone() for parameter in self.params]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        if self.state:
+            torch._foreach_mul_(self.state, self.mu)
+            torch._foreach_add_(self.state, [p.detach().float() for p in self.params], alpha=1.0 - self.mu)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        for parameter, average in zip(self.params, self.state, strict=True):
+            weights = parameter.detach().float().clone()
+            parameter.copy_(average)
+            average.copy_(weights)
+
+    def averages(self) -> list[torch.Tensor]:
+        return self.state
+
+
+class CPUEMA(EMA):
+    """The average in host memory: only every `freq`-th step counts, with mu to the power of `freq`.
+
+    Args:
+        params: what to average.
+        mu: decay per step.
+        freq: steps between two updates; the weights in between are never seen.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999, freq: int = 1) -> None:
+        self.mu = mu**freq
+        self.freq = freq
+        self.calls = 0
+        self.params = _trained(params)
+        self.state = [parameter.detach().to("cpu", torch.float32, copy=True) for parameter in self.params]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.calls += 1
+        if self.calls % self.freq:
+            return
+        for parameter, average in zip(self.params, self.state, strict=True):
+            weights = parameter.detach().to("cpu", torch.float32)
+            average.mul_(self.mu).add_(weights, alpha=1.0 - self.mu)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        for parameter, average in zip(self.params, self.state, strict=True):
+            weights = parameter.detach().to("cpu", torch.float32, copy=True)
+            parameter.copy_(average)
+            average.copy_(weights)
+
+
+class FusedEMA(EMA):
+    """The averages of all parameters of one type in one flat vector: `state` has one for each of `fp16`, `fp32`, ..."""
+
+    NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+    def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999) -> None:
+        self.mu = mu
+        self.params = _trained(params)
+        kinds = [self.NAMES[parameter.dtype] for parameter in self.params]
+        self.members = {kind: [p for p, k in zip(self.params, kinds, strict=True) if k == kind] for kind in set(kinds)}
+        self.state: dict[str, torch.Tensor] = {}  # type: ignore[assignment]
+        views: dict[int, torch.Tensor] = {}
+        for kind, members in sorted(self.members.items()):
+            # `cat` of a single float32 parameter is a copy as well; a flattened view would share its memory
+            self.state[kind] = torch.cat([p.detach().float().reshape(-1) for p in members])
+            for parameter, view in zip(members, self._views(kind), strict=True):
+                views[id(parameter)] = view
+        self._averages = [views[id(parameter)] for parameter in self.params]
+
+    def _views(self, kind: str) -> list[torch.Tensor]:
+        members = self.members[kind]
+        parts = self.state[kind].split([p.numel() for p in members])
+        return [part.view(p.shape) for part, p in zip(parts, members, strict=True)]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for average in self.state.values():
+            average.mul_(self.mu)
+        if self.params:
+            torch._foreach_add_(self._averages, [p.detach().float() for p in self.params], alpha=1.0 - self.mu)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        for parameter, average in zip(self.params, self._averages, strict=True):
+            weights = parameter.detach().float().clone()
+            parameter.copy_(average)
+            average.copy_(weights)
+
+    def averages(self) -> list[torch.Tensor]:
+        return self._averages
+
+
+def default_mu(mu: float | None, bs: int, world_size: int) -> float:
+    """The decay per step: `mu` where it is set and not 0, else 1 - (bs * world_size / 8) / 1000."""
+    return mu or 1.0 - (bs * world_size / 8.0) / 1000.0
+
+
+def make_ema(params: Iterable[nn.Parameter], hps: Mapping[str, Any], world_size: int) -> WeightAverage | None:
+    """The average that the hyper-parameters ask for: ema, cpu_ema, cpu_ema_freq, ema_fused, mu, bs."""
+    if not hps["ema"]:
+        return None
+    mu = default_mu(hps["mu"], hps["bs"], world_size)
+    if hps["cpu_ema"]:
+        return CPUEMA(params, mu, hps["cpu_ema_freq"])
+    return FusedEMA(params, mu) if hps["ema_fused"] else EMA(params, mu)
+
+
+def averaged_state(model: nn.Module, average: WeightAverage | None) -> dict[str, torch.Tensor]:
+    """The state dict with averaged weights in the parameters' types; float32 ones share the average's memory."""
+    state = model.state_dict(keep_vars=True)
+    by_parameter: dict[int, torch.Tensor] = {}
+    if average is not None:
+        by_parameter = {id(p): a for p, a in zip(average.params, average.averages(), strict=True)}
+    return {key: by_parameter.get(id(value), value).detach().to(value.dtype) for key, value in state.items()}
+
+
+@contextlib.contextmanager
+def averaged_weights(average: WeightAverage | None) -> Iterator[None]:
+    """Gives parameters their averaged weights for a while and then the very same raw ones back.
+
+    Unlike two swaps this loses no digit of a half parameter's average. The raw weights wait in host memory.
+    """
+    if average is None:
+        yield
+        return
+    raw = [p.detach().to("cpu", copy=True) for p in average.params]
+    with torch.no_grad():
+        for parameter, weights in zip(average.params, average.averages(), strict=True):
+            parameter.copy_(weights)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, weights in zip(average.params, raw, strict=True):
+                parameter.copy_(weights)

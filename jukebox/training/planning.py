@@ -1,0 +1,247 @@
+"""What a training run needs, before anything is loaded or allocated: parameters, and memory per process.
+
+Weights, gradients, optimizer state and average are counted exactly, on modules without memory. Activations are those
+that the backward pass keeps, counted while fake tensors run through the real modules, plus one recomputed layer where
+layers are recomputed; what an allocator loses and what kernels need for a moment is not in it. Change here what is
+planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from jukebox.hparams import Hyperparams
+from jukebox.make_models import build_prior, make_vqvae
+from jukebox.training.finetune import freeze_all_but
+from jukebox.training.sharding import layers_to_shard
+from jukebox.transformer.patterns import CROSS_KIND
+from jukebox.utils.launch import read_launch
+from jukebox.vqvae import tiling
+
+GIB = 2**30
+USUAL_GB = 80.0  # of one GPU, where none is there to ask
+SPARE = 0.9  # share of a GPU's memory that may be planned for
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of one process; `host` lies in host memory."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    gathered: int  # whole layers that exist for a moment where weights are sharded
+    activations: int
+    vqvae: int
+    host: int
+
+    @property
+    def total(self) -> int:
+        return (
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.average
+            + self.gathered
+            + self.activations
+            + self.vqvae
+        )
+
+
+def plan(hps: Hyperparams) -> list[str]:
+    """Lines for a person: the model, and what it needs on some numbers of processes.
+
+    Args:
+        hps: checked by `check_training`; `plan_ranks` and `plan_gb` say what to plan for.
+    """
+    model, vqvae = build_without_memory(hps)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in model.parameters())
+    part = "" if trained == everything else f", {trained:,} of them trained"
+    what = f"prior of level {hps.level}" if hps.prior else "VQ-VAE"
+    kind = "fp16" if hps.fp16 else "fp32" if not computes_in_bf16(hps) else "bf16"
+    lines = [f"{what}: {everything:,} parameters{part}; computes in {kind}, {hps.bs} items a process"]
+    activations = count_activations(model, hps)
+    gpu = hps.plan_gb or _gpu_gb()
+    in_float32 = Hyperparams(hps, fp16_params=False, fp16_opt=False)  # as shards are
+    to_shard = build_without_memory(in_float32)[0] if hps.fp16_params else model
+    ranks = [int(n) for n in hps.plan_ranks.split(",") if n.strip()] or sorted({read_launch().size, 8, 64})
+    lines.append("GiB per process    weights  gradients  optimizer  average  gathered  activations  VQ-VAE    total")
+    fits: dict[tuple[int, bool], bool] = {}
+    for n in ranks:
+        for sharded in (False, True) if hps.prior and n > 1 else (False,):
+            if sharded:
+                needs = count(to_shard, vqvae, in_float32, n, activations)
+            else:
+                needs = count(model, vqvae, hps, 1, activations)
+            fits[n, sharded] = needs.total <= SPARE * gpu * GIB
+            numbers = (needs.weights, needs.gradients, needs.optimizer, needs.average, needs.gathered)
+            row = [f"{x / GIB:.2f}" for x in (*numbers, needs.activations, needs.vqvae, needs.total)]
+            who = f"{n:4} rank{'s' if n > 1 else ' '} {'--fsdp' if sharded else '      '}"
+            widths = (8, 10, 10, 8, 9, 12, 7, 8)
+            lines.append(" ".join([who, *(f"{x:>{width}}" for x, width in zip(row, widths, strict=True))]))
+            if needs.host and n == ranks[0] and not sharded:
+                lines.append(f"     and {needs.host / GIB:.2f} GiB of host memory for the average")
+    if hps.fp16_params and hps.prior:
+        lines.append("--fsdp keeps weights in float32: it goes with --fp16_params=False --fp16_opt=False")
+    lines += [_verdict(n, fits, gpu, hps) for n in ranks]
+    return lines
+
+
+def _verdict(n: int, fits: dict[tuple[int, bool], bool], gpu: float, hps: Hyperparams) -> str:
+    where = f"{n} rank{'s' if n > 1 else ''} of {gpu:g} GiB"
+    if fits[n, False]:
+        return f"{where}: fits as it is, --fsdp is not needed"
+    if fits.get((n, True)):
+        return f"{where}: needs --fsdp"
+    advice = [] if hps.bs == 1 else ["a smaller --bs"]
+    if hps.prior:
+        advice += [] if hps.c_res else ["--c_res=1"]
+        advice += ["more ranks with --fsdp"] + ([] if hps.cpu_ema or not hps.ema else ["--cpu_ema --ema_fused=False"])
+    return f"{where}: does not fit" + (f"; use {', '.join(advice)}" if advice else "")
+
+
+def computes_in_bf16(hps: Hyperparams) -> bool:
+    """Whether a GPU run of these hyper-parameters would, see `choose_precision`."""
+    return bool(hps.prior and not hps.fp16) if hps.bf16 is None else bool(hps.bf16)
+
+
+def _gpu_gb() -> float:
+    return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else USUAL_GB
+
+
+def build_without_memory(hps: Hyperparams) -> tuple[Any, Any]:
+    """The model in training and its VQ-VAE (None where that is the model), on the meta device."""
+    settings = Hyperparams(hps, restore_vqvae="", restore_prior="", train=True)
+    with torch.device("meta"):
+        vqvae = make_vqvae(settings, "meta")
+        if not hps.prior:
+            return vqvae, None
+        prior = build_prior(settings, vqvae)
+    freeze_all_but(prior, hps.finetune_layers)
+    return prior, vqvae
+
+
+def _bytes(tensors: Sequence[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def count(model: nn.Module, vqvae: nn.Module | None, hps: Hyperparams, shards: int, activations: int) -> Needs:
+    """Bytes of one of `shards` processes that hold one copy of the weights together (1: each holds all)."""
+    weights = list(model.parameters())
+    trained = [p for p in weights if p.requires_grad]
+    elements = sum(p.numel() for p in trained)
+    halves = sum(p.numel() for p in trained if p.dtype == torch.half) if hps.fp16_opt else 0
+    average = 4 * elements // shards if hps.ema else 0
+    gathered = 0
+    if shards > 1:
+        layers = layers_to_shard(model)
+        inside = {id(p) for layer in layers for p in layer.parameters()}
+        outside = _bytes([p for p in weights if id(p) not in inside])
+        largest = max((_bytes(list(layer.parameters())) for layer in layers), default=0)
+        gathered = outside + 3 * largest  # weights of two layers and gradients of one, and all that is in no layer
+    return Needs(
+        weights=_bytes(weights) // shards,
+        gradients=_bytes(trained) // shards,
+        optimizer=(2 * 4 * (elements - halves) + 2 * 2 * halves) // shards,
+        average=0 if hps.cpu_ema else average,
+        gathered=gathered,
+        activations=activations,
+        vqvae=_bytes([*vqvae.parameters(), *vqvae.buffers()]) if vqvae is not None else 0,
+        host=average if hps.cpu_ema else 0,
+    )
+
+
+# ------------------------------------------------------------------------------------------- activations
+
+
+@contextmanager
+def saved_bytes(module: nn.Module) -> Iterator[Callable[[], int]]:
+    """Counts what autograd keeps for a backward pass in the block, a module's own weights left out."""
+    own = {p.untyped_storage()._cdata for p in module.parameters()}
+    seen: dict[int, Any] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage  # held, so that its number is not given to another one
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield lambda: sum(storage.nbytes() for storage in seen.values())
+
+
+def count_activations(model: Any, hps: Hyperparams) -> int:
+    """Bytes that the backward pass of one batch keeps, without the weights."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    if not hps.prior:
+        return _of_vqvae(model, hps)
+    settings = Hyperparams(hps, restore_vqvae="", restore_prior="", train=True)
+    with torch.device("meta"):
+        vqvae = make_vqvae(settings, "meta")
+    with FakeTensorMode(), tiling.disabled(), torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bf16(hps)):
+        prior = build_prior(settings, vqvae)
+        freeze_all_but(prior, hps.finetune_layers)
+        return _of_prior(prior, hps)
+
+
+def _of_prior(prior: Any, hps: Hyperparams) -> int:
+    n, width = hps.bs, hps.prior_width
+    parts: list[int] = []
+    x_cond = y_cond = kv = None
+    if prior.x_cond:
+        z_above = torch.zeros(n, prior.n_ctx // prior.cond_downsample, dtype=torch.long)
+        with saved_bytes(prior.conditioner_blocks[0]) as kept:
+            x_cond = prior.conditioner_blocks[0](z_above)
+            parts.append(kept())
+    elif prior.y_cond:
+        x_cond = torch.empty(n, prior.n_ctx, width, requires_grad=True)
+    if prior.y_cond:
+        y_cond = torch.empty(n, 1, width, requires_grad=True)
+    if prior.lyric_encoder is not None:
+        with saved_bytes(prior.prime_prior) as kept:
+            kv = prior.get_encoder_kv(torch.zeros(n, prior.n_tokens, dtype=torch.long), hps.fp16)
+            parts.append(kept())
+    length = prior.n_ctx
+    if prior.merged is not None:
+        length = prior.merged.length
+        x_cond = torch.empty(n, length, width, requires_grad=True)
+    with saved_bytes(prior.prior) as kept:
+        prior.prior(torch.zeros(n, length, dtype=torch.long), x_cond, y_cond, kv, fp16=hps.fp16)
+        parts.append(kept())
+    if hps.c_res:
+        parts.append(_one_layer(prior.prior, n, length, width, kv, hps.fp16))
+    return sum(parts)
+
+
+def _one_layer(car: Any, n: int, length: int, width: int, kv: Any, fp16: bool) -> int:
+    """The largest layer's, which exist while it is recomputed."""
+    sizes = {0}
+    kinds = {layer.attn_func: layer for layer in car.transformer.layers}
+    for layer in kinds.values():
+        x = torch.empty(n, length, width, dtype=torch.half if fp16 else torch.float32, requires_grad=True)
+        with saved_bytes(layer) as kept:
+            layer(x, kv if layer.attn_func == CROSS_KIND else None)
+            sizes.add(kept())
+    return max(sizes)
+
+
+def _of_vqvae(vqvae: Any, hps: Hyperparams) -> int:
+    x = torch.empty(hps.bs, 1, hps.sample_length, device="meta")
+    total = 0
+    for encoder, decoder in zip(vqvae.encoders, vqvae.decoders, strict=True):
+        with saved_bytes(encoder) as kept:
+            latents = encoder(x)
+            total += kept()
+        with saved_bytes(decoder) as kept:
+            decoder(latents)
+            total += kept()
+    return total

@@ -1,0 +1,168 @@
+"""One training step, from top to bottom, and the evaluation beside it.
+
+A step draws its random numbers from (seed, step, rank) alone. Gradients that are not finite are never used, in any
+precision. Change here what happens between a batch and new weights; the parts are in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from jukebox.hparams import Hyperparams
+from jukebox.training.ema import WeightAverage, averaged_weights, make_ema
+from jukebox.training.optim import join_average, make_optimizer
+from jukebox.training.parallel import wrap_for_ranks
+from jukebox.training.scaler import LossScaler, clip_scale, gradient_norm, is_fit, make_scaler
+from jukebox.training.schedule import Schedule, ScheduleOptions
+from jukebox.training.sharding import Shards
+from jukebox.utils import dist_adapter as dist
+from jukebox.utils.audio_utils import audio_preprocess
+from jukebox.utils.dist_utils import any_rank, gather_objects
+from jukebox.utils.torch_utils import seed_everything
+
+# Audio [N, T, C] float32, or packed codes [N, L] int64 (see `codes.py`); or (audio, labels [N, 4 + genres + lyrics]
+# int64), or with the times of lyric characters (audio, labels, times [N, lyrics, 2]).
+Batch = Any
+
+
+@dataclass
+class Training:
+    """Everything that changes while a model is trained.
+
+    `model` is the plain module, whose names go into checkpoints; `wrapped` is what is called, which may average
+    gradients over ranks. With `shards` the optimizer's parameters are this rank's parts. `step` counts updates, those
+    included that were skipped.
+    """
+
+    model: Any  # a VQVAE or a SimplePrior
+    wrapped: Any
+    parameters: list[nn.Parameter]
+    optimizer: Any  # its `step` takes `scale`
+    optimizer_name: str
+    schedule: Schedule
+    scaler: LossScaler
+    average: WeightAverage | None
+    device: torch.device
+    shards: Shards | None = None
+    averages_itself: bool = False  # whether the optimizer's step moves the average as well
+    step: int = 0
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """The trained parameters with their names in the model, as optimizer and average know them, in order."""
+        names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        return list(zip(names, self.parameters, strict=True))
+
+
+def make_training(model: nn.Module, hps: Hyperparams, device: torch.device) -> Training:
+    """Puts optimizer, schedule, loss scale and weight average around a model that is on its device."""
+    wrapped, shards = wrap_for_ranks(model, device, hps.bucket, hps.fsdp)  # now all ranks have the weights of rank 0
+    parameters = shards.parts if shards else [p for p in model.parameters() if p.requires_grad]
+    optimizer, name = make_optimizer(parameters, hps)
+    average = make_ema(parameters, hps, dist.get_world_size())
+    return Training(
+        model=model,
+        wrapped=wrapped,
+        parameters=parameters,
+        optimizer=optimizer,
+        optimizer_name=name,
+        schedule=Schedule(optimizer, ScheduleOptions.from_hps(hps)),
+        scaler=make_scaler(hps.fp16, hps.fp16_loss_scale, hps.fp16_scale_window),
+        average=average,
+        device=device,
+        shards=shards,
+        averages_itself=join_average(optimizer, parameters, average),
+    )
+
+
+def train_step(training: Training, batches: Sequence[Batch], hps: Hyperparams) -> dict[str, float]:
+    """One update from one or more batches, whose gradients are averaged.
+
+    Returns:
+        The means of the batches' metrics, and of the step: `grad_norm`, `loss_scale`, `lr`, `skipped` (1 where the
+        gradients were not used) and `overflow` (1 where they or the loss were not finite).
+    """
+    seed_everything(hps.seed, "step", training.step, dist.get_rank())
+    training.step += 1
+    training.schedule.step(training.step)
+    metrics = backward(training, batches, hps)
+    scale = training.scaler.scale
+    grad_norm = gradient_norm(training.parameters, scale)
+    if training.shards is not None:
+        grad_norm = training.shards.norm(grad_norm)
+    bad_loss = any_rank(not math.isfinite(metrics["loss"]), training.device)
+    overflow = bad_loss or not math.isfinite(grad_norm)
+    skipped = overflow or not is_fit(grad_norm, hps.ignore_grad_norm)
+    if not skipped:
+        training.optimizer.step(scale=clip_scale(grad_norm, hps.clip, scale))
+        if training.average is not None and not training.averages_itself:
+            training.average.step()
+    training.scaler.update(overflow)
+    training.optimizer.zero_grad(set_to_none=True)
+    lr = training.schedule.get_lr()
+    return dict(metrics, grad_norm=grad_norm, loss_scale=scale, lr=lr, skipped=float(skipped), overflow=float(overflow))
+
+
+def backward(training: Training, batches: Sequence[Batch], hps: Hyperparams) -> dict[str, float]:
+    """Leaves the mean gradient of the batches in the parameters, times the loss scale. Returns mean metrics."""
+    training.model.train()
+    collected = []
+    for i, batch in enumerate(batches):
+        alone = i < len(batches) - 1 and hasattr(training.wrapped, "no_sync")
+        with training.wrapped.no_sync() if alone else contextlib.nullcontext():  # ranks meet once, at the last batch
+            loss, metrics = forward(training.wrapped, batch, hps, training.device)
+            (loss * (training.scaler.scale / len(batches))).backward()
+        collected.append({"loss": loss.detach(), **metrics})
+    if training.shards is not None:
+        training.shards.take_gradients()
+    return mean_metrics(collected)
+
+
+def forward(
+    model: nn.Module, batch: Batch, hps: Hyperparams, device: torch.device
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss and scalar metrics of one batch."""
+    parts = batch if isinstance(batch, (tuple, list)) else (batch,)
+    x, *labels = [part.to(device, non_blocking=True) for part in parts]
+    if x.is_floating_point():
+        x = audio_preprocess(x, hps)  # [N, T, C] -> [N, T, 1]
+    # Sharded weights come and go, so casts of them are not kept from layer to layer.
+    with torch.autocast(device.type, torch.bfloat16, enabled=bool(hps.bf16), cache_enabled=not hps.fsdp):
+        if hps.prior:
+            given = dict(zip(("y", "times"), labels, strict=False))
+            _, loss, metrics = model(x, fp16=hps.fp16, **given)
+        else:
+            _, loss, metrics = model(x, hps, loss_fn=hps.loss_fn)
+    return loss, {name: value for name, value in metrics.items() if torch.is_tensor(value) and value.dim() == 0}
+
+
+def mean_metrics(collected: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
+    """Means of scalars by name, fetched from the device all at once."""
+    names = list(collected[0])
+    table = torch.stack([torch.stack([metrics[name].detach().float() for name in names]) for metrics in collected])
+    return dict(zip(names, table.mean(0).tolist(), strict=True))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, average: WeightAverage | None, batches: Iterable[Batch], hps: Hyperparams, device: torch.device
+) -> dict[str, float]:
+    """Means of the metrics over the held-out batches of all ranks, with the averaged weights; empty without a batch."""
+    seed_everything(hps.seed, "evaluate", dist.get_rank())
+    plain = Hyperparams(hps, aug_blend=False)
+    training = model.training
+    model.eval()
+    collected = []
+    with averaged_weights(average):
+        for batch in batches:
+            loss, metrics = forward(model, batch, plain, device)
+            collected.append(mean_metrics([{"loss": loss, **metrics}]))
+    model.train(training)
+    everybody = [metrics for part in gather_objects(collected) for metrics in part]
+    return {name: sum(m[name] for m in everybody) / len(everybody) for name in (everybody[0] if everybody else ())}
