@@ -1,0 +1,164 @@
+"""Lyric-to-music alignment of a finished run: python jukebox/align.py --model=M --logdir=DIR [--find]
+
+Recomputes which character of the lyrics the music attends to, and writes the pages of the run anew with it. `--find`
+judges every head that looks at lyrics. The arithmetic is in `sampling/alignment.py`; the command line is here.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":  # the folder of this script would hide installed packages behind our own
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from jukebox.utils.command_line import Flag, run_command
+from jukebox.utils.errors import UserError
+
+if TYPE_CHECKING or __name__ != "__main__":  # as a command, help and wrong flags must not wait for PyTorch
+    from jukebox.sampling.alignment import get_alignment, rank_heads
+
+__all__ = ["get_alignment", "rank_heads"]
+
+DESCRIPTION = """\
+Computes when which character of the lyrics is sung, by the attention of the prior, and writes the pages of a finished
+run anew with it.
+
+  --find judges every attention head that looks at the lyrics, prints the table, draws the best one to
+  LOGDIR/alignment.png, and keeps it in the prior's checkpoint, so that sampling uses it from then on:
+
+    linear   correlation of time and place in the lyrics under the attention; 1 on one rising line
+    sharp    1 - entropy of the attention at a moment, as a share of that of an even spread
+    mass     share of the attention that goes to characters
+    score    linear x sharp x mass"""
+
+FLAGS = [
+    Flag("model", "", "the model that made the run, as for sample.py"),
+    Flag("weights_from", "", "folder with its weights in the Hugging Face layout, as for sample.py"),
+    Flag("logdir", "", "folder of the run, which holds level_0, level_1, ..."),
+    Flag("find", False, "judge all heads that look at lyrics, and keep the best one"),
+    Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is"),
+    Flag("dtype", "", "fp16, bf16 or fp32; fp16 on CUDA, else fp32"),
+]
+
+
+def main(
+    model: str = "", logdir: str = "", find: bool = False, device: str = "", dtype: str = "", weights_from: str = ""
+) -> int:
+    """Carries out one command line; see FLAGS.
+
+    Raises:
+        UserError: something given cannot work.
+    """
+    if not model and not weights_from:
+        raise UserError("--model is missing: give the model that made the run, such as --model=1b_lyrics")
+    levels = finished_levels(logdir)
+    from jukebox.hparams import Hyperparams
+    from jukebox.sampling.alignment import get_alignment, rank_heads
+    from jukebox.sampling.models import find_model, use_prior
+    from jukebox.sampling.settings import DTYPES
+    from jukebox.sampling.values import choice
+    from jukebox.utils.dist_utils import pick_device
+    from jukebox.utils.files import load_torch
+
+    found = find_model(model, weights_from)
+    model = found.name
+    top = found.top
+    if top is None or not top.n_tokens:
+        raise UserError(f"--model={model} has no top-level prior that reads lyrics, so there is nothing to align")
+    if not find and None in (top.hps.alignment_layer, top.hps.alignment_head):
+        raise UserError(f"--model={model} does not say which head shows the alignment: add --find to look for it")
+    torch_device = pick_device(0, 1, device)
+    dtype = choice("dtype", dtype, DTYPES) if dtype else "fp16" if torch_device.type == "cuda" else "fp32"
+
+    saved = load_torch(levels[0] / "data.pth.tar")
+    labels, z = saved["labels"][-1], saved["zs"][-1].to(torch_device)
+    if labels is None or z.shape[1] == 0:
+        raise UserError(f"{levels[0]} holds no codes and labels of the top level: it was not made by --model={model}")
+    if not any(info["full_tokens"] for info in labels["info"]):
+        raise UserError(f"no song of {logdir} has lyrics, so there is nothing to align")
+    count = len(found.levels)
+    hps = Hyperparams({"hop_fraction": [0.5] * count, **saved.get("hps", {})}, levels=count)
+    labels["y"] = labels["y"].to(torch_device)
+    lazy = found.prior(count - 1, found.vqvae(z.shape[1] * top.hop, "meta"), torch_device, dtype)
+    zs, fp16 = [z] * count, dtype == "fp16"
+
+    def work(prior: Any) -> Any:
+        best = None
+        if find:
+            scores = rank_heads(zs, labels, prior, fp16, hps)
+            print(table(scores))
+            best = scores[0]
+            prior.alignment_layer, prior.alignment_head = best.layer, best.head
+        return best, get_alignment(None, zs, labels, prior, fp16, hps)
+
+    best, alignments = use_prior(lazy, torch_device, work)
+    hps["alignment_shift"] = top.hps.get("alignment_shift") or 0
+    for folder in levels:
+        rewrite(folder, alignments, hps)
+    print(f"wrote the pages of {', '.join(str(folder) for folder in levels)}")
+    if best is not None:
+        picture = draw(Path(logdir) / "alignment.png", alignments)
+        print(f"layer {best.layer}, head {best.head} is drawn in {picture}; {keep(top.hps.restore_prior, best)}")
+    return 0
+
+
+def finished_levels(logdir: str) -> list[Path]:
+    """The level folders of a run that hold data, the finest first."""
+    if not logdir:
+        raise UserError("--logdir is missing: give the folder of a finished run, such as --logdir=out/new")
+    levels = sorted(path.parent for path in Path(logdir).glob("level_*/data.pth.tar"))
+    if not levels:
+        raise UserError(f"--logdir={logdir} holds no finished level: give the folder that --name of sample.py named")
+    return levels
+
+
+def table(scores: list[Any]) -> str:
+    """The ranking of heads, the best first."""
+    lines = [f"{'layer':>5} {'head':>5} {'score':>7} {'linear':>7} {'sharp':>7} {'mass':>7}"]
+    for s in scores:
+        lines.append(f"{s.layer:>5} {s.head:>5} {s.score:>7.4f} {s.linear:>7.4f} {s.sharp:>7.4f} {s.mass:>7.4f}")
+    return "\n".join(lines)
+
+
+def rewrite(folder: Path, alignments: list[Any], hps: Any) -> None:
+    """Puts alignments into a level's data file and page."""
+    import torch
+
+    from jukebox.save_html import save_html
+    from jukebox.utils.files import load_torch, save_torch
+
+    data = load_torch(folder / "data.pth.tar")
+    data["alignments"] = [torch.from_numpy(alignment) for alignment in alignments]
+    save_torch(data, folder / "data.pth.tar")
+    save_html(folder, data["x"], data["zs"], data["labels"][-1], alignments, hps)
+
+
+def draw(path: Path, alignments: list[Any]) -> Path:
+    """Draws the alignment of the first song that has lyrics: time to the right, lyrics downwards."""
+    from jukebox.save_html import alignment_picture
+    from jukebox.utils.files import atomic_write
+
+    with atomic_write(path) as file:
+        file.write(alignment_picture(next(a for a in alignments if a.size)))
+    return path
+
+
+def keep(checkpoint: str, best: Any) -> str:
+    """Writes the choice into the hyper-parameters of the prior's checkpoint; returns what to say about it."""
+    from jukebox.utils.files import load_torch, save_torch
+    from jukebox.utils.huggingface import split_part
+    from jukebox.utils.remote_utils import is_remote
+
+    if is_remote(checkpoint) or split_part(checkpoint):
+        return "a released checkpoint stays as it is"
+    content = load_torch(checkpoint)
+    if not isinstance(content.get("hps"), dict):
+        return f"{checkpoint} holds no hyper-parameters: set alignment_layer and alignment_head in its set"
+    content["hps"] = {**content["hps"], "alignment_layer": best.layer, "alignment_head": best.head}
+    save_torch(content, checkpoint)
+    return f"{checkpoint} says so from now on"
+
+
+if __name__ == "__main__":
+    run_command(main, FLAGS, DESCRIPTION)

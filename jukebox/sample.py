@@ -1,0 +1,134 @@
+"""Makes music: python jukebox/sample.py --model=M --name=DIR [flags]
+
+The command line, and the functions that notebooks import. What happens is in `jukebox/sampling/`: `command.py` has
+the order of things, `settings.py` every check, `windows.py` the walk along a song, `levels.py` what a run leaves
+behind.
+"""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":  # the folder of this script would hide installed packages behind our own
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from jukebox.utils.command_line import Flag, run_command
+
+if TYPE_CHECKING or __name__ != "__main__":  # as a command, help and wrong flags must not wait for PyTorch
+    from jukebox.sampling.modes import _sample, ancestral_sample, continue_sample, primed_sample, upsample
+    from jukebox.sampling.prompts import load_codes, load_prompts
+    from jukebox.sampling.windows import sample_level, sample_partial_window, sample_single_window
+
+__all__ = [
+    "_sample",
+    "ancestral_sample",
+    "continue_sample",
+    "load_codes",
+    "load_prompts",
+    "primed_sample",
+    "sample_level",
+    "sample_partial_window",
+    "sample_single_window",
+    "upsample",
+]
+
+DESCRIPTION = """\
+Makes music with a trained model, level by level, and writes each level to NAME/level_L as soon as it is done: audio,
+codes and a page to listen to. Start it under mpiexec -n N to split the songs over N processes. Ctrl-C keeps what is
+there; the same command with --resume goes on.
+
+  from nothing     --model=1b_lyrics --name=out/new --sample_length_in_seconds=20 --artist=... --genre=... --lyrics=...
+  from a file      --model=1b_lyrics --name=out/primed --mode=primed --audio_file=a.mp3 --prompt_length_in_seconds=12
+  from a run       --mode=continue --codes_file=out/new/level_0/data.pth.tar --sample_length_in_seconds=40 ...
+  only upsample    --mode=upsample --codes_file=out/new/level_2/data.pth.tar ...
+  your own model   --model=logs/my_upsampler,logs/my_prior --name=out/mine"""
+
+FLAGS = [
+    Flag("model", "", "5b, 5b_lyrics, 1b_lyrics, another key of MODELS, or runs: logs/RUN[,logs/RUN2,...]", "what"),
+    Flag(
+        "weights_from",
+        "",
+        "folder with the model's weights in the Hugging Face layout; without --model its config.json is followed",
+        "what",
+    ),
+    Flag("name", "", "folder to write to", "what"),
+    Flag(
+        "mode", "ancestral", "ancestral (from nothing), primed (from audio), continue or upsample (from codes)", "what"
+    ),
+    Flag("levels", None, "number of levels; the model's", "what"),
+    Flag("sr", None, "sample rate in Hz; the model's", "what"),
+    Flag(
+        "n_samples",
+        None,
+        "songs made side by side; where left out, as many as there are prompts, saved songs or --metas",
+        "what",
+    ),
+    Flag("sample_length_in_seconds", 24, "seconds of a finished song, the prompt included", "lengths"),
+    Flag(
+        "total_sample_length_in_seconds",
+        240,
+        "length of the imagined whole song, for the timing labels; never under the sample's",
+        "lengths",
+    ),
+    Flag("prompt_length_in_seconds", None, "how much of the prompts or saved codes to keep", "lengths"),
+    Flag(
+        "hop_fraction",
+        (0.5, 0.5, 0.125),
+        "per level, low to high: new tokens of a window as a fraction of the context; cut to the levels",
+        "lengths",
+    ),
+    Flag("audio_file", "", "prompts for --mode=primed, any format, separated by commas", "given"),
+    Flag("codes_file", "", "data.pth.tar of an earlier run, for --mode=continue and --mode=upsample", "given"),
+    Flag("artist", "", "artist of all songs; a demo text where left out, as genre and lyrics", "labels"),
+    Flag("genre", "", "genre of all songs", "labels"),
+    Flag("lyrics", "", r"lyrics of all songs; a backslash is a line end", "labels"),
+    Flag("lyrics_file", "", "the same from a text file in UTF-8", "labels"),
+    Flag(
+        "metas",
+        "",
+        "JSON file with a list of {artist, genre, lyrics, total_length_in_seconds, offset_in_seconds}, one per song",
+        "labels",
+    ),
+    Flag(
+        "list_artists",
+        None,
+        "print the artists that the model knows and stop; =PART for those with that in the name",
+        "labels",
+    ),
+    Flag("list_genres", None, "the same for genres", "labels"),
+    Flag("temp", 0.99, "temperature; one value, or one per level, low to high", "drawing"),
+    Flag("top_k", 0, "draw among the k likeliest codes only; 0: all. One value or one per level", "drawing"),
+    Flag(
+        "top_p",
+        0.0,
+        "draw among the likeliest codes that have this much probability; 0: all. Not with top_k",
+        "drawing",
+    ),
+    Flag("seed", 0, "song number i of a seed is always drawn alike, however many are made at once", "drawing"),
+    Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
+    Flag("dtype", "", "fp16, bf16 or fp32; fp16 on CUDA, else fp32", "machine"),
+    Flag("max_batch_size", None, "songs at a time, one value or one per level; chosen from free memory", "machine"),
+    Flag(
+        "chunk_size", None, "given tokens in one pass, one value or one per level; as many as memory allows", "machine"
+    ),
+    Flag("port", 29500, "where processes under mpiexec meet", "machine"),
+    Flag("resume", False, "go on with an interrupted run of the same name and flags", "run"),
+    Flag(
+        "dry_run",
+        False,
+        "print windows, tokens, memory and time of each level, and stop before any weight is read",
+        "run",
+    ),
+    Flag("format", "wav", "wav, flac or mp3 for the items", "run"),
+]
+
+
+def main(**flags: Any) -> int:
+    """Carries out one command line; see `FLAGS`."""
+    from jukebox.sampling.command import run
+
+    return run(flags)
+
+
+if __name__ == "__main__":
+    run_command(main, FLAGS, DESCRIPTION, only_given=True)

@@ -1,0 +1,176 @@
+"""Which lyric is sung when: the attention from music to lyrics, and which head shows it best.
+
+A prior that was trained with lyrics looks, in a few heads, at the character that is being sung (paper, section 4.5).
+The attention of one such head, window after window, is the alignment of a song:
+
+    rows: tokens of the top level, in time        columns: characters of the full lyrics
+
+        #  .                   window 0 sees the characters of its own lyric window,
+          #                    window 1 those of the next; where windows overlap, the
+           . #                 rows of the earlier one stay
+               #.
+
+`get_alignment` makes it, `rank_heads` judges every (layer, head) that looks at lyrics. Change here what counts as a
+good alignment; how it is shown is the page's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jukebox.transformer.patterns import LYRIC_KINDS
+from jukebox.utils.sample_utils import get_starts
+from jukebox.utils.torch_utils import empty_cache
+
+
+def get_alignment(x: Any, zs: Sequence[Tensor], labels: Any, prior: Any, fp16: bool, hps: Any) -> list[np.ndarray]:
+    """The attention of the music to the lyrics over whole songs, by the head that the prior names.
+
+    One window of one song is in memory at a time.
+
+    Args:
+        x: the audio; not needed, part of the signature that notebooks use.
+        zs: codes per level, low to high; the last, [N, T_top], is read. Codes shorter than the context are filled up
+            with code 0, whose rows are dropped again.
+        labels: `{y, info}` of the top level; `info[i]["full_tokens"]` are the lyrics.
+        prior: of the top level, with `alignment_layer` and `alignment_head`.
+        fp16: run it in half precision.
+        hps: `levels`, and `hop_fraction` per level as the song was sampled with.
+
+    Returns:
+        For each song a float64 array [T_top, len(full_tokens)]: weights of one row are at most 1 in sum.
+
+    Raises:
+        ValueError: the prior has no lyrics or names no head.
+    """
+    if not prior.n_tokens or prior.alignment_layer is None or prior.alignment_head is None:
+        raise ValueError(
+            "this prior has no lyrics, or no alignment_layer and alignment_head: align.py --find finds them"
+        )
+    head = (prior.alignment_layer, prior.alignment_head)
+    level = hps.levels - 1
+    hop = max(1, int(hps.hop_fraction[level] * prior.n_ctx))
+    return [maps[head] for maps in _lyric_maps(zs[level], labels, prior, fp16, hop, [head[0]], {head})]
+
+
+def _lyric_maps(
+    z: Tensor,
+    labels: Any,
+    prior: Any,
+    fp16: bool,
+    hop: int,
+    layers: Collection[int],
+    heads: Collection[tuple[int, int]] | None = None,
+) -> Iterator[dict[tuple[int, int], np.ndarray]]:
+    """For each song {(layer, head): float64 [T, characters]}; all heads of the layers where none are named."""
+    n, total = z.shape
+    if total < prior.n_ctx:
+        z = torch.nn.functional.pad(z, (0, prior.n_ctx - total))
+    starts = get_starts(z.shape[1], prior.n_ctx, hop)
+    places = {start: prior.get_y(labels, start, get_indices=True) for start in starts}
+    for i in range(n):
+        n_characters = len(labels["info"][i]["full_tokens"])
+        maps: dict[tuple[int, int], np.ndarray] = {}
+        for start in reversed(starts):  # so that the rows of earlier windows stay
+            y, indices = places[start]
+            weights = _attention(prior, z[i : i + 1, start : start + prior.n_ctx], y[i : i + 1], fp16, layers)
+            for layer, of_layer in weights.items():
+                for head in range(of_layer.shape[0]):
+                    if heads is not None and (layer, head) not in heads:
+                        continue
+                    # The last column takes what falls on padding, whose place is -1.
+                    whole = maps.setdefault((layer, head), np.zeros((z.shape[1], n_characters + 1)))
+                    whole[start : start + prior.n_ctx, indices[i]] = of_layer[head]
+        yield {key: whole[:total, :-1] for key, whole in maps.items()}
+
+
+def _attention(prior: Any, z: Tensor, y: Tensor, fp16: bool, layers: Collection[int]) -> dict[int, np.ndarray]:
+    """{layer: [heads, n_ctx, n_tokens]} for one window of one song."""
+    ordered = sorted(layers)
+    with torch.inference_mode():
+        recorded = prior.z_forward(z, [], y, fp16=fp16, get_attn_weights=set(ordered))
+    return {layer: weights[0].float().cpu().numpy() for layer, weights in zip(ordered, recorded, strict=True)}
+
+
+def lyric_layers(prior: Any) -> list[int]:
+    """The layers of a prior whose attention goes to the lyrics."""
+    return [i for i, layer in enumerate(prior.prior.transformer._attn_mods) if layer.attn_func in LYRIC_KINDS]
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """How well one head shows where in the lyrics the music is; every measure is in [0, 1] but `linear`, in [-1, 1].
+
+    Attributes:
+        linear: correlation of time and place in the lyrics, the attention of a song taken as a joint distribution of
+            both.
+            1 where all of it lies on one rising line; a sharp head that stays at one place and a blurred one are near
+            0.
+        sharp: 1 - entropy of a row's attention, as a share of that of an even row, averaged over rows.
+        mass: share of a row's attention that goes to real characters rather than to padding or music.
+    """
+
+    layer: int
+    head: int
+    linear: float
+    sharp: float
+    mass: float
+
+    @property
+    def score(self) -> float:
+        """What heads are ranked by: linear (0 where it falls) x sharp x mass."""
+        return max(0.0, self.linear) * self.sharp * self.mass
+
+
+def judge(alignment: np.ndarray) -> tuple[float, float, float]:
+    """The measures (linear, sharp, mass) of one song's alignment [T, characters], as HeadScore explains them."""
+    mass = alignment.sum(axis=1)
+    used = mass > 1e-9
+    if not used.any() or alignment.shape[1] < 2:
+        return 0.0, 0.0, float(mass.mean()) if len(mass) else 0.0
+    rows = alignment[used] / mass[used, None]
+    time, place = np.flatnonzero(used).astype(float), np.arange(rows.shape[1], dtype=float)
+    time -= time.mean()
+    share = rows.mean(axis=0)  # of each character over the whole song
+    place -= (share * place).sum()
+    spread = np.sqrt((time**2).mean() * (share * place**2).sum())
+    linear = float((time[:, None] * rows * place).sum() / len(rows) / spread) if spread > 1e-12 else 0.0
+    entropy = -(rows * np.log(np.maximum(rows, 1e-30))).sum(axis=1)
+    # Padded windows see fewer characters than there are: an even row is even over those that it can see.
+    reach = np.log(np.maximum(2, (rows > 0).sum(axis=1)))
+    sharp = float(np.clip(1 - entropy / reach, 0, 1).mean())
+    return linear, sharp, float(mass.mean())
+
+
+def rank_heads(zs: Sequence[Tensor], labels: Any, prior: Any, fp16: bool, hps: Any) -> list[HeadScore]:
+    """Judges every head of every lyric layer on some songs, the best first.
+
+    Args: as `get_alignment`. Songs without lyrics are left out.
+
+    Raises:
+        ValueError: the prior has no lyric layers, or no song has lyrics.
+    """
+    layers = lyric_layers(prior) if prior.n_tokens else []
+    if not layers:
+        raise ValueError("this prior has no layer that attends to lyrics")
+    songs = [i for i, info in enumerate(labels["info"]) if len(info["full_tokens"]) > 1]
+    if not songs:
+        raise ValueError("no song of this run has lyrics")
+    z = zs[hps.levels - 1][songs]
+    chosen = {"y": labels["y"][songs], "info": [labels["info"][i] for i in songs]}
+    hop = max(1, int(hps.hop_fraction[hps.levels - 1] * prior.n_ctx))
+    measured: dict[tuple[int, int], list[tuple[float, float, float]]] = {}
+    for layer in layers:  # one at a time: the maps of all layers together may not fit
+        for maps in _lyric_maps(z, chosen, prior, fp16, hop, [layer]):
+            for key, alignment in maps.items():
+                measured.setdefault(key, []).append(judge(alignment))
+        empty_cache()
+    means = {key: np.mean(values, axis=0).tolist() for key, values in measured.items()}
+    scores = [HeadScore(layer, head, *means[layer, head]) for layer, head in means]
+    return sorted(scores, key=lambda s: (-s.score, s.layer, s.head))

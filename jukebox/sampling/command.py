@@ -1,0 +1,242 @@
+"""What `python jukebox/sample.py` does with its flags, from top to bottom.
+
+    flags -> settings (all checks) -> plan -> [--dry_run ends here] -> labels and prompts -> levels
+
+Change here the order of things; each step is in a file of its own.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jukebox.sampling.levels import run_levels
+from jukebox.sampling.models import Model, find_model
+from jukebox.sampling.plan import LevelPlan, check_memory, describe, level_plans
+from jukebox.sampling.report import Bars, Silent
+from jukebox.sampling.settings import Settings, read_settings
+from jukebox.sampling.start import (
+    keep_asked_sizes,
+    known_alignments,
+    load_inputs,
+    make_labels,
+    run_hps,
+    sampling_kwargs,
+    starting_codes,
+    starting_lengths,
+)
+from jukebox.sampling.state import STATE_FILE, RunState, check_same
+from jukebox.sampling.values import whole
+from jukebox.utils.dist_utils import failing_together, pick_device, read_launch, setup_dist_from_mpi, shutdown
+from jukebox.utils.errors import UserError
+from jukebox.utils.memory import free_bytes
+
+
+def run(flags: Mapping[str, Any]) -> int:
+    """Carries out one command line.
+
+    Args:
+        flags: the flags that were given, by name.
+
+    Returns:
+        Exit status: 0, or 130 after Ctrl-C.
+
+    Raises:
+        UserError: something given cannot work.
+    """
+    if not flags.get("model") and not flags.get("weights_from"):
+        raise UserError(
+            "--model is missing: give a model, such as --model=1b_lyrics, or a run, such as --model=logs/RUN"
+        )
+    model = find_model(str(flags.get("model", "")), str(flags.get("weights_from", "")))
+    if flags.get("list_artists") or flags.get("list_genres"):
+        return list_names(model, flags)
+    settings = read_settings(flags, model)
+    launch = read_launch()
+    if settings.n_samples < launch.size:
+        raise UserError(
+            f"--n_samples={settings.n_samples} cannot be split over {launch.size} processes: "
+            f"use --n_samples={launch.size} or more, or fewer processes"
+        )
+    if flags.get("dry_run"):
+        if launch.rank == 0:
+            songs = songs_of_rank(settings.n_samples, 0, launch.size)
+            device = pick_device(0, 1, settings.device)
+            settings = replace(settings, dtype=resolve_dtype(settings, device))
+            folder = run_folder(settings, 0, launch.size)
+            state = open_state(settings, folder, songs, True, Bars()) if flags.get("resume") else None
+            known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
+            make_plan(settings, songs, known, device, timed=True, report=Bars())
+        return 0
+    port = whole("port", flags.get("port", 29500), least=1)
+    rank, _, device = setup_dist_from_mpi(port=port, device=settings.device, backend="gloo")
+    try:
+        with failing_together():
+            return make_songs(settings, flags, rank, launch.size, device)
+    finally:
+        shutdown()
+
+
+def list_names(model: Model, flags: Mapping[str, Any]) -> int:
+    """Prints the artists or genres that a model knows, one a line."""
+    level = next((level for level in reversed(model.levels) if level is not None and level.hps.labels), None)
+    if level is None:
+        raise UserError(f"model {model.name} was trained without labels: it knows no artists and genres")
+    names = level.labeller.ag_processor  # type: ignore[union-attr]
+    for flag, matching in (("list_artists", names.list_artists), ("list_genres", names.list_genres)):
+        wanted = flags.get(flag)
+        if wanted:
+            found = matching("" if wanted is True else str(wanted))
+            if not found:
+                raise UserError(f"--{flag}={wanted}: no name fits; leave the part out to see all")
+            print("\n".join(found))
+    return 0
+
+
+def resolve_dtype(settings: Settings, device: torch.device) -> str:
+    """The type that was asked for, or half precision on GPUs and single precision elsewhere."""
+    return settings.dtype or ("fp16" if device.type == "cuda" else "fp32")
+
+
+def make_plan(
+    settings: Settings, songs: range, known: list[int], device: torch.device, timed: bool, report: Silent
+) -> list[LevelPlan]:
+    """Tells the plan, top level first, and returns it.
+
+    Args:
+        known: tokens per level that are there already.
+        timed: estimate the time too, and only tell of levels that do not fit.
+
+    Raises:
+        UserError: a level does not fit the memory.
+    """
+    dtype = resolve_dtype(settings, device)
+    for notice in settings.notices:
+        report.message(notice)
+    plans = level_plans(settings, known, len(songs), device, dtype, timed)
+    free = free_bytes(device)
+    report.message(describe(settings, plans, device, dtype, free))
+    for plan in plans:
+        try:
+            check_memory(plan, free, device, dtype)
+        except UserError as error:
+            if not timed:
+                raise
+            report.message(f"does not fit: {error}")
+    return plans
+
+
+def songs_of_rank(n_samples: int, rank: int, size: int) -> range:
+    """The numbers of a process's songs: neighbours, and as evenly many as possible."""
+    return range(n_samples * rank // size, n_samples * (rank + 1) // size)
+
+
+def run_folder(settings: Settings, rank: int, size: int) -> Path:
+    """Where a process writes."""
+    return Path(settings.name if size == 1 else f"{settings.name}_rank_{rank}")
+
+
+def make_songs(settings: Settings, flags: Mapping[str, Any], rank: int, size: int, device: torch.device) -> int:
+    """Makes the songs of one process."""
+    folder = run_folder(settings, rank, size)
+    songs = songs_of_rank(settings.n_samples, rank, size)
+    dtype = resolve_dtype(settings, device)
+    settings = replace(settings, dtype=dtype)
+    report = Bars() if rank == 0 else Silent()
+
+    state = open_state(settings, folder, songs, bool(flags.get("resume")), report)
+    if state is not None and set(settings.sample_levels) <= set(state.done):
+        report.message(f"{folder}: this run is finished, nothing is left to do")
+        return 0
+    clean_up(folder)
+    known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
+    plans = make_plan(settings, songs, known, device, timed=False, report=report)
+    labels = make_labels(settings.model, [settings.metas[song] for song in songs], device, report)
+    hps = run_hps(settings, folder, songs, flags)
+    prompts = load_inputs(settings, hps) if state is None else None
+
+    vqvae = settings.model.vqvae(settings.sample_length, device)
+    priors = [settings.model.prior(level, vqvae, device, dtype) for level in range(len(settings.model.levels))]
+    if state is None:
+        zs = starting_codes(settings, prompts, priors, hps)
+        kwargs = sampling_kwargs(settings, songs, plans, dtype)
+        state = RunState(folder, state_settings(settings, songs), zs, [], kwargs)
+        state.save()
+    else:
+        keep_asked_sizes(state, settings)
+    state.zs = [z.to(device) for z in state.zs]
+    try:
+        run_levels(
+            state.zs,
+            labels,
+            state.sampling_kwargs,
+            priors,
+            settings.sample_levels,
+            hps,
+            state=state,
+            alignments=known_alignments(settings, folder, songs, state, labels),
+            report=report,
+        )
+    except KeyboardInterrupt:
+        if rank == 0:
+            saved = f"{folder} holds everything up to the last finished window"
+            print(f"\nstopped: {saved}. To go on: {again(sys.argv, size)}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror or error}. What was saved is whole; when there is room "
+            "again, go on "
+            f"with {again(sys.argv, size)}"
+        ) from error
+    return 0
+
+
+def state_settings(settings: Settings, songs: range) -> dict[str, Any]:
+    return {**settings.fingerprint(), "songs": list(songs)}
+
+
+def open_state(settings: Settings, folder: Path, songs: range, resume: bool, report: Silent) -> RunState | None:
+    """The state to go on from, None for a new run.
+
+    Raises:
+        UserError: --resume with other settings, or the very run that was interrupted without --resume.
+    """
+    if not (folder / STATE_FILE).is_file():
+        if resume:
+            report.message(f"{folder} holds no interrupted run: starting from the beginning")
+        return None
+    if resume:
+        state = RunState.load(folder)
+        check_same(state.settings, state_settings(settings, songs))
+        return state
+    try:
+        state = RunState.load(folder)
+        check_same(state.settings, state_settings(settings, songs))
+    except UserError:
+        return None  # another run was here
+    begun = [z.shape[1] for z in state.zs] != starting_lengths(settings)
+    if begun and not set(settings.sample_levels) <= set(state.done):
+        raise UserError(
+            f"{folder} holds this very run, interrupted: add --resume to go on with it, or choose another --name"
+        )
+    return None
+
+
+def clean_up(folder: Path) -> None:
+    """Removes what writes that were killed have left unfinished."""
+    for pattern in (".*.tmp", "level_*/.*.tmp", "level_*/item_*/.*.tmp"):
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
+
+
+def again(arguments: list[str], size: int) -> str:
+    """The command that goes on with this run."""
+    words = [word for word in arguments if word not in ("--resume", "--resume=True")]
+    launcher = f"mpiexec -n {size} " if size > 1 else ""
+    return f"{launcher}python {shlex.join(words)} --resume"

@@ -1,0 +1,200 @@
+"""One run over the levels, top first: make the codes, decode them, write what the user gets.
+
+    codes (windows.py) -> alignment, if the model reads lyrics -> audio -> DIR/level_L: items, data.pth.tar, page
+
+Each level is written as soon as it is made, and the state of the run after every window. Only the prior of the level
+at work is on the device. Change here what a level leaves behind; the page's content is decided in `save_html.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jukebox.sampling.alignment import get_alignment
+from jukebox.sampling.models import use_prior
+from jukebox.sampling.report import Bars, Silent
+from jukebox.sampling.state import RunState, uninterrupted
+from jukebox.sampling.windows import schedule, walk_level
+from jukebox.save_html import save_html
+from jukebox.utils.files import load_torch, save_torch
+
+DATA_FILE = "data.pth.tar"
+
+
+def run_levels(
+    zs: Sequence[Tensor],
+    labels: Sequence[Any],
+    sampling_kwargs: Sequence[dict[str, Any]],
+    priors: Sequence[Any],
+    sample_levels: Sequence[int],
+    hps: Any,
+    state: RunState | None = None,
+    alignments: list[np.ndarray] | None = None,
+    report: Silent | None = None,
+) -> list[Tensor]:
+    """Makes levels from the highest down and writes each to `hps.name/level_L`.
+
+    Args:
+        zs: codes per level, low to high, [N, T_level]; empty, or prompts.
+        labels, sampling_kwargs, priors: per level; entries of levels that are not made may be None.
+        sample_levels: levels to make.
+        hps: `name`, `sample_length` (samples), `hop_fraction`, `levels`, `sr`; what else is in it goes to the page.
+        state: kept up to date after every window, and its finished levels are left alone.
+        alignments: of the top level, where they are known already.
+        report: told about progress; None draws bars.
+
+    Returns:
+        zs with all levels made.
+    """
+    run = _Run(list(zs), labels, sampling_kwargs, priors, hps, state, alignments, report or Bars())
+    for level in sorted(sample_levels, reverse=True):
+        if state is None or level not in state.done:
+            run.level(level)
+    return run.zs
+
+
+@dataclass
+class _Run:
+    """What changes while levels are made: `zs` grow, `alignments` are found."""
+
+    zs: list[Tensor]
+    labels: Sequence[Any]
+    sampling_kwargs: Sequence[dict[str, Any]]
+    priors: Sequence[Any]
+    hps: Any
+    state: RunState | None
+    alignments: list[np.ndarray] | None
+    report: Silent
+
+    def level(self, level: int) -> None:
+        """Makes and writes one level."""
+        device, top = self.zs[level].device, len(self.zs) - 1
+        if level < top and self.alignments is None and wants_alignment(self.priors[top]):
+            use_prior(self.priors[top], device, self._align)
+        x = use_prior(self.priors[level], device, lambda prior: self._make(prior, level))
+        with uninterrupted():
+            write_level(level, x, self.zs, self.labels, self.sampling_kwargs, self.alignments, self.hps)
+            if self.state is not None:
+                self.state.done.append(level)
+                self._save()
+        self.report.message(f"level {level} is written to {Path(self.hps.name) / f'level_{level}'}")
+
+    def _make(self, prior: Any, level: int) -> Tensor:
+        """Makes the codes of a level, and of the top level the alignments; returns the audio."""
+        total = self.hps.sample_length // prior.raw_to_tokens
+        hop = int(self.hps.hop_fraction[level] * prior.n_ctx)
+        n, known = self.zs[level].shape
+        windows = schedule(total, prior.n_ctx, hop, known)
+        self.report.begin(level, sum(window.new for window in windows) * n, len(windows))
+        try:
+            walk_level(
+                self.zs,
+                self.labels[level],
+                self.sampling_kwargs[level],
+                level,
+                prior,
+                total,
+                hop,
+                self._after_window,
+                self.report.advance,
+            )
+        finally:
+            self.report.end()
+        if level == len(self.zs) - 1 and self.alignments is None:
+            self._align(prior)
+        return prior.decode(self.zs[level:], start_level=level, bs_chunks=max(1, n))
+
+    def _after_window(self, zs: list[Tensor]) -> None:
+        self.zs = zs
+        self._save()
+        self.report.window_done()
+
+    def _save(self) -> None:
+        if self.state is not None:
+            self.state.zs = self.zs
+            self.state.save()
+
+    def _align(self, prior: Any) -> None:
+        fp16 = bool(self.sampling_kwargs[-1].get("fp16"))
+        if wants_alignment(prior) and self.labels[-1] is not None:
+            self.alignments = get_alignment(None, self.zs, self.labels[-1], prior, fp16, self.hps)
+
+
+def wants_alignment(prior: Any) -> bool:
+    """Whether a prior reads lyrics and says which head shows where they are."""
+    return prior is not None and bool(prior.n_tokens) and None not in (prior.alignment_layer, prior.alignment_head)
+
+
+def write_level(
+    level: int,
+    x: Tensor,
+    zs: Sequence[Tensor],
+    labels: Sequence[Any],
+    sampling_kwargs: Sequence[Mapping[str, Any]],
+    alignments: list[np.ndarray] | None,
+    hps: Any,
+) -> None:
+    """Writes `hps.name/level_L`: audio of each item, data.pth.tar, and the page last.
+
+    Args:
+        x: audio [N, T, 1] decoded from this level; the rest as in `run_levels`.
+    """
+    from jukebox.utils.io import write_audio
+
+    folder = Path(hps.name) / f"level_{level}"
+    x = x.detach().float().cpu()
+    own = labels[-1] if labels[-1] is not None else labels[level]
+    suffix = _get(hps, "format") or "wav"
+    for i, audio in enumerate(x):
+        info = own["info"][i] if own is not None and i < len(own.get("info", [])) else {}
+        write_audio(folder / f"item_{i}.{suffix}", audio, hps.sr, tags=tags(info, hps))
+        for other in {"wav", "flac", "mp3"} - {suffix}:  # of an earlier run into this folder
+            (folder / f"item_{i}.{other}").unlink(missing_ok=True)
+    data = {
+        "zs": [z.cpu() for z in zs],
+        "labels": plain(labels),
+        "sampling_kwargs": plain(sampling_kwargs),
+        "x": x,
+        "alignments": None if alignments is None else [torch.from_numpy(a) for a in alignments],
+        "hps": plain(dict(hps)) if isinstance(hps, Mapping) else {},
+    }
+    save_torch(data, folder / DATA_FILE)
+    save_html(folder, x, zs, own, alignments, hps)
+
+
+def tags(info: Mapping[str, Any], hps: Any) -> dict[str, str]:
+    """What an item's file says about itself."""
+    words = {key: info.get(key) for key in ("artist", "genre", "lyrics")}
+    said = {key: value for key, value in words.items() if isinstance(value, str) and value and value != "n/a"}
+    model, seed = _get(hps, "model"), _get(hps, "seed")
+    made = "" if model is None else f"Jukebox, model {model}" + ("" if seed is None else f", seed {seed}")
+    return {**said, **({"comment": made} if made else {})}
+
+
+def saved_alignments(folder: Path) -> list[np.ndarray] | None:
+    """The alignments that an earlier level of a run left in its data file."""
+    path = folder / DATA_FILE
+    found = load_torch(path).get("alignments") if path.is_file() else None
+    return None if found is None else [a.numpy() for a in found]
+
+
+def plain(value: Any) -> Any:
+    """A copy as `torch.load(weights_only=True)` reads it: plain types, tensors on the CPU, other things as text."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        return [plain(entry) for entry in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _get(hps: Any, key: str) -> Any:
+    return hps.get(key) if isinstance(hps, Mapping) else getattr(hps, key, None)

@@ -1,0 +1,363 @@
+"""The model behind --model: what is known of it before any weight is read, and how its parts are loaded one at a time.
+
+    --model=1b_lyrics                                  a key of MODELS
+    --model=logs/my_prior                              a run: hparams and the VQ-VAE's place are in its checkpoint
+    --model=logs/my_vqvae,logs/up_0,logs/my_prior      several runs or checkpoint files, in any order
+    --model=1b_lyrics --weights_from=FOLDER            a key of MODELS, its weights in the Hugging Face layout
+    --weights_from=FOLDER                              the same, with the hyper-parameters of FOLDER/config.json
+
+`find_model` gives a `Model`, of plain numbers; `Model.prior(level)` a `LazyPrior` that is loaded when its turn comes.
+Change here where models come from; how modules are built is in `make_models.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from jukebox.data.labels import EmptyLabeller, Labeller
+from jukebox.hparams import Hyperparams, all_defaults, nearest, setup_hparams
+from jukebox.make_models import (
+    MODELS,
+    build_prior,
+    half_matrices,
+    load_checkpoint,
+    make_labeller,
+    make_prior,
+    make_vqvae,
+)
+from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
+from jukebox.utils.errors import UserError
+from jukebox.utils.huggingface import is_folder, load_huggingface, part_path, read_config, split_part
+from jukebox.utils.huggingface_config import config_hparams, differences
+from jukebox.utils.remote_utils import is_remote
+from jukebox.utils.torch_utils import empty_cache
+
+LATEST = "checkpoint_latest.pth.tar"
+Result = TypeVar("Result")
+
+
+@dataclass
+class Level:
+    """The prior of one level, by its hyper-parameters.
+
+    Attributes:
+        level: 0 is the finest.
+        hps: of the prior, `restore_prior` set.
+        hop: raw samples per token.
+        labels_state: what its checkpoint holds of its labeller, see `Labeller.state`; None: the released tables.
+    """
+
+    level: int
+    hps: Hyperparams
+    hop: int
+    labels_state: dict[str, Any] | None = None
+
+    @property
+    def n_ctx(self) -> int:
+        return self.hps.n_ctx
+
+    @property
+    def n_tokens(self) -> int:
+        """Lyric characters of a window; 0 for a prior without lyrics."""
+        return self.hps.n_tokens if self.hps.labels and self.hps.use_tokens else 0
+
+    @property
+    def sample_length(self) -> int:
+        """Raw samples of one window."""
+        return self.n_ctx * self.hop
+
+    @cached_property
+    def labeller(self) -> Labeller | EmptyLabeller:
+        if self.labels_state:
+            return Labeller.from_state({**self.labels_state, "sample_length": self.sample_length})
+        return make_labeller(self.hps, self.sample_length)
+
+
+@dataclass
+class Model:
+    """A VQ-VAE and its priors, by their hyper-parameters.
+
+    Attributes:
+        name: as it was asked for.
+        vqvae_hps: of the VQ-VAE, `restore_vqvae` set.
+        levels: per level, low to high; None where there is no prior.
+        notices: lines to tell the user.
+    """
+
+    name: str
+    vqvae_hps: Hyperparams
+    levels: list[Level | None] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def sr(self) -> int:
+        return self.vqvae_hps.sr
+
+    @property
+    def hops(self) -> list[int]:
+        """Raw samples per token of each level."""
+        return level_hops(self.vqvae_hps)
+
+    @property
+    def top(self) -> Level | None:
+        return self.levels[-1]
+
+    def vqvae(self, sample_length: int, device: torch.device | str) -> torch.nn.Module:
+        """The VQ-VAE, for songs of so many samples (a multiple of the top level's tokens)."""
+        hps = Hyperparams(self.vqvae_hps, sample_length=sample_length, train=False)
+        if torch.device(device).type == "meta":
+            hps.restore_vqvae = ""
+        return make_vqvae(hps, device)
+
+    def prior(self, level: int, vqvae: Any, device: torch.device, dtype: str = "fp32") -> LazyPrior | None:
+        """The prior of a level, to be loaded when it is needed."""
+        found = self.levels[level]
+        return None if found is None else LazyPrior(found, len(self.levels), vqvae, device, dtype)
+
+
+class LazyPrior:
+    """Stands for a prior until it is loaded; knows what can be known without weights.
+
+    Args:
+        level: its hyper-parameters.
+        levels: number of levels of the model.
+        vqvae: the loaded VQ-VAE.
+        device: where it is to run.
+        dtype: `fp32`, `fp16` or `bf16`: type of its matrices and of the arithmetic.
+    """
+
+    def __init__(self, level: Level, levels: int, vqvae: Any, device: torch.device, dtype: str) -> None:
+        self.of, self.levels, self._vqvae, self.device, self.dtype = level, levels, vqvae, device, dtype
+        self.level, self.n_ctx, self.n_tokens = level.level, level.n_ctx, level.n_tokens
+        self.raw_to_tokens, self.sample_length = level.hop, level.sample_length
+        self.labeller = level.labeller
+        self.alignment_layer, self.alignment_head = level.hps.alignment_layer, level.hps.alignment_head
+
+    def load(self) -> Any:
+        """The prior with its weights, on its device; the caller drops it when done."""
+        with _NoInit():  # every number comes from the checkpoint
+            prior = make_prior(self.of.hps, self._vqvae, "cpu")
+        half_matrices(prior, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.dtype])
+        prior.labeller = self.labeller
+        return prior.to(self.device)
+
+
+def use_prior(prior: Any, device: torch.device, work: Callable[[Any], Result]) -> Result:
+    """Calls `work` with a prior that is on the device, and sees to it that it is gone from there afterwards.
+
+    Args:
+        prior: a LazyPrior, which is loaded now and dropped again, or a module, which goes back to where it was.
+        device: for modules.
+    """
+    if isinstance(prior, LazyPrior):
+        try:
+            return work(prior.load())
+        finally:
+            empty_cache()
+    first = next(iter(prior.parameters()), None) if hasattr(prior, "parameters") else None
+    home = None if first is None else first.device
+    if home is None or home == device:
+        return work(prior)
+    prior.to(device)
+    try:
+        return work(prior)
+    finally:
+        prior.to(home)
+        empty_cache()
+
+
+def level_hops(vqvae_hps: Hyperparams) -> list[int]:
+    """Raw samples per token of each level."""
+    ratios = [stride**down for stride, down in zip(vqvae_hps.strides_t, vqvae_hps.downs_t, strict=True)]
+    return [math.prod(ratios[: level + 1]) for level in range(len(ratios))]
+
+
+def bare_prior(level: Level, vqvae: Any) -> Any:
+    """The prior without memory, to count its parts."""
+    hps = Hyperparams(level.hps, train=False)
+    with torch.device("meta"), _NoInit():
+        return build_prior(hps, vqvae)
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves out random initialisation: on the meta device it does nothing, and PyTorch loads its compiler to do it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.nn.init.normal_, torch.nn.init.uniform_, torch.nn.init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        if func in (torch.Tensor.mul, torch.Tensor.__mul__) and args[0].is_meta and isinstance(args[1], (int, float)):
+            return args[0]  # a factor on random numbers
+        return func(*args, **(kwargs or {}))
+
+
+# ------------------------------------------------------------------------------------------------ finding a model
+
+
+def find_model(name: str, weights_from: str = "") -> Model:
+    """Looks a model up; reads hyper-parameters alone.
+
+    Args:
+        name: a key of MODELS, or run folders and checkpoint files separated by commas.
+        weights_from: a folder in the Hugging Face layout, whose weights take the place of those that a key of MODELS
+            names; with it the name may be empty, and hyper-parameters come from the folder's config.json.
+
+    Raises:
+        UserError: no such model, or parts of it are missing or do not belong together.
+    """
+    if weights_from:
+        return _from_huggingface(name, weights_from)
+    if name in MODELS:
+        return _registered(name)
+    paths = [part.strip() for part in name.split(",") if part.strip()]
+    if not paths or not any(os.path.exists(path) for path in paths):
+        raise UserError(
+            f"unknown model {name!r}{nearest(name, MODELS)} Known: {', '.join(MODELS)}; "
+            "or the folder of a training run, such as logs/RUN"
+        )
+    return _from_checkpoints(name, [_checkpoint_file(path) for path in paths])
+
+
+def _registered(name: str) -> Model:
+    vqvae_set, *prior_sets = MODELS[name]
+    vqvae_hps = setup_hparams(vqvae_set, {})
+    model = Model(name, vqvae_hps, [None] * vqvae_hps.levels)
+    _need_weights(f"{vqvae_set} of model {name}", "restore_vqvae", vqvae_hps.restore_vqvae)
+    for prior_set in prior_sets:
+        hps = setup_hparams(prior_set, {})
+        _need_weights(f"{prior_set} of model {name}", "restore_prior", hps.restore_prior)
+        hps.sr = vqvae_hps.sr
+        checkpoint = {} if is_remote(hps.restore_prior) else load_checkpoint(hps.restore_prior)
+        if hps.alignment_layer is None:  # found by align.py --find
+            said = checkpoint.get("hps") or {}
+            hps.alignment_layer, hps.alignment_head = said.get("alignment_layer"), said.get("alignment_head")
+        _add(model, hps, checkpoint.get("labels"))
+    return model
+
+
+def _from_huggingface(name: str, folder: str) -> Model:
+    """The model of a folder in the Hugging Face layout, by the sets of a key of MODELS or by its config.json."""
+    weights = load_huggingface(folder)  # names and places of tensors; none is read yet
+    config = config_hparams(read_config(folder)) if read_config(folder) else {}
+    if name in MODELS:
+        vqvae_set, *prior_sets = MODELS[name]
+        vqvae_hps = setup_hparams(vqvae_set, {})
+        priors = [setup_hparams(prior_set, {}) for prior_set in prior_sets]
+    elif name:
+        raise UserError(
+            f"--weights_from goes with a key of MODELS, not with --model={name}{nearest(name, MODELS)} "
+            f"Known: {', '.join(MODELS)}; or leave --model out to follow {os.path.join(folder, 'config.json')}"
+        )
+    else:
+        if not config:
+            raise UserError(f"{folder} has no config.json: say which model it holds, such as --model=1b_lyrics")
+        vqvae_hps = setup_hparams("", config["vqvae"])
+        priors = [setup_hparams("", {**config["vqvae"], **hps}) for part, hps in config.items() if part != "vqvae"]
+        for hps in priors:
+            kinds = layer_kinds(hps.attn_order, hps.prior_depth)
+            if hps.alignment_layer not in [i for i, kind in enumerate(kinds) if kind in LYRIC_KINDS]:
+                hps.alignment_layer = hps.alignment_head = None  # a default of that library: no such lyric layer
+    model = Model(name or folder, vqvae_hps, [None] * vqvae_hps.levels)
+    vqvae_hps.restore_vqvae = part_path(folder, "vqvae")
+    missing = [str(hps.level) for hps in priors if hps.level not in weights]
+    if missing or len(weights) != 1 + len(priors):
+        have = ", ".join(str(part) for part in weights if part != "vqvae") or "none"
+        raise UserError(
+            f"--weights_from={folder} holds priors of levels {have}, model {model.name} has "
+            f"{', '.join(str(hps.level) for hps in priors)}: give the --model that the folder holds"
+        )
+    for hps in priors:
+        hps.restore_prior = part_path(folder, hps.level)
+        hps.sr = vqvae_hps.sr
+        _add(model, hps, None)
+    for part, hps in [("vqvae", vqvae_hps), *((hps.level, hps) for hps in priors)]:
+        what = "the VQ-VAE" if part == "vqvae" else f"level {part}"
+        for line in differences(part, hps, config):
+            model.notices.append(f"{os.path.join(folder, 'config.json')} differs from model {name}, {what}: {line}")
+    return model
+
+
+def _is_there(path: str) -> bool:
+    """Whether a checkpoint that was named exists: an address is believed."""
+    part = split_part(path)
+    return is_remote(path) or os.path.isfile(path) or (part is not None and is_folder(part[0]))
+
+
+def _need_weights(what: str, key: str, path: str) -> None:
+    if not path:
+        raise UserError(f"the set {what} names no weights: set {key} in hparams.py to a checkpoint file or an address")
+    if not _is_there(path):
+        raise UserError(f"the weights of the set {what} are not there: {key}={path} is no file")
+
+
+def _checkpoint_file(path: str) -> str:
+    if os.path.isdir(path):
+        latest = os.path.join(path, LATEST)
+        if not os.path.isfile(latest):
+            raise UserError(
+                f"--model: {path} holds no {LATEST}; give the folder of a training run or a checkpoint file"
+            )
+        return latest
+    if not os.path.isfile(path):
+        raise UserError(f"--model: there is no run or checkpoint {path}")
+    return path
+
+
+def _from_checkpoints(name: str, paths: list[str]) -> Model:
+    vqvae_path, priors = "", []
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        if not isinstance(checkpoint.get("hps"), dict):
+            raise UserError(f"--model: {path} holds no hyper-parameters; register a MODELS entry that names its sets")
+        hps = Hyperparams({**all_defaults(), **checkpoint["hps"]}, train=False, test=False)
+        if hps.prior:
+            priors.append((Hyperparams(hps, restore_prior=path), checkpoint.get("labels")))
+        elif vqvae_path:
+            raise UserError(
+                f"--model: {vqvae_path} and {path} are both a VQ-VAE; give one VQ-VAE and one prior per level"
+            )
+        else:
+            vqvae_path = path
+    if not priors:
+        raise UserError(f"--model={name} is a VQ-VAE without a prior: add the run of a prior, --model={name},logs/RUN")
+    vqvae_path = vqvae_path or _vqvae_of(priors[-1][0])
+    vqvae_hps = Hyperparams({**all_defaults(), **load_checkpoint(vqvae_path).get("hps", priors[-1][0])})
+    vqvae_hps.update(restore_vqvae=vqvae_path, train=False, test=False, prior=False)
+    model = Model(name, vqvae_hps, [None] * vqvae_hps.levels)
+    for hps, state in priors:
+        _add(model, hps, state)
+    return model
+
+
+def _vqvae_of(hps: Hyperparams) -> str:
+    """Where the VQ-VAE of a prior is: as its checkpoint says, from here or from the folder above its logs folder."""
+    path = hps.restore_vqvae
+    if not path:
+        raise UserError(f"--model: {hps.restore_prior} does not say which VQ-VAE it belongs to: add its run to --model")
+    beside = os.path.join(os.path.dirname(hps.restore_prior), "..", "..", path)
+    for candidate in (path, beside):
+        if _is_there(candidate):
+            return candidate
+    raise UserError(f"--model: the VQ-VAE of {hps.restore_prior}, {path}, is not there: add its run to --model")
+
+
+def _add(model: Model, hps: Hyperparams, labels_state: dict[str, Any] | None) -> None:
+    hops = model.hops
+    if not 0 <= hps.level < len(hops):
+        raise UserError(
+            f"--model: {hps.restore_prior} is of level {hps.level}, the VQ-VAE has levels 0 to {len(hops) - 1}"
+        )
+    if hps.sr != model.sr:
+        raise UserError(
+            f"--model: {hps.restore_prior} is for {hps.sr} Hz, its VQ-VAE for {model.sr} Hz: give the right one"
+        )
+    if model.levels[hps.level] is not None:
+        raise UserError(f"--model gives two priors of level {hps.level}: {hps.restore_prior} is one of them")
+    model.levels[hps.level] = Level(hps.level, hps, hops[hps.level], labels_state)

@@ -1,0 +1,151 @@
+"""The four ways to begin, as notebooks of this model family call them.
+
+    ancestral_sample   from nothing               continue_sample   from codes, go on with every level
+    primed_sample      from audio                 upsample          from codes of the top level, make the others
+
+All end in `_sample`, which makes levels from the top down and writes each to `hps.name/level_L`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jukebox.sampling.levels import run_levels
+from jukebox.sampling.models import LazyPrior
+
+Labels = dict[str, Any]
+SamplingKwargs = dict[str, Any]
+
+
+def _sample(
+    zs: Sequence[Tensor],
+    labels: Sequence[Labels | None],
+    sampling_kwargs: Sequence[SamplingKwargs],
+    priors: Sequence[Any],
+    sample_levels: Sequence[int],
+    hps: Any,
+    **more: Any,
+) -> list[Tensor]:
+    """Makes levels from the highest down.
+
+    Args:
+        zs: codes per level, low to high, int64 [N, T_level]; empty, or what is given.
+        labels: per level `{y, info}`; None for levels that are not made.
+        sampling_kwargs: per level temp, fp16, chunk_size, max_batch_size, and optionally top_k, top_p, seed, songs,
+            dtype.
+        priors: per level; None for levels that are not made.
+        sample_levels: levels to make.
+        hps: `name` (folder to write to), `sample_length` (samples), `hop_fraction` per level, `levels`, `sr`.
+        more: see `levels.run_levels`.
+
+    Returns:
+        zs with those levels made, each sample_length // raw_to_tokens codes long.
+    """
+    return run_levels(zs, labels, sampling_kwargs, priors, sample_levels, hps, **more)
+
+
+def ancestral_sample(*given: Any, **more: Any) -> list[Tensor]:
+    """Makes songs from nothing: `ancestral_sample(labels, sampling_kwargs, priors, hps)`.
+
+    A list of codes in front of these four, as the other modes have it, is begun with.
+
+    Args: as `_sample`; all levels that have a prior are made.
+
+    Returns:
+        Codes per level, low to high.
+    """
+    names = ["labels", "sampling_kwargs", "priors", "hps"]
+    if len(given) + sum(name in more for name in ["zs", *names]) == 5:
+        names = ["zs", *names]
+    values = dict(zip([name for name in names if name not in more], given, strict=True))
+    values.update({name: more.pop(name) for name in names if name in more})
+    zs, labels, priors, hps = values.get("zs"), values["labels"], values["priors"], values["hps"]
+    if zs is None:
+        device = _device(priors, labels)
+        zs = [torch.zeros(hps.n_samples, 0, dtype=torch.long, device=device) for _ in priors]
+    return _sample(zs, labels, values["sampling_kwargs"], priors, _levels(priors), hps, **more)
+
+
+def primed_sample(
+    x: Tensor,
+    labels: Sequence[Labels | None],
+    sampling_kwargs: Sequence[SamplingKwargs],
+    priors: Sequence[Any],
+    hps: Any,
+    **more: Any,
+) -> list[Tensor]:
+    """Goes on from audio.
+
+    Args:
+        x: prompts [N, T, 1], see `load_prompts`; T is cut to whole tokens of the top level.
+        The rest as in `_sample`; all levels that have a prior are made.
+
+    Returns:
+        Codes per level, low to high, that begin with those of the prompts.
+    """
+    return _sample(encode_prompts(x, priors, labels), labels, sampling_kwargs, priors, _levels(priors), hps, **more)
+
+
+def encode_prompts(x: Tensor, priors: Sequence[Any], labels: Sequence[Any] = ()) -> list[Tensor]:
+    """Codes of audio [N, T, 1] at every level, low to high, by the VQ-VAE that belongs to the priors."""
+    top = priors[-1]
+    x = x[:, : x.shape[1] // top.raw_to_tokens * top.raw_to_tokens]
+    x = x.mean(dim=2, keepdim=True).to(_device(priors, labels))
+    vqvae = top._vqvae if isinstance(top, LazyPrior) else top
+    with torch.no_grad():
+        return list(vqvae.encode(x, start_level=0, end_level=len(priors), bs_chunks=x.shape[0]))
+
+
+def continue_sample(
+    zs: Sequence[Tensor],
+    labels: Sequence[Labels | None],
+    sampling_kwargs: Sequence[SamplingKwargs],
+    priors: Sequence[Any],
+    hps: Any,
+    **more: Any,
+) -> list[Tensor]:
+    """Goes on from codes, see `load_codes`, at every level that has a prior. Arguments and result as in `_sample`."""
+    return _sample(zs, labels, sampling_kwargs, priors, _levels(priors), hps, **more)
+
+
+def upsample(
+    zs: Sequence[Tensor],
+    labels: Sequence[Labels | None],
+    sampling_kwargs: Sequence[SamplingKwargs],
+    priors: Sequence[Any],
+    hps: Any,
+    **more: Any,
+) -> list[Tensor]:
+    """Makes the levels below the top from codes of the top. Arguments and result as in `_sample`."""
+    return _sample(zs, labels, sampling_kwargs, priors, _levels(priors[:-1]), hps, **more)
+
+
+def _levels(priors: Sequence[Any]) -> list[int]:
+    return [level for level, prior in enumerate(priors) if prior is not None]
+
+
+def _device(priors: Sequence[Any], labels: Sequence[Any]) -> torch.device:
+    """Where codes belong: with the labels, or else with the weights."""
+    for entry in labels:
+        if entry is not None and entry["y"].numel():
+            return entry["y"].device
+    for prior in priors:
+        if isinstance(prior, LazyPrior):
+            return prior.device
+        if prior is not None:
+            return next(prior.parameters()).device
+    return torch.device("cpu")
+
+
+__all__ = [
+    "_sample",
+    "ancestral_sample",
+    "continue_sample",
+    "encode_prompts",
+    "primed_sample",
+    "upsample",
+]

@@ -1,0 +1,268 @@
+"""What a run will cost, before any weight is read: windows, tokens, memory and time of each level.
+
+Counting is arithmetic on hyper-parameters: modules are built on the meta device, caches are sized by their patterns.
+Time is
+an estimate: the level's own transformer is built on the device with as few layers as keep weights from staying in
+caches, a chunk and some tokens are run through it, and the result is scaled to all layers, tokens and songs. Change
+here what is counted; what windows there are is decided by `windows.schedule`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from jukebox.make_models import half_matrices
+from jukebox.prior.engine import Engine
+from jukebox.sampling.models import Level, Model, bare_prior
+from jukebox.sampling.settings import Settings
+from jukebox.sampling.windows import DTYPES, Window, schedule
+from jukebox.utils.errors import UserError
+from jukebox.utils.memory import free_bytes
+from jukebox.utils.torch_utils import empty_cache
+
+RESERVE = 0.9  # share of the free memory that a run plans with
+_PREFILL = 256  # positions whose activations are counted: the engine takes more at a time only where there is room
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """Cost of one level on one process. Bytes are on the device.
+
+    Attributes:
+        windows: that are still to be made.
+        songs: made by this process.
+        weights: bytes of the prior in its final type.
+        per_song: bytes of caches, conditioning and activations for one song of a batch.
+        batch: songs at a time; chunk: most given tokens in one pass, None for as many as fit.
+        seconds: estimate for all songs; None where it was not asked for.
+    """
+
+    level: int
+    n_ctx: int
+    windows: list[Window]
+    songs: int
+    weights: int
+    per_song: int
+    batch: int
+    chunk: int | None
+    seconds: float | None = None
+
+    @property
+    def new_tokens(self) -> int:
+        """Per song."""
+        return sum(window.new for window in self.windows)
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Given tokens that are run again, per song."""
+        return sum(window.known for window in self.windows)
+
+    @property
+    def memory(self) -> int:
+        return self.weights + self.batch * self.per_song
+
+
+def plan_level(
+    settings: Settings, level: int, known: int, songs: int, vqvae: Any, device: torch.device, dtype: str, free: int
+) -> LevelPlan:
+    """Plans one level.
+
+    Args:
+        known: tokens of the level that are there already.
+        songs: number of songs of this process.
+        vqvae: any VQ-VAE of the model, also one on the meta device.
+        dtype: type of matrices and arithmetic.
+        free: bytes that the device has left, for the choice of the batch.
+    """
+    found = settings.model.levels[level]
+    assert found is not None
+    total, hop = settings.totals()[level], settings.hop_lengths()[level]
+    windows = schedule(total, found.n_ctx, hop, known)
+    prior = bare_prior(found, vqvae)
+    weights, per_song = prior_bytes(prior, dtype), song_bytes(prior, dtype)
+    room = int(free * RESERVE) - weights
+    batch = settings.batch[level] or max(1, min(songs, room // per_song if room > 0 else 1))
+    return LevelPlan(level, found.n_ctx, windows, songs, weights, per_song, min(batch, songs), settings.chunk[level])
+
+
+def prior_bytes(prior: Any, dtype: str) -> int:
+    """Bytes of a prior's parameters, its matrices in `dtype` and all else in float32; shared ones count once."""
+    size = {"fp32": 4, "fp16": 2, "bf16": 2}[dtype]
+    matrices = {id(module.w) for module in prior.modules() if type(module).__name__ == "Conv1D"}
+    return sum(p.numel() * (size if id(p) in matrices else 4) for p in prior.parameters())
+
+
+def song_bytes(prior: Any, dtype: str) -> int:
+    """Bytes that one song of a batch takes: keys and values as their patterns keep them, conditioning, activations."""
+    size = DTYPES[dtype].itemsize
+    model = prior.prior
+    cache = 0
+    for layer in model.transformer.layers:
+        attn = layer.attn
+        positions = attn.pattern.capacity + attn.pattern.null_keys
+        cache += 2 * positions * attn.n_state * size
+    conditioning = 2 * model.input_dims * model.width * 4  # x_cond, and once more while it is made
+    activations = _PREFILL * model.width * 4 * 16
+    return cache + conditioning + activations
+
+
+def check_memory(plan: LevelPlan, free: int, device: torch.device, dtype: str) -> None:
+    """Refuses a level that cannot fit, before it is loaded.
+
+    Raises:
+        UserError: says what is needed, what there is, and what would fit.
+    """
+    if plan.weights + plan.per_song <= free:
+        return
+    halves = "--dtype=fp16 halves the matrices, " if dtype == "fp32" else ""
+    where = "--device=cpu if the host has more memory, " if device.type != "cpu" else ""
+    raise UserError(
+        f"level {plan.level} needs {gigabytes(plan.weights + plan.per_song)} for one song and {device} has "
+        f"{gigabytes(free)} "
+        f"free: {halves}{where}or take a smaller model"
+    )
+
+
+def gigabytes(n: float) -> str:
+    return f"{n / 1e9:.2f} GB" if n >= 1e7 else f"{n / 1e6:.2f} MB"
+
+
+# --------------------------------------------------------------------------------------------------------- timing
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured: seconds for one new token of a batch, and for one given token of one song."""
+
+    step: float
+    given: float
+
+
+def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dtype: str) -> Speed:
+    """Times a shortened copy of a level's transformer with random weights on the device itself."""
+    layers, depth = _shortened(level)
+    hps = replace(level, hps=type(level.hps)(level.hps, prior_depth=layers))
+    model = bare_prior(hps, vqvae).prior.eval()
+    half_matrices(model, DTYPES[dtype])
+    model.to_empty(device=device)
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter.data, 0.01)
+    if model.share_x_emb_x_out:
+        model.x_out.weight = model.x_emb.weight
+    given, steps = min(64, model.input_dims // 2), min(8, model.input_dims // 4)
+    y_cond = torch.zeros(batch, 1, model.width, device=device) if model.y_cond else None
+    encoder_kv = torch.zeros(batch, model.encoder_dims, model.width, device=device) if model.encoder_dims else None
+    with torch.inference_mode():
+        prompt = torch.zeros(batch, given, dtype=torch.long, device=device)
+        Engine(model, batch, None, y_cond, encoder_kv, DTYPES[dtype]).prefill(prompt[:, :8])  # first calls are slow
+        engine = Engine(model, batch, None, y_cond, encoder_kv, DTYPES[dtype])
+        prefill = _clock(device, partial(engine.prefill, prompt))
+        engine.step(prompt[:, 0])
+        taken = sorted(_clock(device, partial(engine.step, prompt[:, 0])) for _ in range(steps))
+    share = depth / layers
+    del engine, model
+    empty_cache()
+    return Speed(taken[len(taken) // 2] * share, prefill / given / batch * share)
+
+
+def _shortened(level: Level) -> tuple[int, int]:
+    """(layers to build, all layers): enough for 256 MB of matrices in float32, or all."""
+    hps = level.hps
+    d, state = hps.prior_width, int(hps.m_attn * hps.prior_width)
+    per_layer = 4 * d * (4 * state + 2 * int(hps.m_mlp * d))
+    return min(hps.prior_depth, -(-256_000_000 // per_layer)), hps.prior_depth
+
+
+def _clock(device: torch.device, work: Any) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
+
+    wait()
+    begin = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - begin
+
+
+def with_time(plan: LevelPlan, speed: Speed, n_tokens: int) -> LevelPlan:
+    """Adds the estimate of time; `n_tokens` lyrics are run again in each window where they stand before the music."""
+    batches = -(-plan.songs // plan.batch)
+    prefill = (plan.prefill_tokens + n_tokens * len(plan.windows)) * plan.songs * speed.given
+    return replace(plan, seconds=batches * plan.new_tokens * speed.step + prefill)
+
+
+# ---------------------------------------------------------------------------------------------------------- words
+
+
+def describe(settings: Settings, plans: list[LevelPlan], device: torch.device, dtype: str, free: int) -> str:
+    """The plan as a table, top level first."""
+    sr = settings.model.sr
+    songs = plans[0].songs if plans else settings.n_samples
+    lines = [
+        f"{settings.mode}: {songs} song{'s' * (songs != 1)} of {settings.sample_length / sr:.2f} s by "
+        f"{settings.model.name}, "
+        f"{dtype} on {device} with {gigabytes(free)} free",
+        f"{'level':>5} {'windows':>8} {'tokens':>9} {'prefilled':>9} {'weights':>10} {'a song':>10} {'batch':>6} "
+        f"{'memory':>10} "
+        f"{'time':>9}",
+    ]
+    for plan in plans:
+        time_text = "" if plan.seconds is None else duration(plan.seconds)
+        lines.append(
+            f"{plan.level:>5} {len(plan.windows):>8,} {plan.new_tokens:>9,} {plan.prefill_tokens:>9,} "
+            f"{gigabytes(plan.weights):>10} {gigabytes(plan.per_song):>10} {plan.batch:>6} "
+            f"{gigabytes(plan.memory):>10} "
+            f"{time_text:>9}"
+        )
+    if any(plan.seconds is not None for plan in plans):
+        whole = sum(plan.seconds or 0 for plan in plans)
+        lines.append(
+            f"time in all: about {duration(whole)}, extrapolated from a few layers and tokens timed on {device} "
+            "just now"
+        )
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min, 1 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def fits(plan: LevelPlan, free: int) -> bool:
+    return plan.weights + plan.per_song <= free
+
+
+def level_plans(
+    settings: Settings, zs_lengths: list[int], songs: int, device: torch.device, dtype: str, timed: bool
+) -> list[LevelPlan]:
+    """Plans all levels of a run, top first, without reading a weight.
+
+    Args:
+        zs_lengths: tokens per level that are there already.
+        songs: number of songs of this process.
+        timed: also estimate the time, which takes a second or two per level.
+    """
+    model: Model = settings.model
+    vqvae = model.vqvae(settings.sample_length, "meta")
+    free = free_bytes(device)
+    plans = []
+    for level in reversed(settings.sample_levels):
+        plan = plan_level(settings, level, zs_lengths[level], songs, vqvae, device, dtype, free)
+        found = model.levels[level]
+        assert found is not None
+        if timed and plan.windows:
+            speed = measure_speed(found, vqvae, plan.batch, device, dtype)
+            plan = with_time(plan, speed, found.n_tokens if found.hps.single_enc_dec else 0)
+        plans.append(plan)
+    return plans

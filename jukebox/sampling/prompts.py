@@ -1,0 +1,187 @@
+"""What a run begins with: audio prompts, codes of an earlier run, and who sings what.
+
+Everything here is read and checked before any model is loaded. Change here what may be given and how it is tiled over
+the songs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jukebox.utils.errors import UserError
+from jukebox.utils.files import load_torch
+
+# Keys of one entry of --metas, with the types they take.
+META_TYPES: dict[str, tuple[type, ...]] = {
+    "artist": (str,),
+    "genre": (str,),
+    "lyrics": (str,),
+    "total_length_in_seconds": (int, float),
+    "offset_in_seconds": (int, float),
+}
+
+
+def tile_songs(items: Sequence[Any], hps: Any) -> list[Any]:
+    """One entry for each song of this process: a short list starts over, and song numbers count over all processes."""
+    songs = getattr(hps, "songs", None)
+    return [items[song % len(items)] for song in (range(hps.n_samples) if songs is None else songs)]
+
+
+def split_names(names: str | Sequence[str]) -> list[str]:
+    """File names, given as a list or separated by commas. A name that exists as it stands is not cut at its commas."""
+    if not isinstance(names, str):
+        return [os.fspath(name) for name in names]
+    if os.path.exists(names):
+        return [names]
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def load_prompts(audio_files: str | Sequence[str], duration: int, hps: Any) -> Tensor:
+    """Reads the beginnings of audio files as prompts.
+
+    Files of any format, rate and number of channels are resampled and mixed to mono. Silence is put in front of a
+    file that is shorter than `duration`, so that its end still meets the music that goes on from it; a warning says so.
+
+    Args:
+        audio_files: a list of files, or their names separated by commas; tiled to `hps.n_samples`.
+        duration: samples to read of each.
+        hps: `sr` in Hz and `n_samples`; with `songs`, the numbers of the songs of this process.
+
+    Returns:
+        float32 [n_samples, duration, 1].
+
+    Raises:
+        UserError: a file that is not there or cannot be decoded.
+    """
+    names = split_names(audio_files)
+    if not names:
+        raise UserError("--audio_file names no file: give one or more, separated by commas")
+    wanted = tile_songs(names, hps)
+    prompts = {name: _load_prompt(name, duration, hps.sr) for name in dict.fromkeys(wanted)}
+    return torch.stack([prompts[name] for name in wanted]).unsqueeze(-1)
+
+
+def _load_prompt(name: str, duration: int, sr: int) -> Tensor:
+    from jukebox.utils.io import get_duration_sec, load_audio
+
+    if not os.path.isfile(name):
+        raise UserError(f"--audio_file={name}: there is no such file")
+    long_enough = get_duration_sec(name, cache=False) * sr >= duration
+    audio = load_audio(name, sr, duration=duration if long_enough else None, channels=1)[0][0, :duration]
+    missing = duration - audio.shape[0]
+    if missing > 0:
+        warnings.warn(
+            f"{name} is {audio.shape[0] / sr:.2f} s long: {missing / sr:.2f} s of silence were put in front of it, "
+            f"to fill the prompt of {duration / sr:.2f} s",
+            stacklevel=4,
+        )
+    return torch.nn.functional.pad(torch.from_numpy(audio), (max(0, missing), 0))
+
+
+def read_codes(codes_file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a `data.pth.tar` of an earlier run.
+
+    Raises:
+        UserError: no such file, or it holds no codes.
+    """
+    path = Path(codes_file)
+    if path.is_dir() and (path / "data.pth.tar").is_file():
+        path = path / "data.pth.tar"
+    data = load_torch(path)
+    zs = data.get("zs") if isinstance(data, dict) else None
+    if not isinstance(zs, (list, tuple)) or not zs or not all(isinstance(z, Tensor) and z.dim() == 2 for z in zs):
+        raise UserError(f"--codes_file={path} holds no codes: give the data.pth.tar of an earlier run's level_2, say")
+    return data
+
+
+def load_codes(
+    codes_file: str | os.PathLike[str], duration: int | None, priors: Sequence[Any], hps: Any
+) -> list[Tensor]:
+    """Reads the codes of an earlier run, to go on from them or to upsample them.
+
+    Args:
+        codes_file: its `data.pth.tar`.
+        duration: samples to keep; None keeps all. Cut down to whole tokens of each level.
+        priors: of all levels, low to high; entries may be None where no duration is given.
+        hps: `n_samples`, to which the songs of the file are tiled.
+
+    Returns:
+        Codes per level, low to high, int64 [n_samples, T_level], on the device of the top prior.
+
+    Raises:
+        UserError: codes of another number of levels, or shorter than `duration`.
+    """
+    zs = read_codes(codes_file)["zs"]
+    if len(zs) != len(priors):
+        raise UserError(f"--codes_file={codes_file} holds codes of {len(zs)} levels, the model has {len(priors)}")
+    if duration is not None and zs[-1].shape[1] * priors[-1].raw_to_tokens < duration:
+        raise UserError(
+            f"--codes_file={codes_file} holds {zs[-1].shape[1] * priors[-1].raw_to_tokens} samples, not {duration}: "
+            "ask for a shorter prompt"
+        )
+    hops = [1 if prior is None else prior.raw_to_tokens for prior in priors]
+    parameters = getattr(priors[-1], "parameters", None)
+    device = next(parameters()).device if callable(parameters) else "cpu"
+    return [z.to(device) for z in cut_codes(zs, hops, duration, hps)]
+
+
+def cut_codes(zs: Sequence[Tensor], hops: Sequence[int], duration: int | None, hps: Any) -> list[Tensor]:
+    """The first `duration` samples of codes with so many samples per token, tiled to the songs of this process."""
+    rows = tile_songs(range(zs[-1].shape[0]), hps)
+    return [z[rows, : None if duration is None else duration // hop].long() for z, hop in zip(zs, hops, strict=True)]
+
+
+def read_metas(path: str) -> list[dict[str, Any]]:
+    """Reads and checks the file of --metas: a JSON list of {artist, genre, lyrics, total_length_in_seconds,
+    offset_in_seconds}.
+
+    Raises:
+        UserError: no such file, no JSON, an unknown key or a value of the wrong type; the message names the entry.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"--metas={path}: there is no such file")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            metas = json.load(file)
+    except ValueError as error:
+        raise UserError(f"--metas={path} is no JSON: {error}") from error
+    if isinstance(metas, dict):
+        metas = [metas]
+    if not isinstance(metas, list) or not metas:
+        raise UserError(f'--metas={path} must hold a list of entries such as {{"artist": "...", "genre": "..."}}')
+    for number, meta in enumerate(metas):
+        if not isinstance(meta, dict):
+            raise UserError(f"--metas={path}: entry {number} is {meta!r}, not an object with artist, genre, lyrics")
+        for key, value in meta.items():
+            if key not in META_TYPES:
+                raise UserError(
+                    f"--metas={path}: entry {number} has an unknown key {key!r}; known: {', '.join(META_TYPES)}"
+                )
+            if not isinstance(value, META_TYPES[key]) or isinstance(value, bool):
+                kind = "text" if META_TYPES[key] == (str,) else "a number"
+                raise UserError(f"--metas={path}: {key} of entry {number} is {value!r}, not {kind}")
+    return metas
+
+
+def read_lyrics(path: str) -> str:
+    """Reads the file of --lyrics_file, which must be text in UTF-8.
+
+    Raises:
+        UserError: no such file, or it is in another encoding.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"--lyrics_file={path}: there is no such file")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--lyrics_file={path} is not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from error

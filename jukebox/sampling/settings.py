@@ -1,0 +1,229 @@
+"""From flags to a run: every value is checked before any weight is read, and each error says what to type instead.
+
+`read_settings` turns the flags that were given into a frozen `Settings`, with everything in samples and tokens. Lengths
+and hops are checked in `lengths.py`, labels in `songs.py`, single values in `values.py`, and what belongs to which mode
+here. The list of flags with their help is in `sample.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jukebox.sampling.lengths import (
+    check_context,
+    check_something_to_do,
+    read_hop_fraction,
+    read_prompt_length,
+    read_sample_length,
+)
+from jukebox.sampling.models import Model
+from jukebox.sampling.prompts import read_codes, split_names
+from jukebox.sampling.songs import full_metas, given_metas
+from jukebox.sampling.values import choice, number, per_level, whole
+from jukebox.utils.errors import UserError
+
+MODES = ("ancestral", "primed", "continue", "upsample")
+FORMATS = ("wav", "flac", "mp3")
+DTYPES = ("fp32", "fp16", "bf16")
+TEMP = 0.99
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run shall do. Lengths are in raw samples; lists are per level, low to high.
+
+    Attributes:
+        sample_levels: levels to make, in ascending order.
+        sample_length: of a finished song.
+        prompt_length: of what is given; None keeps all of saved codes.
+        metas: for each song of the whole run artist, genre, lyrics, total_length, offset.
+        songs: numbers of the songs that this process makes.
+        batch, chunk: None: chosen from free memory.
+        notices: lines to tell the user.
+    """
+
+    model: Model
+    name: str
+    mode: str
+    sample_levels: list[int]
+    sample_length: int
+    prompt_length: int | None
+    audio_files: list[str]
+    codes_file: str
+    hop_fraction: list[float]
+    metas: list[dict[str, Any]]
+    n_samples: int
+    temp: list[float]
+    top_k: list[int]
+    top_p: list[float]
+    seed: int
+    batch: list[int | None]
+    chunk: list[int | None]
+    device: str
+    dtype: str
+    format: str
+    notices: list[str]
+
+    def totals(self) -> list[int]:
+        """Tokens of each level in a finished song."""
+        return [self.sample_length // hop for hop in self.model.hops]
+
+    def hop_lengths(self) -> list[int]:
+        """New tokens of a usual window of each level."""
+        return [
+            0 if level is None else int(fraction * level.n_ctx)
+            for level, fraction in zip(self.model.levels, self.hop_fraction, strict=True)
+        ]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Plain values that the tokens depend on; a resumed run must have equal ones."""
+        return {
+            "model": self.model.name,
+            "mode": self.mode,
+            "sample_length": self.sample_length,
+            "prompt_length": self.prompt_length,
+            "audio_file": list(self.audio_files),
+            "codes_file": self.codes_file,
+            "hop_fraction": list(self.hop_fraction),
+            "metas": [dict(meta) for meta in self.metas],
+            "n_samples": self.n_samples,
+            "temp": list(self.temp),
+            "top_k": list(self.top_k),
+            "top_p": list(self.top_p),
+            "seed": self.seed,
+            "dtype": self.dtype,
+        }
+
+
+def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
+    """Checks the flags that were given against each other and against the model.
+
+    Args:
+        flags: the given flags by name; those left out are missing.
+        model: what --model names.
+
+    Raises:
+        UserError: the first thing that cannot work, with what to type instead.
+    """
+    notices: list[str] = list(model.notices)
+    name = str(flags.get("name", "")).rstrip("/\\")
+    if not name:
+        raise UserError("--name is missing: give the folder to write to, such as --name=out/first_try")
+    mode = choice("mode", str(flags.get("mode", MODES[0])), MODES)
+    levels = len(model.levels)
+    if flags.get("levels") is not None and flags["levels"] != levels:
+        raise UserError(
+            f"--levels={flags['levels']}: model {model.name} has {levels} levels; use {levels} or leave it out"
+        )
+    if flags.get("sr") is not None and flags["sr"] != model.sr:
+        raise UserError(f"--sr={flags['sr']}: model {model.name} makes {model.sr} Hz; use that or leave --sr out")
+
+    sample_levels = _sample_levels(model, mode)
+    audio_files, codes = _inputs(flags, mode, model)
+    n_codes = None if codes is None else codes["zs"][-1].shape
+    prompt_length = read_prompt_length(flags, mode, model, n_codes)
+    sample_length = read_sample_length(flags, mode, model, n_codes, prompt_length, notices)
+    for level in sample_levels:
+        check_context(model, level, sample_length)
+    if codes is not None and prompt_length is None:
+        check_something_to_do(flags, model, sample_levels, codes["zs"], sample_length)
+    hop_fraction = read_hop_fraction(flags, model, sample_levels)
+
+    said = given_metas(flags, model, codes, notices)
+    n_samples = whole("n_samples", flags.get("n_samples", _natural_count(audio_files, n_codes, said)), least=1)
+    metas = full_metas(flags, said, n_samples, model, mode, sample_length, notices)
+    temp = [number("temp", t, above=0.0) for t in per_level("temp", flags.get("temp", TEMP), levels)]
+    top_k = [whole("top_k", k, least=0) for k in per_level("top_k", flags.get("top_k", 0), levels)]
+    top_p = [number("top_p", p, least=0.0, below=1.0) for p in per_level("top_p", flags.get("top_p", 0.0), levels)]
+    if any(k and p for k, p in zip(top_k, top_p, strict=True)):
+        raise UserError(
+            "--top_k and --top_p exclude each other: leave one out, or set it to 0 for the levels that use the other"
+        )
+    return Settings(
+        model=model,
+        name=name,
+        mode=mode,
+        sample_levels=sample_levels,
+        sample_length=sample_length,
+        prompt_length=prompt_length,
+        audio_files=audio_files,
+        codes_file=str(flags.get("codes_file", "")),
+        hop_fraction=hop_fraction,
+        metas=metas,
+        n_samples=n_samples,
+        temp=temp,
+        top_k=top_k,
+        top_p=top_p,
+        seed=whole("seed", flags.get("seed", 0)),
+        batch=_sizes("max_batch_size", flags, levels),
+        chunk=_sizes("chunk_size", flags, levels),
+        device=str(flags.get("device", "")),
+        dtype="" if not flags.get("dtype") else choice("dtype", str(flags["dtype"]), DTYPES),
+        format=choice("format", str(flags.get("format", FORMATS[0])), FORMATS),
+        notices=notices,
+    )
+
+
+def _sizes(flag: str, flags: Mapping[str, Any], levels: int) -> list[int | None]:
+    if flags.get(flag) is None:
+        return [None] * levels
+    return [whole(flag, value, least=1) for value in per_level(flag, flags[flag], levels)]
+
+
+def _sample_levels(model: Model, mode: str) -> list[int]:
+    """The levels to make: from the highest that the mode asks for down, as far as there are priors."""
+    first = len(model.levels) - (2 if mode == "upsample" else 1)
+    levels: list[int] = []
+    while first >= 0 and model.levels[first] is not None:
+        levels.insert(0, first)
+        first -= 1
+    if not levels:
+        wanted = "an upsampler" if mode == "upsample" else "a top-level prior"
+        raise UserError(
+            f"--mode={mode} needs {wanted}, of level {first}, and --model={model.name} has none: add its run"
+        )
+    return levels
+
+
+def _inputs(flags: Mapping[str, Any], mode: str, model: Model) -> tuple[list[str], dict[str, Any] | None]:
+    """Audio prompts and saved codes, as the mode needs them."""
+    audio_file, codes_file = str(flags.get("audio_file", "")), str(flags.get("codes_file", ""))
+    if mode == "primed" and not audio_file:
+        raise UserError("--mode=primed needs --audio_file=FILE[,FILE,...], the music to begin with")
+    if mode in ("continue", "upsample") and not codes_file:
+        level = len(model.levels) - 1
+        raise UserError(f"--mode={mode} needs --codes_file, such as EARLIER_RUN/level_{level}/data.pth.tar")
+    if audio_file and mode != "primed":
+        raise UserError(f"--audio_file is for --mode=primed, not --mode={mode}: change the mode or leave it out")
+    if codes_file and mode not in ("continue", "upsample"):
+        raise UserError(f"--codes_file is for --mode=continue or --mode=upsample, not --mode={mode}: change the mode")
+    audio_files = split_names(audio_file) if audio_file else []
+    for file in audio_files:
+        if not os.path.isfile(file):
+            raise UserError(f"--audio_file={file}: there is no such file")
+    if not codes_file:
+        return audio_files, None
+    codes = read_codes(codes_file)
+    found = len(codes["zs"])
+    if found != len(model.levels):
+        raise UserError(
+            f"--codes_file={codes_file} holds codes of {found} levels, model {model.name} has {len(model.levels)}"
+        )
+    if codes["zs"][-1].shape[1] == 0:
+        raise UserError(f"--codes_file={codes_file} holds no codes of the top level: take the file of a finished level")
+    largest = max(int(z.max()) for z in codes["zs"] if z.numel())
+    if largest >= model.vqvae_hps.l_bins:
+        raise UserError(
+            f"--codes_file={codes_file} holds code {largest}, model {model.name} knows 0 to "
+            f"{model.vqvae_hps.l_bins - 1}: "
+            "use the model that made the file"
+        )
+    return audio_files, codes
+
+
+def _natural_count(audio_files: list[str], codes_shape: Any, metas: list[dict[str, Any]]) -> int:
+    """Songs where --n_samples is left out: as many as prompts, saved songs or entries of --metas."""
+    return max(1, len(audio_files), codes_shape[0] if codes_shape is not None else 1, len(metas))

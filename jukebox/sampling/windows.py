@@ -1,0 +1,291 @@
+"""The walk along one level: which window makes which tokens, and the calls of the prior that make them.
+
+A prior sees one context of `n_ctx` tokens at a time. A longer song is made window by window; each window begins at a
+multiple of the hop, takes what is already there as its prefix and adds the rest. The last one is moved back so that it
+ends exactly at the end of the song. For 20 tokens, a context of 8 and a hop of 5 (p known before, # new):
+
+    position      0         1
+                  01234567890123456789
+    window 0      ########                  start  0, known 0, new 8
+    window 1           ppp#####             start  5, known 3, new 5
+    window 2                ppp#####        start 10, known 3, new 5
+    window 3                  pppppp##      start 12, known 6, new 2
+
+A song shorter than one context is made by a single partial window that starts at 0. A prompt shortens or skips the
+windows that it fills. Codes of the level above are read for the whole context of a window, also of a partial one.
+
+`schedule` is the plan that the command line follows. `sample_level`, `sample_single_window` and
+`sample_partial_window` are the importable steps, with the outcome that notebooks of this model family are used to.
+Change here how windows lie; what a run keeps and writes is in `levels.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jukebox.sampling.streams import window_noise
+from jukebox.utils.errors import UserError
+from jukebox.utils.sample_utils import get_starts
+from jukebox.utils.torch_utils import empty_cache
+
+Labels = Mapping[str, Any]
+SamplingKwargs = MutableMapping[str, Any]
+Progress = Callable[[int], None]
+# Entries of sampling_kwargs that are handed to the prior as they are.
+_FOR_PRIOR = ("temp", "fp16", "top_k", "top_p", "chunk_size")
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Window:
+    """Positions [start, end) of a song, of which the first `known` are given. All in tokens of one level."""
+
+    start: int
+    end: int
+    known: int
+
+    @property
+    def new(self) -> int:
+        return self.end - self.start - self.known
+
+
+def schedule(total_length: int, n_ctx: int, hop_length: int, known: int = 0) -> list[Window]:
+    """The windows that still have something to make, in order.
+
+    Args:
+        total_length: tokens that the level shall have at the end.
+        n_ctx: context of the prior in tokens.
+        hop_length: new tokens of a usual window.
+        known: tokens that are there already.
+
+    Returns:
+        Windows whose new tokens join to [known, total_length) without gap or overlap; none if nothing is missing.
+    """
+    if total_length < n_ctx:
+        return [Window(0, total_length, known)] if known < total_length else []
+    windows = []
+    for start in get_starts(total_length, n_ctx, hop_length):
+        end = start + n_ctx
+        if known < end:
+            windows.append(Window(start, end, max(0, known - start)))
+            known = end
+    return windows
+
+
+def sample_window(
+    zs: Sequence[Tensor],
+    labels: Labels,
+    sampling_kwargs: SamplingKwargs,
+    level: int,
+    prior: Any,
+    start: int,
+    end: int,
+    progress: Progress | None = None,
+) -> list[Tensor]:
+    """Makes the tokens of a level that are missing up to `end`, from one window that begins at `start`.
+
+    Where memory runs out, the batch is halved (then the chunk), and `sampling_kwargs` keeps what fitted.
+
+    Args:
+        zs: codes per level, low to high, [N, T_level]; those of the level above must reach over the whole context.
+        labels: `{y, info}` of this level for N songs.
+        sampling_kwargs: temp, fp16, chunk_size, max_batch_size, and optionally top_k, top_p, dtype (a key of DTYPES).
+            With `seed`, and `songs` (N numbers, else 0 .. N - 1), every draw is a function of seed, song, level and
+            position.
+        level: level of the prior.
+        prior: the model of that level.
+        start, end: tokens; the window is at most one context long.
+        progress: called with the number of tokens that were made, summed over songs.
+
+    Returns:
+        zs with this level [N, max(T_level, end)].
+
+    Raises:
+        UserError: not even one song at a time fits the memory.
+    """
+    z = zs[level]
+    n, have = z.shape
+    known = have - start
+    if known < 0:
+        raise ValueError(f"a window at {start} cannot be made: level {level} has only {have} tokens")
+    if have >= end:
+        return list(zs)
+    y = prior.get_y(labels, start)
+    z_conds = prior.get_z_conds(list(zs), start, start + prior.n_ctx)
+    noise = None
+    if sampling_kwargs.get("seed") is not None:
+        songs = sampling_kwargs.get("songs") or range(n)
+        noise = window_noise(sampling_kwargs["seed"], songs, level, start, end - start, known)
+
+    made: list[Tensor] = []
+    done = 0
+    while done < n:
+        size = min(sampling_kwargs.get("max_batch_size") or n, n - done)
+        part = slice(done, done + size)
+        options = {key: sampling_kwargs[key] for key in _FOR_PRIOR if key in sampling_kwargs}
+        if sampling_kwargs.get("dtype"):
+            options["dtype"] = DTYPES[sampling_kwargs["dtype"]]
+        if noise is not None:
+            options["noise"] = noise[part].to(z.device)
+        if progress is not None:
+            options["progress"] = _Counter(known, size, progress)
+        try:
+            result = prior.sample(
+                n_samples=size,
+                z=z[part, start:],
+                z_conds=None if z_conds is None else [cond[part] for cond in z_conds],
+                y=None if y is None else y[part],
+                sample_tokens=end - start,
+                **options,
+            )
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            result = None
+        if result is None:  # outside of `except`, whose traceback would hold on to the memory
+            empty_cache()
+            _lower(sampling_kwargs, size, known)
+            continue
+        made.append(result[:, known:])
+        done += size
+    zs = list(zs)
+    zs[level] = torch.cat([z, torch.cat(made).to(z.device)], dim=1)
+    return zs
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host has no memory left."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(s in str(error) for s in ("out of memory", "can't allocate memory"))
+    )
+
+
+def _lower(sampling_kwargs: SamplingKwargs, batch: int, known: int) -> None:
+    """Takes a smaller batch, or where it is 1 a smaller chunk, after memory ran out."""
+    chunk = sampling_kwargs.get("chunk_size") or known
+    if batch > 1:
+        sampling_kwargs["max_batch_size"] = -(-batch // 2)
+    elif chunk > 16:
+        sampling_kwargs["chunk_size"] = chunk // 2
+    else:
+        raise UserError(
+            "out of memory with one song at a time: use --dtype=fp16, a device with more memory, or --device=cpu"
+        )
+
+
+class _Counter:
+    """Turns the prior's count of positions, prefix included, into a count of new tokens over the batch."""
+
+    def __init__(self, known: int, size: int, report: Progress) -> None:
+        self.left, self.size, self.report = known, size, report
+
+    def __call__(self, positions: int) -> None:
+        given = min(self.left, positions)
+        self.left -= given
+        if positions > given:
+            self.report((positions - given) * self.size)
+
+
+def walk_level(
+    zs: Sequence[Tensor],
+    labels: Labels,
+    sampling_kwargs: SamplingKwargs,
+    level: int,
+    prior: Any,
+    total_length: int,
+    hop_length: int,
+    after_window: Callable[[list[Tensor]], None] | None = None,
+    progress: Progress | None = None,
+) -> list[Tensor]:
+    """Makes a level up to exactly `total_length` tokens; arguments as in `sample_level`.
+
+    Args:
+        after_window: called with zs after each window, so that nothing is lost.
+        progress: called with the number of tokens that were made.
+    """
+    result = list(zs)
+    for window in schedule(total_length, prior.n_ctx, hop_length, result[level].shape[1]):
+        result = sample_window(
+            result, labels, sampling_kwargs, level, prior, window.start, window.end, progress=progress
+        )
+        if after_window is not None:
+            after_window(result)
+    return result
+
+
+def sample_single_window(
+    zs: Sequence[Tensor], labels: Labels, sampling_kwargs: SamplingKwargs, level: int, prior: Any, start: int, hps: Any
+) -> list[Tensor]:
+    """Makes what is missing in the window that begins at `start`.
+
+    Args:
+        zs, labels, sampling_kwargs, level, prior: as in `sample_window`. A `sample_tokens` entry of sampling_kwargs
+            is the length of the window, else it is the whole context.
+        start: first token of the window.
+        hps: not needed; part of the signature that notebooks use.
+
+    Returns:
+        zs with the new codes appended to this level.
+    """
+    length = sampling_kwargs.get("sample_tokens") or prior.n_ctx
+    return sample_window(zs, labels, sampling_kwargs, level, prior, start, start + length)
+
+
+def sample_partial_window(
+    zs: Sequence[Tensor],
+    labels: Labels,
+    sampling_kwargs: SamplingKwargs,
+    level: int,
+    prior: Any,
+    tokens_to_sample: int,
+    hps: Any,
+) -> list[Tensor]:
+    """Adds `tokens_to_sample` codes to what is there; the window lies as far back as it can.
+
+    Leaves the length of its window as `sample_tokens` in sampling_kwargs, as notebooks expect; `sample_single_window`
+    would go by it.
+
+    Returns:
+        zs with tokens_to_sample more codes at this level.
+    """
+    end = zs[level].shape[1] + tokens_to_sample
+    start = max(0, end - prior.n_ctx)
+    sampling_kwargs["sample_tokens"] = end - start
+    return sample_single_window(zs, labels, sampling_kwargs, level, prior, start, hps)
+
+
+def sample_level(
+    zs: Sequence[Tensor],
+    labels: Labels,
+    sampling_kwargs: SamplingKwargs,
+    level: int,
+    prior: Any,
+    total_length: int,
+    hop_length: int,
+    hps: Any,
+) -> list[Tensor]:
+    """Makes a level by windows.
+
+    Where `total_length` is below the context it adds that many codes to those already there, so a prompt makes the
+    result longer; `walk_level`, which the command line uses, stops at `total_length` instead.
+
+    Args:
+        zs, labels, sampling_kwargs, level, prior: as in `sample_window`.
+        total_length: tokens the level shall have.
+        hop_length: new tokens of a usual window.
+        hps: not needed; part of the signature that notebooks use.
+
+    Returns:
+        zs with the new codes appended to this level.
+    """
+    if total_length < prior.n_ctx:
+        return sample_partial_window(zs, labels, sampling_kwargs, level, prior, total_length, hps)
+    result = list(zs)
+    for start in get_starts(total_length, prior.n_ctx, hop_length):
+        result = sample_single_window(result, labels, sampling_kwargs, level, prior, start, hps)
+    return result
