@@ -1,0 +1,279 @@
+"""A folder of audio files in, a folder of features out.
+
+    files that are not done -> decoded in the background -> windows -> batches across files -> arrays and notes
+
+Every position of a file is taken from one window. Windows begin at multiples of the hop; the last one is moved back
+so that it ends at the end of the file, and gives the positions that are still missing. For 20 positions, a context of
+8 and a hop of 8 or 5 (# taken, . context):
+
+    hop 8   ########                    hop 5   ########
+                    ########                         ...#####
+                        ....####                          ...#####
+                                                            ......##
+
+A file shorter than one context is one short window; nothing is padded. What is left of a file behind its last whole
+position is not used, and a file shorter than one position is filled up with silence. Change here the order of things;
+what a window gives is in `activations.py`, what is written in `results.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jukebox.features.activations import AudioWindow, Extractor
+from jukebox.features.results import POOLS, MeanFile, RowsFile, array_path, is_done, write_note
+from jukebox.sampling.windows import Window, schedule
+from jukebox.utils.errors import UserError
+from jukebox.utils.io import load_audio
+from jukebox.utils.memory import free_bytes
+from jukebox.utils.torch_utils import empty_cache
+
+READERS = min(4, os.cpu_count() or 1)  # threads that decode files while others run
+STALE = 600.0  # seconds after which an unfinished file has no writer any more
+LARGEST_BATCH = 16
+Report = Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """Files that were made, that were there already, and that cannot be read (name, why)."""
+
+    made: int = 0
+    skipped: int = 0
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Song:
+    """One file on its way.
+
+    Args:
+        name: relative to the folder.
+        audio: float32 [T, 1].
+        size: bytes of the file.
+        extractor: decides the windows.
+        hop: new positions of a window.
+        out: folder of the results; pool: a key of POOLS.
+    """
+
+    def __init__(self, name: str, audio: Tensor, size: int, extractor: Extractor, hop: int, out: Path, pool: str):
+        self.name, self.size, self.samples = name, size, len(audio)
+        self.positions = max(1, self.samples // extractor.hop)
+        whole = -(-self.positions // extractor.ratio) * extractor.ratio
+        self._audio = torch.nn.functional.pad(audio, (0, 0, 0, max(0, whole * extractor.hop - self.samples)))
+        self._hop = extractor.hop
+        self.windows = schedule(whole, extractor.n_ctx, hop)
+        self.left = len(self.windows)
+        self._path, self._pool = array_path(out, name), pool
+        self._shape = (len(extractor.layers), self.positions, extractor.width)
+        self.file: MeanFile | RowsFile | None = None
+
+    def audio_of(self, window: Window) -> AudioWindow:
+        audio = self._audio[window.start * self._hop : window.end * self._hop]
+        return AudioWindow(audio, window.start * self._hop, self.samples)
+
+    def add(self, window: Window, layer: int, rows: Tensor) -> None:
+        """Takes what a window gives of the layer with this index, [L, D], L its positions or more."""
+        first, last = window.start + window.known, min(window.end, self.positions)
+        if self.file is None:
+            self.file = POOLS[self._pool](self._path, self._shape)
+        if last > first:
+            self.file.add(layer, first, rows[first - window.start : last - window.start])
+
+
+class Job:
+    """Makes the features of files.
+
+    Args:
+        extractor: gives activations.
+        folder, out: of the audio files, of the results.
+        settings: what the results depend on, see `results.SETTINGS`; goes into the notes.
+        batch: windows at a time; None: chosen from free memory.
+        advance: called with the seconds of audio that were dealt with.
+        say: called with lines for the user.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        folder: Path,
+        out: Path,
+        settings: dict[str, Any],
+        batch: int | None = None,
+        advance: Callable[[float], None] = lambda seconds: None,
+        say: Report = print,
+    ) -> None:
+        self.extractor, self.folder, self.out, self.settings = extractor, folder, out, settings
+        self.batch = batch or self._fitting_batch()
+        self.advance, self.say = advance, say
+        self.outcome = Outcome()
+        self._hop = window_hop(settings["hop_fraction"], extractor.n_ctx, extractor.ratio)
+        self._open: dict[str, Song] = {}
+
+    def _fitting_batch(self) -> int:
+        """Windows that half of the free memory takes."""
+        of = self.extractor
+        # Per position: input, norm, q, k, v, MLP and their padded copies, in float32 at worst.
+        per_window = of.n_ctx * of.width * 4 * 16
+        return max(1, min(LARGEST_BATCH, free_bytes(of.device) // 2 // per_window))
+
+    def run(self, names: Sequence[str]) -> Outcome:
+        """Makes the features of files, in order; what is finished is whole, whatever happens.
+
+        Args:
+            names: relative to the folder.
+        """
+        waiting: deque[tuple[Song, Window]] = deque()
+
+        def run_some() -> None:
+            self._run_batch([waiting.popleft() for _ in range(min(self.batch, len(waiting)))])
+
+        try:
+            with contextlib.closing(self._songs(names)) as songs:
+                for song in songs:
+                    self._open[song.name] = song
+                    waiting.extend((song, window) for window in song.windows)
+                    while len(waiting) >= self.batch:
+                        run_some()
+            while waiting:
+                run_some()
+        except BaseException:
+            with contextlib.ExitStack() as stack:  # unfinished files are removed
+                for song in self._open.values():
+                    if song.file is not None:
+                        stack.push(song.file.__exit__)
+                raise
+        return self.outcome
+
+    # ------------------------------------------------------------------------------------------ files
+
+    def _songs(self, names: Sequence[str]) -> Generator[Song]:
+        """Decoded files; the next ones are read in the background. Those that cannot be read are noted."""
+        with ThreadPoolExecutor(READERS) as pool:
+            coming: list[tuple[str, Future[tuple[Tensor, int]]]] = []
+            rest = iter(names)
+            try:
+                while True:
+                    for name in rest:
+                        coming.append((name, pool.submit(self._read, name)))
+                        if len(coming) > READERS:
+                            break
+                    if not coming:
+                        return
+                    name, future = coming.pop(0)
+                    try:
+                        audio, size = future.result()
+                    except (OSError, ValueError) as error:  # AudioError, or a file that has gone
+                        self.outcome.broken.append((name, str(error)))
+                        self.say(f"left out: {error}")
+                        continue
+                    yield Song(name, audio, size, self.extractor, self._hop, self.out, self.settings["pool"])
+            finally:
+                for _, future in coming:
+                    future.cancel()
+
+    def _read(self, name: str) -> tuple[Tensor, int]:
+        path = self.folder / name
+        audio, _ = load_audio(path, self.extractor.sr, channels=1)
+        return torch.from_numpy(audio).t().contiguous(), os.path.getsize(path)
+
+    # ------------------------------------------------------------------------------------------ windows
+
+    def _run_batch(self, items: list[tuple[Song, Window]]) -> None:
+        """Runs windows together, in halves where memory does not suffice for all.
+
+        Raises:
+            UserError: not even one fits.
+        """
+        if self._fits(items):
+            for song, window in items:
+                self._window_done(song, window)
+            return
+        of = self.extractor
+        if len(items) == 1:
+            raise UserError(
+                f"one window of {of.n_ctx} positions does not fit the memory of {of.device}: "
+                "use --fp16, --device=cpu, or a smaller model"
+            )
+        empty_cache()
+        self.batch = len(items) // 2
+        self.say(f"out of memory with {len(items)} windows at a time: going on with {self.batch}")
+        while items:  # the batch may shrink further on the way
+            some, items = items[: self.batch], items[self.batch :]
+            self._run_batch(some)
+
+    def _fits(self, items: list[tuple[Song, Window]]) -> bool:
+        """Runs windows together; False where memory ran out. What was written until then is written again later."""
+        try:
+            for layer, h in self.extractor.run([song.audio_of(window) for song, window in items]):
+                index = self.extractor.layers.index(layer)
+                for (song, window), rows in zip(items, h, strict=True):
+                    song.add(window, index, rows)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _window_done(self, song: Song, window: Window) -> None:
+        self.advance(window.new * self.extractor.hop / self.extractor.sr)
+        song.left -= 1
+        if song.left:
+            return
+        assert song.file is not None
+        song.file.finish()
+        of = self.extractor
+        note = {
+            "audio": song.name,
+            "audio_bytes": song.size,
+            "seconds": song.samples / of.sr,
+            **self.settings,
+            "shape": song.file.shape,
+            "sr": of.sr,
+            "hop": of.hop,
+            "positions": song.positions,
+        }
+        write_note(self.out, song.name, note)
+        self.outcome.made += 1
+        del self._open[song.name]
+
+
+def window_hop(fraction: float, n_ctx: int, ratio: int) -> int:
+    """New positions of a window, a multiple of the ratio.
+
+    Raises:
+        UserError: a fraction outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"--hop_fraction={fraction:g}: must be above 0 and at most 1")
+    return max(1, int(fraction * n_ctx) // ratio) * ratio
+
+
+def split_done(names: Sequence[str], folder: Path, out: Path, settings: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """(files to do, files that are done).
+
+    Raises:
+        UserError: there are results of other settings.
+    """
+    todo: list[str] = []
+    done: list[str] = []
+    for name in names:
+        finished = is_done(out, name, settings, os.path.getsize(folder / name))
+        (done if finished else todo).append(name)
+    return todo, done
+
+
+def remove_stale(out: Path) -> None:
+    """Removes what jobs that were killed have left unfinished."""
+    for path in out.rglob(".*.tmp"):
+        if re.search(r"\.(npy|json)\.[^.]+\.tmp$", path.name) and time.time() - path.stat().st_mtime > STALE:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,222 @@
+"""Features of audio: python jukebox/represent.py --model=M --audio_files_dir=D --out=DIR --layers=36 [flags]
+
+Activations of chosen layers of a prior, as `.npy` files. The command line is here; what a window gives is in
+`features/activations.py`, the order of things in `features/job.py`, what is written in `features/results.py`.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":  # the folder of this script would hide installed packages behind our own
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from jukebox.utils.command_line import Flag, run_command
+from jukebox.utils.errors import UserError
+
+if TYPE_CHECKING or __name__ != "__main__":  # as a command, help and wrong flags must not wait for PyTorch
+    from jukebox.features.activations import AudioWindow, Extractor
+    from jukebox.features.job import Job
+
+__all__ = ["AudioWindow", "Extractor", "Job"]
+
+DESCRIPTION = """\
+Writes what layers of a prior make of audio files: OUT/NAME.npy for each file NAME of the folder and below, float32
+[layers, D] with --pool=mean or [layers, positions, D] with --pool=none, and a note beside it, OUT/NAME.json, with
+sample rate, samples per position, model and layers. Layers are counted from 1: 36 is what the 36th hands on to the
+37th. Position i knows the codes before it. A file longer than a context is run in windows; the last one is moved back
+to end with the file, and every position is taken from one window.
+
+Files that are done are skipped, so an interrupted job goes on with the same command; files that cannot be read are
+named and left out, and then the exit status is 1. Start it under mpiexec -n N to split the files over N processes.
+
+  python jukebox/represent.py --model=5b --audio_files_dir=music --out=features --layers=36"""
+
+FLAGS = [
+    Flag("model", "", "5b, 5b_lyrics, 1b_lyrics, another key of MODELS, or runs, as for sample.py", "what"),
+    Flag("weights_from", "", "folder with the model's weights in the Hugging Face layout, as for sample.py", "what"),
+    Flag("audio_files_dir", "", "folder of audio files, searched with all below it", "what"),
+    Flag("out", "", "folder to write to", "what"),
+    Flag("layers", None, "layers, counted from 1, separated by commas; half the depth is a good first choice", "what"),
+    Flag("pool", "mean", "mean over all positions, or none: every position", "what"),
+    Flag("level", "top", "level of the prior: top, or a number, 0 the finest", "what"),
+    Flag("artist", "", "artist of all files; unknown where left out", "labels"),
+    Flag("genre", "", "genre of all files; unknown where left out", "labels"),
+    Flag(
+        "hop_fraction",
+        1.0,
+        "new positions of a window as a fraction of the context; with 0.5 all but the first know half a context",
+        "windows",
+    ),
+    Flag("batch_size", None, "windows at a time, across files; chosen from free memory", "machine"),
+    Flag("fp16", None, "run the prior in half precision; on CUDA unless --nofp16", "machine"),
+    Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
+    Flag("port", 29500, "where processes under mpiexec meet", "machine"),
+]
+
+
+def main(**flags: Any) -> int:
+    """Carries out one command line; see FLAGS.
+
+    Returns:
+        Exit status: 0, 1 where files were left out, 130 after Ctrl-C.
+
+    Raises:
+        UserError: something given cannot work.
+    """
+    for flag, example in (("audio_files_dir", "music"), ("out", "features")):
+        if not flags[flag]:
+            raise UserError(f"--{flag} is missing: give a folder, such as --{flag}={example}")
+    if not flags["model"] and not flags["weights_from"]:
+        raise UserError("--model is missing: give a model, such as --model=5b, or a run, such as --model=logs/RUN")
+    layers = read_layers(flags["layers"])
+    if flags["pool"] not in ("mean", "none"):
+        raise UserError(f"--pool={flags['pool']}: choose mean or none")
+    batch = flags["batch_size"]
+    if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
+        raise UserError(f"--batch_size={batch}: give a whole number from 1 up")
+
+    from jukebox.features.activations import check_layers
+    from jukebox.features.job import remove_stale, split_done, window_hop
+    from jukebox.sampling.models import find_model
+    from jukebox.utils.audio_index import find_audio_files
+    from jukebox.utils.dist_utils import failing_together, setup_dist_from_mpi, shutdown
+
+    model = find_model(str(flags["model"]), str(flags["weights_from"]))
+    level = read_level(flags["level"], len(model.levels))
+    check_layers(model, level, layers)
+    if isinstance(flags["hop_fraction"], bool) or not isinstance(flags["hop_fraction"], (int, float)):
+        raise UserError(f"--hop_fraction={flags['hop_fraction']}: give a number")
+    window_hop(flags["hop_fraction"], 1, 1)
+    folder, out = Path(flags["audio_files_dir"]), Path(flags["out"])
+    names, _ = find_audio_files(folder)
+    if not names:
+        raise UserError(f"--audio_files_dir={folder}: there is no audio file in it or below")
+    settings = {
+        "model": flags["model"],
+        "weights_from": flags["weights_from"],
+        "level": level,
+        "layers": layers,
+        "pool": flags["pool"],
+        "hop_fraction": float(flags["hop_fraction"]),
+        "artist": flags["artist"],
+        "genre": flags["genre"],
+    }
+    todo, done = split_done(names, folder, out, settings)
+    remove_stale(out)
+    rank, _, device = setup_dist_from_mpi(port=int(flags["port"]), device=flags["device"], backend="gloo")
+    try:
+        with failing_together():
+            return make_features(model, settings, folder, out, todo, len(done), batch, flags["fp16"], rank, device)
+    finally:
+        shutdown()
+
+
+def read_layers(value: Any) -> list[int]:
+    """Layer counts, ascending and each once."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if value is None or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
+        given = " is missing" if value is None else f"={value}"
+        raise UserError(f"--layers{given}: give layers counted from 1, such as --layers=36 or --layers=24,36")
+    return sorted(set(values))
+
+
+def read_level(value: str, levels: int) -> int:
+    """A level's number; "top" is the highest."""
+    if value == "top":
+        return levels - 1
+    if not value.isdigit():
+        raise UserError(f"--level={value}: choose top or a number from 0 to {levels - 1}")
+    return int(value)
+
+
+def make_features(
+    model: Any,
+    settings: dict[str, Any],
+    folder: Path,
+    out: Path,
+    todo: list[str],
+    n_done: int,
+    batch: int | None,
+    fp16: bool | None,
+    rank: int,
+    device: Any,
+) -> int:
+    """Makes the features of one process's share of the files, and says at the end what became of them."""
+    from tqdm import tqdm
+
+    from jukebox.features.activations import Extractor
+    from jukebox.features.job import Job
+    from jukebox.utils.audio_index import AudioIndex
+    from jukebox.utils.dist_adapter import get_world_size
+    from jukebox.utils.dist_utils import gather_objects
+
+    share = todo[rank :: get_world_size()]
+    say = tqdm.write if rank == 0 else (lambda line: None)
+    if n_done:
+        say(f"{n_done} of {n_done + len(todo)} files are done already")
+    if not todo:
+        print_end(0, n_done, [], out, rank)
+        return 0
+    for notice in model.notices:
+        say(notice)
+    seconds = {name: entry.seconds for name, entry in AudioIndex(folder).look_up(share).items()}
+    half = device.type == "cuda" if fp16 is None else bool(fp16)
+    extractor = Extractor(
+        model,
+        settings["level"],
+        settings["layers"],
+        device,
+        "fp16" if half else "fp32",
+        settings["artist"],
+        settings["genre"],
+    )
+    for notice in extractor.notices:
+        say(notice)
+    window = extractor.n_ctx * extractor.hop / extractor.sr
+    with tqdm(
+        total=sum(seconds.values()),
+        unit="s",
+        file=sys.stderr,
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+        disable=rank > 0,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]",
+    ) as bar:
+
+        def advance(done: float) -> None:
+            bar.update(max(0.0, min(done, bar.total - bar.n)))  # headers and samples differ by moments
+
+        job = Job(extractor, folder, out, {**settings, "dtype": "fp16" if half else "fp32"}, batch, advance, say)
+        say(
+            f"{len(share)} files, {sum(seconds.values()) / 60:.1f} min, in windows of {window:.2f} s, "
+            f"{job.batch} at a time, on {device}"
+        )
+        try:
+            outcome = job.run(share)
+            bar.update(bar.total - bar.n)
+        except KeyboardInterrupt:
+            if get_world_size() > 1:
+                raise
+            bar.close()
+            print(f"\nstopped: {job.outcome.made} files more are complete; the same command goes on", file=sys.stderr)
+            return 130
+    results = gather_objects(outcome) if get_world_size() > 1 else [outcome]
+    broken = [item for result in results for item in result.broken]
+    print_end(sum(result.made for result in results), n_done, broken, out, rank)
+    return 1 if broken else 0
+
+
+def print_end(made: int, n_done: int, broken: list[tuple[str, str]], out: Path, rank: int) -> None:
+    """The one end: how many files have features, and which have none."""
+    if rank:
+        return
+    text = f"{made} files made, {n_done} were there: {out} holds features of {made + n_done}"
+    print(text + (f"; {len(broken)} were left out:" if broken else ""), flush=True)
+    for name, why in broken:
+        print(f"  {name}: {why}", flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main, FLAGS, DESCRIPTION)
