@@ -1,0 +1,86 @@
+"""Compares this project with the reference's numbers.
+
+    python tests/golden.py FOLDER [PATTERN ...]
+
+runs every `*.pt` and `manifest_*.json` of the folder (those whose name fits a pattern, if any is given), prints a line
+each (ok | FAIL | skip, name, what was compared, largest error, tolerance) and a summary. Exit status 1 on any failure
+or unknown case. The mapping of cases to classes is in `golden_cases/`; pytest runs the same code (`test_golden.py`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import json
+import pkgutil
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import golden_cases  # noqa: E402
+import torch  # noqa: E402
+from golden_cases.checks import Check, Skip, find  # noqa: E402
+
+for _module in pkgutil.iter_modules(golden_cases.__path__):
+    importlib.import_module(f"golden_cases.{_module.name}")
+
+
+def cases(folder: Path) -> list[Path]:
+    """The golden files of a folder, in order of name."""
+    return sorted([*folder.glob("*.pt"), *folder.glob("manifest_*.json")])
+
+
+def load(path: Path) -> dict[str, Any]:
+    if path.suffix == ".json":
+        return json.loads(path.read_text(encoding="utf-8"))
+    return torch.load(path, weights_only=True)
+
+
+def run(path: Path) -> tuple[str, str]:
+    """Runs one case. Returns ("ok" | "FAIL" | "skip", what to print about it)."""
+    function = find(path.stem)
+    if function is None:
+        return "FAIL", "unknown case: no function is registered for this name"
+    check = Check()
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    # The reference ran on one thread. Its VQ-VAE cases reach magnitudes of 1e5, where the order of a sum, which depends
+    # on the number of threads, moves small elements by more than the tolerance.
+    torch.set_num_threads(1)
+    try:
+        function(load(path), check)
+    except Skip as reason:
+        return "skip", str(reason)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return "FAIL", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+    finally:
+        torch.set_num_threads(threads)
+    if check.failures:
+        return "FAIL", f"{len(check.failures)} of {check.compared} differ: " + "; ".join(check.failures[:4])
+    if not check.compared:
+        return "FAIL", "nothing was compared"
+    _, what, error, tolerance = check.worst
+    return "ok", f"{check.compared} compared, largest error {error:.2g} in {what}, tolerance {tolerance}"
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or not Path(arguments[0]).is_dir():
+        print(__doc__)
+        return 2
+    counts = {"ok": 0, "FAIL": 0, "skip": 0}
+    for path in cases(Path(arguments[0])):
+        if len(arguments) > 1 and not any(fnmatch.fnmatchcase(path.stem, p) for p in arguments[1:]):
+            continue
+        status, text = run(path)
+        counts[status] += 1
+        print(f"{status:4} {path.stem:45} {text}", flush=True)
+    print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
+    return 1 if counts["FAIL"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

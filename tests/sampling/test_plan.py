@@ -1,0 +1,131 @@
+"""Windows, tokens and bytes of a run, and that a plan reads no weight."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import make_tiny_runs
+
+from jukebox.sample import main
+from jukebox.sampling import models, plan
+from jukebox.sampling.models import bare_prior, find_model
+from jukebox.sampling.plan import (
+    LevelPlan,
+    Speed,
+    check_memory,
+    duration,
+    level_plans,
+    prior_bytes,
+    song_bytes,
+    with_time,
+)
+from jukebox.sampling.settings import read_settings
+from jukebox.sampling.windows import Window
+from jukebox.utils.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be downloaded and nothing is in the cache."""
+    monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("JUKEBOX_MIRROR", "http://127.0.0.1:9")
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_twenty_seconds_of_5b() -> None:
+    settings = read_settings(dict(name="x", sample_length_in_seconds=20, n_samples=4), find_model("5b"))
+    plans = level_plans(settings, [0, 0, 0], 4, CPU, "fp16", timed=False)
+    assert [p.level for p in plans] == [2, 1, 0]
+    assert [p.new_tokens for p in plans] == [6890, 27560, 110240]
+    assert [len(p.windows) for p in plans] == [1, 6, 26]
+    assert [p.prefill_tokens for p in plans] == [0, 21592, 102752]
+    assert all(1 <= p.batch <= 4 for p in plans)
+
+
+@pytest.mark.parametrize("name, level, megabytes", [("5b_lyrics", 2, 983), ("1b_lyrics", 2, 338), ("5b", 0, 386)])
+def test_caches_of_released_models(name: str, level: int, megabytes: int) -> None:
+    model = find_model(name)
+    found = model.levels[level]
+    assert found is not None
+    prior = bare_prior(found, model.vqvae(1 << 20, "meta"))
+    no_cache = 2 * prior.prior.input_dims * prior.prior.width * 4 + plan._PREFILL * prior.prior.width * 4 * 16
+    assert (song_bytes(prior, "fp16") - no_cache) / 1e6 == pytest.approx(megabytes, abs=1)
+    assert song_bytes(prior, "fp32") - no_cache == 2 * (song_bytes(prior, "fp16") - no_cache)
+
+
+def test_bytes_are_those_of_the_loaded_prior(tmp_path: Path) -> None:
+    model = find_model(make_tiny_runs(tmp_path))
+    for dtype in ("fp32", "fp16", "bf16"):
+        for level in range(3):
+            lazy = model.prior(level, model.vqvae(576, "cpu"), CPU, dtype)
+            assert lazy is not None
+            loaded = sum(p.numel() * p.element_size() for p in lazy.load().parameters())
+            assert prior_bytes(bare_prior(lazy.of, model.vqvae(576, "meta")), dtype) == loaded
+
+
+def plan_of(**values: int) -> LevelPlan:
+    given = dict(weights=1000, per_song=100, batch=2, songs=5)
+    return LevelPlan(level=0, n_ctx=8, windows=[Window(0, 8, 0), Window(4, 12, 4)], chunk=None, **{**given, **values})
+
+
+def test_memory_is_checked_and_the_advice_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_memory(plan_of(), 1100, CPU, "fp32")
+    with pytest.raises(UserError, match="level 0 needs .* for one song and cpu has .* free: --dtype=fp16 halves"):
+        check_memory(plan_of(), 1099, CPU, "fp32")
+    with pytest.raises(UserError, match="--device=cpu if the host has more"):
+        check_memory(plan_of(), 0, torch.device("cuda"), "fp16")
+
+
+def test_batch_follows_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = find_model(make_tiny_runs(tmp_path))
+    settings = read_settings(dict(name="x", n_samples=20), model)
+    asked = read_settings(dict(name="x", n_samples=20, max_batch_size=(7, 8, 9)), model)
+    monkeypatch.setattr(plan, "free_bytes", lambda device: 1_500_000)
+    plans = level_plans(settings, [0, 0, 0], 20, CPU, "fp32", timed=False)
+    for p in plans:
+        room = 0.9 * 1_500_000 - p.weights
+        assert 1 < p.batch < 20 and p.batch * p.per_song <= room < (p.batch + 1) * p.per_song
+    assert [p.batch for p in level_plans(asked, [0, 0, 0], 20, CPU, "fp32", timed=False)] == [9, 8, 7]
+    monkeypatch.setattr(plan, "free_bytes", lambda device: 10)
+    assert [p.batch for p in level_plans(settings, [0, 0, 0], 20, CPU, "fp32", timed=False)] == [1, 1, 1]
+
+
+def test_time_is_steps_of_batches_and_given_tokens_of_songs() -> None:
+    # 12 new tokens in ceil(5 / 2) batches; 4 given tokens and 2 windows of 3 lyrics for each of 5 songs
+    assert with_time(plan_of(), Speed(step=1.0, given=0.1), 3).seconds == pytest.approx(3 * 12 + 5 * (4 + 6) * 0.1)
+    assert [duration(s) for s in (1.25, 12, 200, 3600 * 5 + 60)] == ["1.2 s", "12 s", "3 min", "5 h 01 min"]
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_dry_run_of_a_large_model_takes_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin = time.monotonic()
+    assert (
+        main(model="5b_lyrics", name=str(tmp_path / "run"), sample_length_in_seconds=20, dry_run=True, device="cpu")
+        == 0
+    )
+    assert time.monotonic() - begin < 60
+    lines = capsys.readouterr().out.split("\n")
+    rows = {line.split()[0]: line.split() for line in lines if line[:5].strip().isdigit()}
+    assert [rows[level][1:3] for level in "210"] == [["1", "6,890"], ["6", "27,560"], ["26", "110,240"]]
+    assert any("extrapolated from a few layers" in line for line in lines)
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_of_ones_own_model_loads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = make_tiny_runs(tmp_path)
+
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(models, "make_prior", loaded)
+    monkeypatch.setattr("jukebox.make_models.restore_model", lambda hps, model, path: loaded() if path else model)
+    assert main(model=name, name=str(tmp_path / "run"), dry_run=True, n_samples=2) == 0
+    out = capsys.readouterr().out
+    assert "ancestral: 2 songs of 24.00 s" in out and out.count(" s\n") >= 3

@@ -1,0 +1,136 @@
+"""What gets installed by `pip install .`, `./apex` and `./tensorboardX`, and that the lists of requirements agree."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+
+
+def install(folder: Path, target: Path) -> None:
+    """Installs a copy of a folder's package into a target folder, without its requirements and without a network."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    result = subprocess.run([*command, "--target", str(target), str(folder)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def pins(file: str) -> dict[str, list[Requirement]]:
+    """Requirements of a file by name; a name may have several, for several Pythons."""
+    found: dict[str, list[Requirement]] = {}
+    for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            found.setdefault(requirement.name.lower(), []).append(requirement)
+    return found
+
+
+def setup_arguments(file: str) -> dict[str, ast.expr]:
+    """Arguments of the call of `setup` in a setup.py, unread."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "setup"]
+    return {keyword.arg or "": keyword.value for keyword in calls[0].keywords}
+
+
+def ranges(file: str) -> list[Requirement]:
+    """The requirements of a setup.py, those of its extras included."""
+    arguments = setup_arguments(file)
+    texts = list(ast.literal_eval(arguments["install_requires"]))
+    if "extras_require" in arguments:
+        texts += [text for extra in ast.literal_eval(arguments["extras_require"]).values() for text in extra]
+    return [Requirement(text) for text in texts]
+
+
+def version(pin: Requirement) -> str:
+    (specifier,) = pin.specifier
+    assert specifier.operator == "==", f"{pin} is no pin"
+    return specifier.version
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
+def test_all_versions_are_pinned(file: str) -> None:
+    for requirements in pins(file).values():
+        for requirement in requirements:
+            assert version(requirement)
+
+
+def test_torch_is_pinned_first() -> None:
+    """`make venv` reads the line, and installs it before all others."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line and not line.startswith("#")][0] == "torch==2.13.0"
+
+
+def test_ranges_hold_the_tested_versions_and_nothing_else() -> None:
+    tested, wanted = pins("requirements.txt"), {r.name.lower(): r for r in ranges("setup.py")}
+    assert set(tested) == set(wanted)
+    for name, requirement in wanted.items():
+        for pin in tested[name]:
+            assert requirement.specifier.contains(version(pin)), f"{pin} lies outside of {requirement}"
+
+
+def test_the_monitor_pins_what_training_was_tested_with() -> None:
+    monitor = {r.name.lower(): version(r) for r in ranges("tensorboardX/setup.py")}
+    assert monitor["tensorboardx"] == version(pins("requirements.txt")["tensorboardx"][0])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository's packages, since building leaves files behind; `installed/NAME` beside them."""
+    if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("pip") is None:
+        pytest.skip("pip and setuptools are needed to build packages (requirements-dev.txt has the latter)")
+    copy = tmp_path_factory.mktemp("packages")
+    ignore = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+    for name in ("jukebox", "apex", "tensorboardX"):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    (copy / "tests").mkdir()  # a package beside ours, which must stay out
+    (copy / "tests" / "__init__.py").touch()
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy / name)
+    for name, folder in {"jukebox": copy, "apex": copy / "apex", "monitor": copy / "tensorboardX"}.items():
+        install(folder, copy / "installed" / name)
+    return copy / "installed"
+
+
+def top_level(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".dist-info"))
+
+
+def test_installing_brings_our_package_alone(folders: Path) -> None:
+    assert top_level(folders / "jukebox") == ["jukebox"]
+    assert top_level(folders / "apex") == ["apex"]
+    assert top_level(folders / "monitor") == []
+
+
+def test_everything_in_the_package_is_installed(folders: Path) -> None:
+    def files(folder: Path) -> set[str]:
+        found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        return {str(path.relative_to(folder)) for path in found}
+
+    assert files(ROOT / "jukebox") == files(folders / "jukebox" / "jukebox")
+    assert files(ROOT / "apex" / "apex") == files(folders / "apex" / "apex")
+
+
+def test_installed_packages_import_from_anywhere(folders: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]\n"
+        "import jukebox.hparams, apex.optimizers, tensorboardX\n"
+        "print(jukebox.hparams.__file__, apex.optimizers.__file__, tensorboardX.__file__)"
+    )
+    command = [sys.executable, "-c", code, *(str(folders / name) for name in ("jukebox", "apex", "monitor"))]
+    found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()
+    assert found[0].startswith(str(folders / "jukebox")) and found[1].startswith(str(folders / "apex"))
+    assert "site-packages" in found[2]
+
+
+def test_the_index_wins_in_the_repository() -> None:
+    """From the root, folders called apex and tensorboardX must not answer for the installed packages."""
+    code = "import tensorboardX; print(tensorboardX.SummaryWriter.__name__)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "SummaryWriter"

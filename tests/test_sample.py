@@ -1,0 +1,477 @@
+"""Whole runs of `sample.py` on tiny models: the four modes, what they leave, and that nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import HOPS, SR, make_tiny_runs
+
+from jukebox.hparams import Hyperparams
+from jukebox.sample import FLAGS, _sample, ancestral_sample, main
+from jukebox.sampling import levels as levels_module
+from jukebox.sampling.models import LazyPrior, find_model
+from jukebox.sampling.report import Bars
+from jukebox.sampling.state import RunState
+from jukebox.utils.errors import UserError
+from jukebox.utils.io import load_audio, probe_audio, write_audio
+
+ROOT = Path(__file__).parents[1]
+# 36 tokens of the top level, so that it takes two windows; one hop is one window, to have few of them.
+RUN: dict[str, Any] = dict(
+    sample_length_in_seconds=2.304, hop_fraction=(1.0, 1.0, 0.5), seed=7, lyrics="la la la, the end"
+)
+TOTAL = 576
+KILLS = int(os.environ.get("JUKEBOX_TEST_KILLS", "3"))  # `make faults` sets 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tiny_runs(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def finished(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three songs."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(model=model, name=str(folder), n_samples=3, **RUN) == 0
+    return folder
+
+
+def data(folder: Path, level: int) -> dict[str, Any]:
+    return torch.load(folder / f"level_{level}" / "data.pth.tar", weights_only=True)
+
+
+def tokens(folder: Path) -> list[torch.Tensor]:
+    return data(folder, 0)["zs"]
+
+
+def assert_same(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
+    for level, (x, y) in enumerate(zip(a, b, strict=True)):
+        assert torch.equal(x, y), f"level {level} differs in {int((x != y).sum())} of {y.numel()} tokens"
+
+
+# -------------------------------------------------------------------------------------------------- what a run leaves
+
+
+def test_a_run_leaves_what_was_promised(finished: Path) -> None:
+    for level in (2, 1, 0):
+        folder, saved = finished / f"level_{level}", data(finished, level)
+        assert [z.shape for z in saved["zs"]] == [(3, TOTAL // hop if i >= level else 0) for i, hop in enumerate(HOPS)]
+        assert all(z.dtype == torch.int64 for z in saved["zs"])
+        assert saved["x"].shape == (3, TOTAL, 1) and saved["x"].dtype == torch.float32
+        assert saved["labels"][2]["y"].shape == (3, 4 + 1 + 8)
+        assert saved["labels"][2]["info"][0]["lyrics"] == RUN["lyrics"]
+        assert saved["sampling_kwargs"][level]["temp"] == 0.99 and saved["sampling_kwargs"][level]["seed"] == 7
+        assert "<html" in (folder / "index.html").read_text(encoding="utf-8")
+        for i in range(3):
+            wav = load_audio(folder / f"item_{i}.wav", SR, channels=1)[0]
+            assert wav.shape == (1, TOTAL)
+            assert np.allclose(wav[0], saved["x"][i, :, 0].clamp(-1, 1), atol=2**-14)
+            assert (folder / f"item_{i}" / "align.json").is_file()
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_songs_differ_and_do_not_know_each_other(finished: Path, model: str, tmp_path: Path) -> None:
+    three = tokens(finished)
+    assert len(set(map(tuple, three[2].tolist()))) == 3
+    assert main(model=model, name=str(tmp_path / "one"), n_samples=1, **RUN) == 0
+    assert_same(tokens(tmp_path / "one"), [z[:1] for z in three])
+    batch = dict(max_batch_size=(1, 2, 3), chunk_size=5)
+    assert main(model=model, name=str(tmp_path / "cut"), n_samples=3, **RUN, **batch) == 0
+    assert_same(tokens(tmp_path / "cut"), three)
+    assert main(model=model, name=str(tmp_path / "other"), n_samples=1, **{**RUN, "seed": 8}) == 0
+    assert not torch.equal(tokens(tmp_path / "other")[2], three[2][:1])
+
+
+@pytest.mark.parametrize("suffix", ["flac", "mp3"])
+def test_other_formats_with_tags(model: str, tmp_path: Path, suffix: str) -> None:
+    run = {**RUN, "sample_length_in_seconds": 1.1, "format": suffix, "artist": "somebody", "genre": "polka"}
+    assert main(model=model, name=str(tmp_path / "run"), **run) == 0
+    folder = tmp_path / "run" / "level_0"
+    assert not (folder / "item_0.wav").exists()
+    seconds, found = probe_audio(folder / f"item_0.{suffix}")
+    assert seconds == pytest.approx(1.088, abs=0.1)
+    assert found["artist"] == "somebody" and found["genre"].lower() == "polka"
+    assert "seed 7" in " ".join(found.values())
+
+
+def test_one_prior_at_a_time(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
+    import weakref
+
+    alive: list[weakref.ref[Any]] = []
+    loaded: list[int] = []
+    load = LazyPrior.load
+
+    def watched(self: LazyPrior) -> Any:
+        gc.collect()
+        assert not any(ref() is not None for ref in alive), "the prior of the level before is still there"
+        prior = load(self)
+        alive.append(weakref.ref(prior))
+        loaded.append(self.level)
+        return prior
+
+    monkeypatch.setattr(LazyPrior, "load", watched)
+    assert main(model=model, name=str(tmp_path / "run"), **{**RUN, "sample_length_in_seconds": 1.1}) == 0
+    assert loaded == [2, 1, 0]
+
+
+def test_own_model_without_lower_levels_stops_where_it_ends(model: str, tmp_path: Path) -> None:
+    top = model.split(",")[-1]
+    assert main(model=top, name=str(tmp_path / "run"), **{**RUN, "hop_fraction": 0.5}) == 0
+    assert sorted(p.name for p in (tmp_path / "run").glob("level_*")) == ["level_2"]
+    assert data(tmp_path / "run", 2)["zs"][2].shape == (1, 36)
+
+
+# ---------------------------------------------------------------------------------------------------------- the modes
+
+
+def test_primed_from_a_stereo_mp3_at_48_khz(model: str, tmp_path: Path) -> None:
+    t = np.arange(48000 * 2) / 48000
+    stereo = 0.5 * np.stack([np.sin(2 * np.pi * 110 * t), np.sin(2 * np.pi * 220 * t)], axis=1)
+    write_audio(tmp_path / "a.mp3", stereo, 48000)
+    write_audio(tmp_path / "b.wav", 0.3 * stereo[:, :1], 48000)
+    files = f"{tmp_path / 'a.mp3'},{tmp_path / 'b.wav'}"
+    given = dict(mode="primed", audio_file=files, prompt_length_in_seconds=1.3, n_samples=3)
+    assert main(model=model, name=str(tmp_path / "run"), **RUN, **given) == 0
+    zs = tokens(tmp_path / "run")
+    assert [z.shape for z in zs] == [(3, TOTAL // hop) for hop in HOPS]
+
+    vqvae = find_model(model).vqvae(TOTAL, "cpu")
+    for i, name in enumerate(["a.mp3", "b.wav", "a.mp3"]):
+        audio = load_audio(tmp_path / name, SR, duration=320, channels=1)[0]  # 1.3 s cut to 20 tokens
+        codes = vqvae.encode(torch.from_numpy(audio).view(1, -1, 1))
+        for level, hop in enumerate(HOPS):
+            assert torch.equal(zs[level][i, : 320 // hop], codes[level][0])
+    assert not torch.equal(zs[2][0], zs[2][2])  # the same prompt, another song
+
+
+def test_short_prompt_is_filled_up_in_front(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_audio(tmp_path / "short.wav", np.full(125, 0.5), SR)
+    given = dict(mode="primed", audio_file=str(tmp_path / "short.wav"), prompt_length_in_seconds=1.28)
+    assert main(model=model, name=str(tmp_path / "run"), **RUN, **given) == 0
+    assert "is 0.50 s long: 0.78 s of silence were put in front" in capsys.readouterr().err
+    audio = torch.cat([torch.zeros(195), torch.full((125,), 0.5)]).view(1, -1, 1)
+    codes = find_model(model).vqvae(TOTAL, "cpu").encode(audio)
+    assert torch.equal(tokens(tmp_path / "run")[2][:, :20], codes[2])
+
+
+@pytest.mark.parametrize("level", [2, 0])
+def test_continue(finished: Path, model: str, tmp_path: Path, level: int) -> None:
+    codes_file = str(finished / f"level_{level}" / "data.pth.tar")
+    longer = {**RUN, "sample_length_in_seconds": 2.56, "mode": "continue", "codes_file": codes_file}
+    assert main(model=model, name=str(tmp_path / "run"), **longer) == 0
+    zs, before = tokens(tmp_path / "run"), data(finished, level)["zs"]
+    assert [z.shape for z in zs] == [(3, 640 // hop) for hop in HOPS]  # as many songs as the file holds
+    for i in range(3):
+        assert torch.equal(zs[i][:, : before[i].shape[1]], before[i])
+
+
+def test_continue_from_a_part_says_the_same_again(finished: Path, model: str, tmp_path: Path) -> None:
+    """Draws belong to positions: a song that is cut off and continued with its seed becomes the same song."""
+    given = dict(mode="continue", codes_file=str(finished / "level_0" / "data.pth.tar"), prompt_length_in_seconds=2.05)
+    assert main(model=model, name=str(tmp_path / "run"), **RUN, **given) == 0
+    assert_same(tokens(tmp_path / "run")[2:], tokens(finished)[2:])
+    cut = 512 // HOPS[1]
+    assert torch.equal(tokens(tmp_path / "run")[1][:, :cut], tokens(finished)[1][:, :cut])
+
+
+def test_upsample_makes_the_lower_levels_as_the_whole_run_did(finished: Path, model: str, tmp_path: Path) -> None:
+    given = dict(mode="upsample", codes_file=str(finished / "level_2" / "data.pth.tar"), seed=7)
+    up = ",".join(model.split(",")[:2])  # the top prior is not needed
+    hops = dict(hop_fraction=RUN["hop_fraction"])
+    assert main(model=up, name=str(tmp_path / "run"), **given, **hops) == 0
+    assert_same(tokens(tmp_path / "run"), tokens(finished))
+    assert sorted(p.name for p in (tmp_path / "run").glob("level_*")) == ["level_0", "level_1"]
+    with_top = tmp_path / "with_top"
+    assert main(model=model, name=str(with_top), **given, **hops) == 0
+    assert (with_top / "level_0" / "item_0" / "align.json").read_bytes() == (
+        finished / "level_0" / "item_0" / "align.json"
+    ).read_bytes()
+
+
+# ------------------------------------------------------------------------------------------------- nothing is lost
+
+
+def test_killed_at_any_window_and_resumed(
+    finished: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is gone right after, or right before, some state was written; every window is tried over the runs."""
+    save = RunState.save
+    left = {"windows": 0}
+
+    def dies(self: RunState) -> None:
+        left["windows"] -= 1
+        if left["windows"] == 0:
+            raise SystemExit("killed before the state was written")
+        save(self)
+
+    monkeypatch.setattr(RunState, "save", dies)
+    folder, resume, deaths = tmp_path / "run", False, 0
+    while True:
+        left["windows"] = 2 + deaths % 3
+        try:
+            assert main(model=model, name=str(folder), n_samples=3, resume=resume, **RUN) == 0
+            break
+        except SystemExit:
+            deaths, resume = deaths + 1, True
+    assert deaths >= 5
+    assert_same(tokens(folder), tokens(finished))
+
+
+def test_killed_between_the_files_of_a_level(
+    finished: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    for name in ("save_torch", "save_html"):
+
+        def dies(*_: Any, **__: Any) -> None:
+            raise SystemExit
+
+        with monkeypatch.context() as patch:
+            patch.setattr(levels_module, name, dies)
+            with pytest.raises(SystemExit):
+                main(model=model, name=str(folder), n_samples=3, resume=folder.exists(), **RUN)
+    assert main(model=model, name=str(folder), n_samples=3, resume=True, **RUN) == 0
+    assert_same(tokens(folder), tokens(finished))
+
+
+def command(model: str, folder: Path, *more: str) -> list[str]:
+    flags = [f"--model={model}", f"--name={folder}", "--n_samples=3", *more]
+    flags += [f"--{key}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for key, v in RUN.items()]
+    return [sys.executable, str(ROOT / "jukebox" / "sample.py"), *flags]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(pattern)) and process.poll() is None:
+        assert time.monotonic() < deadline, f"{pattern} did not appear"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments(finished: Path, model: str, tmp_path: Path) -> None:
+    folder, rng = tmp_path / "run", random.Random(0)
+    for _ in range(KILLS):
+        process = subprocess.Popen(command(model, folder, "--resume"), env=environment(), stderr=subprocess.DEVNULL)
+        wait_for(folder, "state.pth.tar", process)
+        time.sleep(rng.uniform(0.0, 0.7))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for file in folder.rglob("*.pth.tar"):
+            torch.load(file, weights_only=True)
+    done = subprocess.run(command(model, folder, "--resume"), env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same(tokens(folder), tokens(finished))
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_says_how_to_go_on(finished: Path, model: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = subprocess.Popen(command(model, folder), env=environment(), stderr=subprocess.PIPE, text=True)
+    wait_for(folder, "level_2/index.html", process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert f"stopped: {folder} holds everything up to the last finished window. To go on: python " in errors
+    assert errors.rstrip().endswith("--resume")
+    assert main(model=model, name=str(folder), n_samples=3, resume=True, **RUN) == 0
+    assert_same(tokens(folder), tokens(finished))
+
+
+def test_an_interrupted_run_is_not_overwritten_by_mistake(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path / "run")
+
+    def interrupt(self: Bars, tokens: int) -> None:
+        if self._window == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bars, "advance", interrupt)
+        assert main(model=model, name=folder, **RUN) == 130
+    with pytest.raises(UserError, match="holds this very run, interrupted: add --resume"):
+        main(model=model, name=folder, **RUN)
+    with pytest.raises(UserError, match="was started with temp=.0.99.*not .0.5"):
+        main(model=model, name=folder, temp=0.5, resume=True, **RUN)
+    with pytest.raises(UserError, match="started with seed=7, not 8"):
+        main(model=model, name=folder, resume=True, **{**RUN, "seed": 8})
+    capsys.readouterr()
+    assert main(model=model, name=folder, resume=True, dry_run=True, **RUN) == 0
+    assert capsys.readouterr().out.split("\n")[3].split()[:4] == ["2", "1", "4", "28"]  # what is left of level 2
+    assert main(model=model, name=folder, resume=True, **RUN) == 0
+    capsys.readouterr()
+    assert main(model=model, name=folder, resume=True, **RUN) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_the_last_good_state(
+    finished: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, writes = tmp_path / "run", {"n": 0}
+    replace = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        writes["n"] += 1
+        if writes["n"] == 10:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(UserError, match="[Nn]o space left"):
+            main(model=model, name=str(folder), n_samples=3, **RUN)
+    assert sum(z.shape[1] for z in RunState.load(folder).zs) > 0
+    assert main(model=model, name=str(folder), n_samples=3, resume=True, **RUN) == 0
+    assert_same(tokens(folder), tokens(finished))
+
+
+# ------------------------------------------------------------------------------------------------- several processes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path(sys.executable).with_name("mpiexec").exists(), reason="needs the mpich package")
+def test_two_ranks_make_the_songs_of_one(finished: Path, model: str, tmp_path: Path) -> None:
+    launcher = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2"]
+    words = [*launcher, *command(model, tmp_path / "run", "--port=29617")]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run").exists()
+    first, second = tokens(tmp_path / "run_rank_0"), tokens(tmp_path / "run_rank_1")
+    assert [z.shape[0] for z in (first[0], second[0])] == [1, 2]
+    assert_same([torch.cat(pair) for pair in zip(first, second, strict=True)], tokens(finished))
+    assert done.stderr.count("level 0, window") and "rank_1" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path(sys.executable).with_name("mpiexec").exists() or not Path("/proc").is_dir(),
+    reason="needs the mpich package and /proc",
+)
+def test_the_others_stop_when_a_rank_dies(model: str, tmp_path: Path) -> None:
+    launcher = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2"]
+    words = [*launcher, *command(model, tmp_path / "run", "--port=29618"), "--sample_length_in_seconds=30"]
+    process = subprocess.Popen(words, env=environment(), stderr=subprocess.DEVNULL, text=True)
+    wait_for(tmp_path, "run_rank_1/state.pth.tar", process)
+    wait_for(tmp_path, "run_rank_0/state.pth.tar", process)
+    victims = [pid for pid, rank in processes_of(tmp_path / "run") if rank == "1"]
+    assert len(victims) == 1
+    os.kill(victims[0], signal.SIGKILL)
+    assert process.wait(timeout=30) != 0
+
+
+def processes_of(folder: Path) -> list[tuple[int, str]]:
+    """(process, rank) of the Python processes that write to a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"python" in words[0] and f"--name={folder}".encode() in words:
+            ranks = [v[9:].decode() for v in variables if v.startswith(b"PMI_RANK=")]
+            found += [(int(entry.name), rank) for rank in ranks]
+    return found
+
+
+def test_fewer_songs_than_processes_is_refused(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "4")
+    with pytest.raises(UserError, match="--n_samples=3 cannot be split over 4 processes: use --n_samples=4 or more"):
+        main(model=model, name=str(tmp_path / "run"), n_samples=3, **RUN)
+
+
+# -------------------------------------------------------------------------------------------------------- the script
+
+
+def test_help_lists_every_flag_at_once() -> None:
+    begin = time.monotonic()
+    words = [sys.executable, "-X", "importtime", str(ROOT / "jukebox" / "sample.py"), "--help"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert time.monotonic() - begin < 3
+    assert done.returncode == 0
+    for flag in FLAGS:
+        assert f"--{flag.name}=" in done.stdout and flag.help.split()[0] in done.stdout
+    assert "| torch\n" not in done.stderr and " numpy\n" not in done.stderr
+
+
+def test_wrong_flags_end_with_one_line(model: str, tmp_path: Path) -> None:
+    def failing(*flags: str) -> str:
+        words = [sys.executable, str(ROOT / "jukebox" / "sample.py"), *flags]
+        done = subprocess.run(words, capture_output=True, text=True, env=environment())
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+        return done.stderr
+
+    assert "did you mean --sample_length_in_seconds" in failing("--sample_lenght_in_seconds=3")
+    assert "--mode=remix: choose ancestral" in failing(f"--model={model}", f"--name={tmp_path / 'x'}", "--mode=remix")
+    assert not (tmp_path / "x").exists()
+
+
+def test_lists_of_names(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(model=model, list_artists=True) == 0
+    assert capsys.readouterr().out.split("\n")[:2] == ["somebody", "the examples"]
+    assert main(model=model, list_genres="olk") == 0
+    assert capsys.readouterr().out == "polka\n"
+    with pytest.raises(UserError, match="--list_artists=xyz: no name fits"):
+        main(model=model, list_artists="xyz")
+
+
+def test_unknown_names_are_told_with_the_nearest(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = {**RUN, "sample_length_in_seconds": 1.1}
+    assert main(model=model, name=str(tmp_path / "run"), artist="The Exmaples", genre="waltz", **short) == 0
+    said = capsys.readouterr().out
+    assert said.count("artist 'The Exmaples' is not known to the model; nearest: the examples") == 1
+    assert "genre" not in said
+
+
+# ------------------------------------------------------------------------------------------- the importable functions
+
+
+def test_modes_take_priors_that_are_modules(finished: Path, model: str, tmp_path: Path) -> None:
+    """As a notebook does it: all priors loaded, labels by their labellers, options without a seed."""
+    found = find_model(model)
+    vqvae = found.vqvae(TOTAL, "cpu")
+    lazy = [found.prior(level, vqvae, torch.device("cpu")) for level in range(3)]
+    priors = [prior.load() for prior in lazy if prior is not None]
+    saved = data(finished, 0)
+    hps = Hyperparams(
+        name=str(tmp_path / "run"), n_samples=3, sr=SR, levels=3, sample_length=TOTAL, hop_fraction=[1.0, 1.0, 0.5]
+    )
+    kwargs = [dict(temp=0.99, fp16=False, chunk_size=None, max_batch_size=2, seed=7) for _ in priors]
+    zs = ancestral_sample(saved["labels"], kwargs, priors, hps)
+    assert_same(zs, saved["zs"])
+    again = ancestral_sample([torch.zeros(3, 0, dtype=torch.long)] * 3, saved["labels"], kwargs, priors, hps)
+    assert_same(again, zs)
+    only_top = _sample(
+        [torch.zeros(3, 0, dtype=torch.long)] * 3, saved["labels"], kwargs, [None, None, priors[2]], [2], hps
+    )
+    assert torch.equal(only_top[2], zs[2]) and only_top[0].shape == (3, 0)

@@ -1,0 +1,395 @@
+"""Whole runs on made-up data: resuming equals never stopping, what is left on the disk, stopping, watching."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import TinyData, tiny_hps
+
+from jukebox.hparams import Hyperparams
+from jukebox.make_models import load_checkpoint
+from jukebox.training import loop
+from jukebox.utils.errors import UserError
+from jukebox.utils.files import load_torch
+
+
+class Crash(Exception):
+    """Stands for a power cut: nothing is saved on the way out."""
+
+
+class CrashingLoader:
+    """Fails before a batch of an epoch is given out."""
+
+    def __init__(self, loader: Any, batches: int) -> None:
+        self.loader, self.left = loader, batches
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Any:
+        for batch in self.loader:
+            if self.left == 0:
+                raise Crash
+            self.left -= 1
+            yield batch
+
+
+@pytest.fixture(autouse=True)
+def tiny_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loop, "DataProcessor", TinyData)
+    monkeypatch.chdir(tmp_path)
+
+
+def train(crash_after: int | None = None, **values: Any) -> dict[str, Any]:
+    """A run of two epochs of five batches; returns its last checkpoint."""
+    hps = tiny_hps(**{"epochs": 2, "save_iters": 3, "sample_iters": -1, **values})
+    original = loop.DataProcessor
+    if crash_after is not None:
+
+        def crashing(hps: Hyperparams, **_: Any) -> TinyData:
+            data = original(hps)
+            data.train_loader = CrashingLoader(data.train_loader, crash_after)  # type: ignore[assignment]
+            return data
+
+        loop.DataProcessor = crashing  # type: ignore[assignment,misc]
+    try:
+        assert loop.run(hps, "train.py --name=tiny") == 0
+    except Crash:
+        pass
+    finally:
+        loop.DataProcessor = original  # type: ignore[misc]
+    return load_torch(f"logs/{hps.name}/checkpoint_latest.pth.tar")
+
+
+def same(a: Any, b: Any, where: str = "") -> None:
+    """Every tensor and value of two checkpoints is equal, bit for bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where
+
+
+def vqvae_path(**values: Any) -> str:
+    """A trained tiny VQ-VAE for priors to stand on."""
+    train(name="vqvae", epochs=1, **values)
+    return "logs/vqvae/checkpoint_latest.pth.tar"
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "vqvae": {},
+    "vqvae, plain average": dict(ema_fused=False, mu=0.5),
+    "prior": dict(prior=True, level=1, resid_dropout=0.3, mu=0.5),
+    "upsampler, bf16": dict(prior=True, level=0, n_ctx=64, cond_width=8, cond_depth=1, bf16=True),
+    "prior, fp16": dict(
+        prior=True,
+        level=1,
+        fp16=True,
+        fp16_params=True,
+        fp16_opt=True,
+        cpu_ema=True,
+        cpu_ema_freq=2,
+        ema_fused=False,
+        mu=0.5,
+        iters_before_update=2,
+        save_iters=1,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_resumed_run_equals_an_undisturbed_one(kind: str) -> None:
+    values = dict(KINDS[kind])
+    if values.get("prior"):
+        values["restore_vqvae"] = vqvae_path()
+    undisturbed = train(name="a", **values)
+    train(name="b", crash_after=4, **values)  # in the first epoch
+    crashed = train(name="b", crash_after=5, **values)  # goes on, and dies in the second
+    assert 0 < crashed["step"] < undisturbed["step"]
+    resumed = train(name="b", **values)
+    assert resumed["step"] == (6 if "iters_before_update" in values else 10)
+    undisturbed["hps"]["name"] = "b"
+    same(undisturbed, resumed)
+
+
+def test_what_a_checkpoint_holds() -> None:
+    checkpoint = train(mu=0.5)
+    hps = tiny_hps(epochs=2, save_iters=3, sample_iters=-1, mu=0.5)
+    assert type(checkpoint["hps"]) is dict and checkpoint["hps"] == dict(hps)
+    assert checkpoint["command"] == "train.py --name=tiny" and checkpoint["step"] == 10
+    assert checkpoint["data"] == {"epoch": 2, "done": 0}
+    assert list(checkpoint["model"]) == list(checkpoint["raw_model"])
+    assert checkpoint["opt"]["state"] and checkpoint["scaler"]["scale"] == 1.0
+    assert checkpoint["codebook"][0]["k_sum"].shape == (16, 8) and set(checkpoint["bandwidth"]) == {"l1", "l2", "spec"}
+    name = "encoders.0.level_blocks.0.model.0.0.weight"
+    assert not torch.equal(checkpoint["model"][name], checkpoint["raw_model"][name])
+    assert sorted(n for n in os.listdir("logs/tiny") if n != "logs") == [
+        "checkpoint_latest.pth.tar",
+        *[f"checkpoint_step_{step}.pth.tar" for step in (3, 6, 9)],
+        "hparams.json",
+    ]
+    record = json.loads(Path("logs/tiny/hparams.json").read_text("utf-8"))
+    assert record == {"command": "train.py --name=tiny", "hps": dict(hps)}
+    kept = load_checkpoint("logs/tiny/checkpoint_step_6.pth.tar")
+    assert kept["step"] == 6 and kept["data"] == {"epoch": 1, "done": 1}
+
+
+def test_without_an_average_there_is_one_set_of_weights() -> None:
+    checkpoint = train(ema=False, epochs=1)
+    assert "raw_model" not in checkpoint and "average" not in checkpoint
+
+
+def test_half_averages_are_kept_in_full() -> None:
+    checkpoint = train(
+        prior=True, fp16=True, fp16_params=True, mu=0.5, restore_vqvae=vqvae_path(), name="half", epochs=1
+    )
+    halves = [k for k, v in checkpoint["model"].items() if v.dtype == torch.float16]
+    assert sorted(checkpoint["average"]["weights"]) == sorted(halves) and halves
+    for key in halves:
+        average = checkpoint["average"]["weights"][key]
+        assert average.dtype == torch.float32 and torch.equal(average.half(), checkpoint["model"][key])
+
+
+def test_a_finished_run_stays_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    first = train(epochs=1)
+    again = train(epochs=1)
+    same(first, again)
+    more = train(epochs=2)
+    assert more["step"] == 10
+    assert "changed epochs: 1 -> 2" in capsys.readouterr().out
+
+
+def test_an_anneal_goes_on_from_a_checkpoint_and_ends_at_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands of an anneal: weights, optimizer and step from another run, then linearly down to the end."""
+    values: dict[str, Any] = dict(prior=True, restore_vqvae=vqvae_path(), mu=0.5)
+    start = train(name="prior", **values)
+    path = "logs/prior/checkpoint_latest.pth.tar"
+    anneal = dict(restore_prior=path, lr_use_linear_decay=True, lr_start_linear_decay=10, lr_decay=6.0, epochs=100)
+    end = train(name="anneal", **values, **anneal)
+    assert start["step"] == 10 and end["step"] == 16
+    assert end["opt"]["param_groups"][0]["lr"] == 0.0
+    assert end["opt"]["state"][0]["step"] == 16
+    assert "steps 10 to 16" in capsys.readouterr().out
+    frozen = train(name="frozen", **values, **{**anneal, "lr_decay": 1.0})  # one step with a rate of zero
+    same(frozen["raw_model"], start["raw_model"])
+    assert frozen["step"] == 11
+
+
+def test_a_released_checkpoint_starts_at_step_0() -> None:
+    values: dict[str, Any] = dict(prior=True, restore_vqvae=vqvae_path())
+    start = train(name="prior", epochs=1, **values)
+    torch.save({"model": start["model"], "step": 123456}, "released.pth.tar")
+    tuned = train(name="tuned", epochs=1, restore_prior="released.pth.tar", lr=1e-9, **values)
+    assert tuned["step"] == 5 and tuned["opt"]["state"][0]["step"] == 5
+    for key, value in tuned["raw_model"].items():
+        torch.testing.assert_close(value, start["model"][key], rtol=0, atol=1e-6)
+
+
+def test_another_kind_of_run_is_refused() -> None:
+    path = vqvae_path()
+    train(name="prior", prior=True, epochs=1, restore_vqvae=path)
+    with pytest.raises(UserError, match="level=1.*cannot go on with level=0"):
+        train(name="prior", prior=True, epochs=2, restore_vqvae=path, level=0, n_ctx=64)
+    with pytest.raises(UserError, match="does not fit"):
+        train(name="prior", prior=True, epochs=2, restore_vqvae=path, prior_depth=3)
+    with pytest.raises(UserError, match="fp16_params"):
+        train(name="prior", prior=True, epochs=2, restore_vqvae=path, fp16=True, fp16_params=True)
+
+
+def test_interrupted_it_saves_and_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = train(name="a", save_iters=100)
+    step = loop.train_step
+
+    def interrupted(training: Any, *rest: Any) -> Any:
+        if training.step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(training, *rest)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    hps = tiny_hps(epochs=2, save_iters=100, sample_iters=-1, name="b")
+    assert loop.run(hps, "train.py --name=tiny") == 130
+    said = capsys.readouterr()
+    assert "step 7, logs/b/checkpoint_latest.pth.tar: stopped: the same command goes on from there" in said.out
+    assert "stopping after this step" in said.err
+    assert load_torch("logs/b/checkpoint_latest.pth.tar")["step"] == 7
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(loop, "train_step", step)
+    resumed = train(name="b", save_iters=100)
+    undisturbed["hps"]["name"] = "b"
+    same(undisturbed, resumed)
+
+
+def test_a_second_interrupt_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stuck(*_: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop, "train_step", stuck)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(tiny_hps(), "")
+
+
+def test_a_lost_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *rest: dict(step(*rest), overflow=1.0))
+    monkeypatch.setattr(loop, "MOST_OVERFLOWS", 4)
+    with pytest.raises(UserError, match="not finite in 4 steps in a row, up to step 4.*smaller --lr"):
+        train()
+
+
+def test_a_clock_saves_between_the_kept_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    step = loop.train_step
+
+    def watch(training: Any, *rest: Any) -> Any:
+        if os.path.exists("logs/tiny/checkpoint_latest.pth.tar"):
+            seen.append(load_torch("logs/tiny/checkpoint_latest.pth.tar")["step"])
+        return step(training, *rest)
+
+    monkeypatch.setattr(loop, "train_step", watch)
+    train(save_iters=100, save_minutes=0.0, epochs=1)
+    assert seen == [1, 2, 3, 4]
+    assert not [name for name in os.listdir("logs/tiny") if "step" in name]
+
+
+def test_forgotten_temporary_files_are_removed() -> None:
+    os.makedirs("logs/tiny")
+    Path("logs/tiny/.checkpoint_latest.pth.tar.abc.tmp").write_bytes(b"half")
+    train(epochs=1)
+    assert not [name for name in os.listdir("logs/tiny") if name.endswith(".tmp")]
+
+
+def test_nothing_is_saved_without_save() -> None:
+    hps = tiny_hps(epochs=1, save=False, sample_iters=-1)
+    assert loop.run(hps, "") == 0
+    assert not [name for name in os.listdir("logs/tiny") if name != "logs"]
+
+
+def test_evaluation_alone_uses_the_averaged_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    train(epochs=1, mu=0.5, test=True)
+    trained = capsys.readouterr().out
+    assert loop.run(tiny_hps(train=False, test=True, mu=0.5), "") == 0
+    alone = capsys.readouterr().out
+    line = next(line for line in trained.splitlines() if line.startswith("held-out songs: loss"))
+    assert line in alone.splitlines()
+
+
+def events(folder: str = "logs/tiny/logs") -> dict[str, list[tuple[int, Any]]]:
+    """Tags of the event files with (step, value or kind)."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, list[tuple[int, Any]]] = {}
+    for name in sorted(os.listdir(folder)):
+        data, i = Path(folder, name).read_bytes(), 0
+        while i < len(data):  # length (8), its checksum (4), event, checksum (4)
+            size = int.from_bytes(data[i : i + 8], "little")
+            event = Event.FromString(data[i + 12 : i + 12 + size])
+            i += 16 + size
+            for value in event.summary.value:
+                kind = value.WhichOneof("value")
+                found.setdefault(value.tag, []).append(
+                    (event.step, value.simple_value if kind == "simple_value" else kind)
+                )
+    return found
+
+
+def test_the_log_of_a_vqvae() -> None:
+    train(log_steps=2, sample_iters=5, test=True, save_iters=100)
+    found = events()
+    assert [step for step, _ in found["train/loss"]] == [2, 4, 6, 8, 10]
+    assert [step for step, _ in found["test/loss"]] == [5, 10]
+    for tag in (
+        "codebook/usage",
+        "codebook/entropy",
+        "optimizer/grad_norm",
+        "optimizer/lr",
+        "optimizer/loss_scale",
+        "optimizer/skipped",
+        "speed/samples_per_s",
+        "train/recons_loss_l1",
+        "train/spectral_convergence",
+    ):
+        assert len(found[tag]) == 5, tag
+    assert found["speed/samples_per_s"][0][1] > 0
+    assert found["optimizer/lr"][0] == (2, pytest.approx(0.01))
+    for sound in ("input", "level_0", "level_1"):
+        assert [step for step, _ in found[f"audio_{sound}/0"]] == [5, 10]
+    assert any("command" in tag for tag in found) and any("hparams" in tag for tag in found)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_log_of_a_prior(level: int) -> None:
+    values = dict(level=0, n_ctx=64, cond_width=8, cond_depth=1) if level == 0 else {}
+    train(name="tiny", prior=True, restore_vqvae=vqvae_path(), log_steps=5, sample_iters=10, bs_sample=2, **values)
+    found = events()
+    assert [step for step, _ in found["train/bpd"]] == [5, 10]
+    assert 0 < found["train/bpd"][0][1] < 5
+    for sound in ("input", "codes", "sample"):
+        for item in (0, 1):
+            assert [step for step, _ in found[f"audio_{sound}/{item}"]] == [10]
+
+
+def test_previews_change_nothing() -> None:
+    """A run with previews ends at the very weights of one without."""
+    values: dict[str, Any] = dict(prior=True, restore_vqvae=vqvae_path(), resid_dropout=0.3, epochs=1)
+    without = train(name="a", **values)
+    with_them = train(name="b", **{**values, "sample_iters": 2})
+    same(without["raw_model"], with_them["raw_model"])
+
+
+def test_previews_in_parts_equal_those_of_codes_cut_in_parts() -> None:
+    """`n_segment` cuts reconstructions; each part is decoded by itself."""
+    from jukebox.training.previews import _decode
+
+    train(epochs=1)
+    hps = tiny_hps(train=False, restore_vqvae="logs/tiny/checkpoint_latest.pth.tar")
+    vqvae = loop.make_vqvae(Hyperparams(hps), torch.device("cpu"))
+    zs = vqvae.encode(TinyData(hps).test_loader[0])
+    whole, parts = _decode(vqvae, zs, 1, start_level=0), _decode(vqvae, zs, 4, start_level=0)
+    assert torch.equal(whole, vqvae.decode(zs)) and not torch.equal(whole, parts)
+    slow = [vqvae.decode([z[:, i * z.shape[1] // 4 : (i + 1) * z.shape[1] // 4] for z in zs]) for i in range(4)]
+    torch.testing.assert_close(parts, torch.cat(slow, 1))
+    train(name="parts", epochs=1, sample_iters=5, n_segment=4)
+    assert events("logs/parts/logs")["audio_level_1/0"]
+
+
+def test_bf16_is_the_default_of_priors_on_gpus_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+
+    def chosen(device: torch.device, **values: Any) -> Any:
+        hps = tiny_hps(**{"bf16": None, **values})
+        loop.choose_precision(hps, device)
+        return hps.bf16
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert chosen(gpu, prior=True) is False
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert chosen(gpu, prior=True) is True
+    assert chosen(gpu, prior=True, fp16=True) is False
+    assert chosen(gpu, prior=True, bf16=False) is False
+    assert chosen(gpu) is False and chosen(gpu, bf16=True) is True
+    assert chosen(cpu, prior=True) is False and chosen(cpu, prior=True, bf16=True) is True
+
+
+def test_settings_of_the_optimizer_are_those_of_the_new_command() -> None:
+    train(epochs=1)
+    checkpoint = train(epochs=2, weight_decay=0.125, beta2=0.5)
+    group = checkpoint["opt"]["param_groups"][0]
+    assert group["weight_decay"] == 0.125 and tuple(group["betas"]) == (0.9, 0.5)
+    assert checkpoint["step"] == 10

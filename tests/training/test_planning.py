@@ -1,0 +1,108 @@
+"""--dry_run: what it counts is what a run allocates, and it allocates nothing itself."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_training import CPU, sound, tiny_hps, tiny_model
+
+from jukebox.training import planning
+from jukebox.training.step import forward, make_training, train_step
+
+SCRIPT = str(Path(__file__).parents[2] / "jukebox" / "train.py")
+KINDS: dict[str, dict[str, Any]] = {
+    "vqvae": {},
+    "prior": dict(prior=True, prior_width=64),
+    "recomputed": dict(prior=True, prior_width=64, prior_depth=6, c_res=1),
+    "fp16": dict(prior=True, prior_width=64, fp16=True, fp16_params=True, fp16_opt=True),
+    "upsampler": dict(prior=True, level=0, n_ctx=64, cond_width=8, cond_depth=1, ema=False),
+}
+
+
+def tensors_bytes(tensors: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_plan_is_what_a_run_holds(kind: str) -> None:
+    hps = tiny_hps(**KINDS[kind])
+    hps.bandwidth = dict(l1=0.25, l2=0.1, spec=30.0)
+    model, vqvae = planning.build_without_memory(hps)
+    assert all(p.is_meta for p in model.parameters())
+    plan = planning.count(model, vqvae, hps, 1, 0)
+    training = make_training(tiny_model(hps), hps, CPU)
+    assert tensors_bytes(training.parameters) == plan.weights == plan.gradients
+    train_step(training, [sound(2, 0)], hps)
+    moments = [s[m] for s in training.optimizer.state.values() for m in ("exp_avg", "exp_avg_sq")]
+    assert tensors_bytes(moments) == plan.optimizer
+    averages = training.average.averages() if training.average else []
+    assert tensors_bytes(averages) == plan.average
+    # What autograd keeps in a real step, in tensors that are no weights.
+    with planning.tiling.disabled(), planning.saved_bytes(training.model) as kept:
+        forward(training.model, sound(2, 0), hps, CPU)
+        real = kept()
+    planned = planning.count_activations(model, hps)
+    if kind == "recomputed":  # the plan has one recomputed layer more, which lives in the backward pass alone
+        layer = planned - real
+        assert 0 < layer < planning.count_activations(model, tiny_hps(**{**KINDS[kind], "c_res": 0})) / 3
+    else:
+        # A real step also keeps codes and losses; a VQ-VAE the spectra of its losses, which short windows make large.
+        assert planned <= real * 1.01 and planned > real * (0.2 if kind == "vqvae" else 0.7)
+
+
+def test_sharding_divides_what_it_can() -> None:
+    hps = tiny_hps(prior=True, prior_width=64, prior_depth=8)
+    model, vqvae = planning.build_without_memory(hps)
+    one, eight = (planning.count(model, vqvae, hps, n, 1000) for n in (1, 8))
+    for part in ("weights", "gradients", "optimizer", "average"):
+        assert getattr(eight, part) == getattr(one, part) // 8
+    assert one.gathered == 0 < eight.gathered < one.weights and eight.activations == one.activations
+
+
+def test_freezing_saves_gradients_and_state() -> None:
+    hps = tiny_hps(prior=True, prior_depth=4)
+    few = tiny_hps(prior=True, prior_depth=4, finetune_layers="last_1")
+    a, b = (planning.count(*planning.build_without_memory(h), h, 1, 0) for h in (hps, few))
+    assert a.weights == b.weights and b.gradients < a.gradients / 2 and b.optimizer == 2 * b.gradients
+
+
+def test_a_gpu_of_some_size() -> None:
+    hps = tiny_hps(prior=True, prior_width=64, prior_depth=16, plan_ranks="1,8", dry_run=True)
+    model, vqvae = planning.build_without_memory(hps)
+    activations = planning.count_activations(model, hps)
+    alone, sharded = (planning.count(model, vqvae, hps, n, activations).total for n in (1, 8))
+    between = (alone + sharded) / 2 / 0.9 / 2**30
+    lines = planning.plan(tiny_hps(**{**hps, "plan_gb": between}))
+    assert any(
+        "1 rank of" in line and "does not fit; use a smaller --bs, --c_res=1, more ranks with --fsdp" in line
+        for line in lines
+    )
+    assert any("8 ranks of" in line and line.endswith("needs --fsdp") for line in lines)
+    lines = planning.plan(tiny_hps(**{**hps, "plan_gb": 80.0}))
+    assert sum("--fsdp is not needed" in line for line in lines) == 2
+
+
+def test_the_largest_prior_is_planned_in_seconds_and_little_memory(tmp_path: Path) -> None:
+    words = "--hps=vqvae,prior_5b_lyrics,all_fp16,cpu_ema --prior --levels=3 --level=2 --labels=True"
+    words += " --sample_length=1048576 --dry_run --plan_ranks=1,8 --plan_gb=40"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *words.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "prior of level 2: 5,640,506,800 parameters" in done.stdout
+    assert "1 rank of 40 GiB: does not fit; use more ranks with --fsdp" in done.stdout
+    assert "8 ranks of 40 GiB: needs --fsdp" in done.stdout
+    assert "fp16_params=False" in done.stdout and not list(tmp_path.iterdir())
+    assert used.ru_utime - before.ru_utime < 30
+    assert used.ru_maxrss < 2**21  # KiB: a tenth of the weights would be more

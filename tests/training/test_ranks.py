@@ -1,0 +1,120 @@
+"""Two processes with half of each batch end where one process with the whole batch does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from utils.test_dist import free_port, mpiexec
+
+ROOT = Path(__file__).parents[2]
+STEPS = 20
+
+PROGRAM = f"""
+import sys
+import torch
+from jukebox.training.checkpoint import averaged_state
+from jukebox.training.step import evaluate, make_training, train_step
+from jukebox.utils.dist_utils import setup_dist_from_mpi, shutdown, failing_together
+from jukebox.utils.files import save_torch
+from jukebox.utils.launch import read_launch
+from jukebox.vqvae import tiling
+from tiny_training import CPU, TinyData, sound, tiny_hps, tiny_model
+
+# The plain modules: tiles add up gradients in an order that depends on the batch, and in 20 steps Adam makes 3e-5 of
+# that rounding, whatever the ranks do. Tiled and plain gradients are compared in tests/vqvae.
+plain = tiling.disabled()
+plain.__enter__()
+path, port, prior, accumulate = sys.argv[1], int(sys.argv[2]), sys.argv[3] != "vqvae", int(sys.argv[4])
+ranks = read_launch().size
+hps = tiny_hps(prior=prior, bs=4 // ranks, revival_threshold=0.0, lr=0.003, mu=0.9, iters_before_update=accumulate,
+               fsdp=sys.argv[3] == "fsdp", c_res=int(sys.argv[3] == "fsdp"))
+hps.bandwidth = dict(l1=0.25, l2=0.1, spec=30.0)
+torch.manual_seed(0)
+model = tiny_model(hps)  # before the ranks meet, so that each begins the codebooks alike
+if not prior:
+    model.train()
+    with torch.no_grad():
+        model(sound(8, 1), hps, loss_fn="l2")
+rank, _, _ = setup_dist_from_mpi(port=port, device="cpu")
+with failing_together():
+    if rank == 1:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()  # it is rank 0's weights that count
+    training = make_training(model, hps, CPU)
+    data = TinyData(hps, batches={STEPS} * accumulate, rank=rank, ranks=ranks)
+    losses = []
+    batches = iter(data.train_loader)
+    for step in range({STEPS}):
+        metrics = train_step(training, [next(batches) for _ in range(accumulate)], hps)
+        losses.append([metrics["loss"], metrics["grad_norm"]])
+    held_out = evaluate(model, training.average, [sound(4, 50 + i)[rank::ranks] for i in range(2)], hps, CPU)
+    if training.shards is not None:
+        average = training.shards.merged_state(training.average)
+        weights = training.shards.merged_state(None)
+        with training.shards.gathered():
+            sampled = model.sample(2)
+        assert sampled.shape == (2, hps.n_ctx)
+    else:
+        weights, average = model.state_dict(), averaged_state(model, training.average)
+    if rank == (0 if training.shards is not None else ranks - 1):
+        extra = dict(codebook=model.state_extra()) if not prior else {{}}
+        save_torch(dict(model=weights, average=average, losses=losses,
+                        held_out=held_out, **extra), path)
+shutdown()
+"""
+
+
+def _run(path: Path, ranks: int, *words: str) -> Any:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "OMP_NUM_THREADS": "1",
+    }
+    launcher = [mpiexec(), "-n", str(ranks)] if ranks > 1 else []
+    done = subprocess.run(
+        [*launcher, sys.executable, "-c", PROGRAM, str(path), free_port(), *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(path, weights_only=True)
+
+
+def _close(a: Any, b: Any, where: str) -> None:
+    if isinstance(a, torch.Tensor):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, msg=lambda text: f"{where}: {text}")
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            _close(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            _close(x, y, f"{where}/{i}")
+    elif isinstance(a, float):
+        assert b == pytest.approx(a, rel=1e-5, abs=1e-5), where
+    else:
+        assert a == b, where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "accumulate"), [("vqvae", "1"), ("prior", "1"), ("prior", "2"), ("fsdp", "1"), ("fsdp", "2")]
+)
+def test_two_ranks_equal_one(kind: str, accumulate: str, tmp_path: Path) -> None:
+    one = _run(tmp_path / "one", 1, kind, accumulate)
+    two = _run(tmp_path / "two", 2, kind, accumulate)
+    for part in ("model", "average", "codebook", "held_out"):
+        if part in one:
+            _close(one[part], two[part], part)
+    assert one["losses"][-1] != one["losses"][0]
+    norms = [[row[1] for row in run["losses"]] for run in (one, two)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)  # a norm of all ranks' gradients, not of one's own

@@ -1,0 +1,108 @@
+"""The index of a folder: files are opened once, changes are seen, and no place to write is no trouble."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jukebox.utils import audio_index
+from jukebox.utils.audio_index import INDEX_NAME, AudioIndex, find_audio_files
+from jukebox.utils.errors import UserError
+from jukebox.utils.io import AudioError, get_duration_sec, write_audio
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "music"
+    for i in range(3):
+        write_audio(root / f"{i}.wav", np.zeros(8000 * (i + 1)), 8000, tags=dict(artist=f"a{i}"))
+    return root
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were opened."""
+    names: list[str] = []
+    original = audio_index.probe_audio
+    monkeypatch.setattr(audio_index, "probe_audio", lambda path: (names.append(path.name), original(path))[1])
+    return names
+
+
+def test_files_are_opened_once_and_again_when_they_change(folder: Path, opened: list[str]) -> None:
+    names = ["0.wav", "1.wav", "2.wav"]
+    entries = AudioIndex(folder).look_up(names)
+    assert list(entries) == names and [e.seconds for e in entries.values()] == [1.0, 2.0, 3.0]
+    assert entries["1.wav"].tags["artist"] == "a1" and sorted(opened) == names
+    assert AudioIndex(folder).look_up(names) == entries and len(opened) == 3
+    write_audio(folder / "1.wav", np.zeros(4000), 8000)
+    assert AudioIndex(folder).look_up(names)["1.wav"].seconds == 0.5
+    assert opened[3:] == ["1.wav"]
+    (folder / "0.wav").unlink()
+    (folder / "2.wav").touch()
+    AudioIndex(folder).look_up(names[1:])
+    assert set(json.loads((folder / INDEX_NAME).read_text())["files"]) == {"1.wav", "2.wav"}
+
+
+def test_one_small_index_file_beside_the_data_or_in_the_cache(folder: Path, opened: list[str], tmp_path: Path) -> None:
+    AudioIndex(folder).look_up(["0.wav"])
+    assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == [INDEX_NAME]
+    (folder / INDEX_NAME).unlink()
+    (folder / INDEX_NAME).mkdir()  # as good as a folder that cannot be written
+    AudioIndex(folder).look_up(["0.wav"])
+    assert AudioIndex(folder).look_up(["0.wav"])["0.wav"].seconds == 1.0 and len(opened) == 2
+    assert len(list((tmp_path / "cache" / "audio_index").iterdir())) == 1
+
+
+def test_nowhere_to_write_is_no_trouble(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / INDEX_NAME).mkdir()
+    (folder / "file").write_text("")
+    monkeypatch.setenv("JUKEBOX_CACHE", str(folder / "file"))
+    assert AudioIndex(folder).look_up(["2.wav"])["2.wav"].seconds == 3.0
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"version": 99, "files": {}}', '{"version": 1, "files": {"0.wav": {"x": 1}}}']
+)
+def test_a_damaged_index_is_made_again(folder: Path, content: str) -> None:
+    (folder / INDEX_NAME).write_text(content)
+    assert AudioIndex(folder).look_up(["0.wav"])["0.wav"].seconds == 1.0
+    assert json.loads((folder / INDEX_NAME).read_text())["files"]["0.wav"]["seconds"] == 1.0
+
+
+def test_broken_files_have_an_error_and_are_tried_again(folder: Path, opened: list[str]) -> None:
+    (folder / "bad.mp3").write_bytes(b"nothing")
+    stamp = os.stat(folder / "bad.mp3")
+    entry = AudioIndex(folder).look_up(["bad.mp3"])["bad.mp3"]
+    assert "bad.mp3" in entry.error and entry.seconds == 0
+    write_audio(folder / "good.wav", np.zeros(8), 8000)
+    (folder / "good.wav").replace(folder / "bad.mp3")
+    os.utime(folder / "bad.mp3", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert not AudioIndex(folder).look_up(["bad.mp3"])["bad.mp3"].error
+    assert opened == ["bad.mp3", "bad.mp3"]
+
+
+def test_durations_of_single_files(folder: Path, opened: list[str]) -> None:
+    assert get_duration_sec(folder / "1.wav") == get_duration_sec(folder / "1.wav") == 2.0
+    assert opened == ["1.wav"]
+    assert get_duration_sec(str(folder / "1.wav"), cache=False) == 2.0
+    (folder / "bad.ogg").write_bytes(b"")
+    with pytest.raises(AudioError, match=r"bad\.ogg"):
+        get_duration_sec(folder / "bad.ogg")
+
+
+def test_finding_files(folder: Path) -> None:
+    for name in ("b/Zoë.MP3", "b/.hidden.wav", ".git/x.wav", "notes.txt", "README", "b/cover.jpg", "a.opus"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    names, others = find_audio_files(folder)
+    assert names == ["0.wav", "1.wav", "2.wav", "a.opus", "b/Zoë.MP3"]
+    assert others == {"txt": 1, "": 1, "jpg": 1}
+    for missing in (folder / "no", folder / "0.wav", ""):
+        with pytest.raises(UserError, match="is no folder"):
+            find_audio_files(missing)

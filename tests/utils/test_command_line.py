@@ -1,0 +1,130 @@
+"""Flags as `fire` reads them, help, and errors without tracebacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jukebox.hparams import setup_hparams
+from jukebox.utils.command_line import Flag, help_text, parse_flags, run_command
+from jukebox.utils.errors import UserError
+
+FLAGS = [
+    Flag("name", "", "name of the run", "script"),
+    Flag("train", False, "train", "script"),
+    Flag("labels", True, "condition on labels", "data"),
+    Flag("bs", 1, "batch size", "data"),
+    Flag("lr", 0.0003, "learning rate", "opt"),
+    Flag("y_bins", 0, "sizes of the label tables", "opt"),
+    Flag("top_p", 0.0, "nucleus", "opt"),
+    Flag("metas", None, "file of labels", "opt"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["--train", "--bs=4"], {"train": True, "bs": 4}),
+        (["--labels=False"], {"labels": False}),
+        (["--labels=false", "--train=1"], {"labels": False, "train": True}),
+        (["--nolabels"], {"labels": False}),
+        (["--labels", "False", "--bs", "8"], {"labels": False, "bs": 8}),
+        (["--y_bins=10,100"], {"y_bins": (10, 100)}),
+        (["--y_bins=[10,100]"], {"y_bins": [10, 100]}),
+        (["--y-bins=3"], {"y_bins": 3}),
+        (["--lr=3e-4"], {"lr": 0.0003}),
+        (["--lr", "-1"], {"lr": -1}),
+        (["--name=1e3"], {"name": "1e3"}),
+        (["--name", "with several words"], {"name": "with several words"}),
+        (["--name=a=b,c"], {"name": "a=b,c"}),
+        (["--name="], {"name": ""}),
+        (["--metas=None"], {"metas": None}),
+        (["--metas=a.json"], {"metas": "a.json"}),
+        (["--bs=1", "--bs=2"], {"bs": 2}),
+        ([], {}),
+    ],
+)
+def test_values(words: list[str], values: dict[str, Any]) -> None:
+    assert parse_flags(words, FLAGS) == values
+
+
+def test_values_are_those_of_fire() -> None:
+    """The same words through `fire` itself, for flags whose default is no text."""
+    import fire
+
+    words = ["--bs=4", "--lr=1e-4", "--y_bins=1,2", "--metas=[1,'a']", "--top_p", "0.9"]
+    assert parse_flags(words, FLAGS) == fire.Fire(lambda **kwargs: dict(kwargs), command=words)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--lables=False"], "unknown flag --lables; did you mean --labels"),
+        (["--zzzzz"], "unknown flag --zzzzz; --help lists all flags"),
+        (["logs/x"], "'logs/x' belongs to no flag"),
+        (["--train", "song.mp3"], "'song.mp3' belongs to no flag"),
+        (["--name"], "--name needs a value"),
+        (["--name", "--train"], "--name needs a value"),
+    ],
+)
+def test_mistakes_are_refused(words: list[str], text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        parse_flags(words, FLAGS)
+
+
+def test_help_lists_every_flag_with_default_and_meaning() -> None:
+    text = help_text(FLAGS, "Trains.", "train.py")
+    for flag in FLAGS:
+        line = next(line for line in text.splitlines() if line.startswith(f"  --{flag.name}="))
+        assert flag.help in line
+    assert '--name=""' in text and "--labels=True" in text and "--bs=1" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def _status(main: Any, words: list[str], **options: Any) -> int:
+    with pytest.raises(SystemExit) as end:
+        run_command(main, FLAGS, "Trains.", argv=words, **options)
+    return 0 if end.value.code is None else int(end.value.code)
+
+
+def test_defaults_are_handed_over_or_left_out() -> None:
+    seen: dict[str, Any] = {}
+    assert _status(lambda **values: seen.update(values), ["--bs=2"]) == 0
+    assert seen == {**{flag.name: flag.default for flag in FLAGS}, "bs": 2}
+    seen.clear()
+    assert _status(lambda **values: seen.update(values), ["--bs=2"], only_given=True) == 0
+    assert seen == {"bs": 2}
+    assert _status(lambda **values: 3, []) == 3
+
+
+def test_errors_of_users_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def wrong(**_: Any) -> None:
+        raise UserError("bs=0: must be at least 1")
+
+    assert _status(wrong, []) == 2
+    assert capsys.readouterr().err == "error: bs=0: must be at least 1\n"
+    assert _status(lambda **values: setup_hparams("smal_vqvae", {}), []) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: unknown hyper-parameter set 'smal_vqvae'") and "Traceback" not in error
+    assert _status(lambda **_: None, ["--bz=2"]) == 2
+    assert "did you mean --bs?" in capsys.readouterr().err
+
+
+def test_our_own_faults_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda **_: 1 // 0, FLAGS, "Trains.", argv=[])
+
+
+def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert _status(stopped, []) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_help_stops_before_main(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("-h", "--help"):
+        assert _status(lambda **_: 1, ["--train", word]) == 0
+        assert "name of the run" in capsys.readouterr().out

@@ -1,0 +1,149 @@
+"""Files are whole or not there; damaged ones are named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from jukebox.utils.errors import UserError
+from jukebox.utils.files import atomic_write, link_or_copy, load_torch, save_torch
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    with atomic_write(path, "w") as file:
+        file.write("Motörhead\n")
+    with pytest.raises(RuntimeError), atomic_write(path, "w") as file:
+        file.write("half")
+        raise RuntimeError
+    assert path.read_bytes() == "Motörhead\n".encode()
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "new") as file:
+        file.write(b"x")
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new").read_bytes() == b"x"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_permissions_are_the_usual_ones_or_those_of_the_old_file(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with atomic_write(tmp_path / "a") as file:
+            file.write(b"x")
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+        os.chmod(tmp_path / "a", 0o600)
+        with atomic_write(tmp_path / "a") as file:
+            file.write(b"y")
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(old)
+
+
+def test_a_full_disk_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "checkpoint.pth.tar"
+    save_torch({"step": 1}, path)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="no space left.*checkpoint.pth.tar.*the earlier file is kept"):
+        save_torch({"step": 2}, path)
+    assert load_torch(path) == {"step": 1}
+    assert os.listdir(tmp_path) == ["checkpoint.pth.tar"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="resource limits are not of Windows")
+def test_a_full_disk_in_the_middle_of_a_tensor(tmp_path: Path) -> None:
+    """The zip writer of torch wraps the error of its file: it is still told apart from a bug."""
+    program = (
+        "import resource, signal, torch\n"
+        "from jukebox.utils.files import save_torch\n"
+        "from jukebox.utils.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000))\n"
+        "try:\n    save_torch({'w': torch.zeros(10**6)}, 'x.pth.tar')\n"
+        "except UserError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "no space left" in done.stdout and "nothing was written" in done.stdout
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is not of Windows")
+def test_killed_while_writing(tmp_path: Path) -> None:
+    """A process that saves all the time is killed at any moment: the file is always one that was meant."""
+    path = tmp_path / "state.pth.tar"
+    program = (
+        "import torch, itertools\n"
+        "from jukebox.utils.files import save_torch\n"
+        "for i in itertools.count():\n"
+        f"    save_torch({{'i': i, 'w': torch.full((300000,), float(i))}}, {str(path)!r})\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for delay in (0.003, 0.031):
+        path.unlink(missing_ok=True)
+        process = subprocess.Popen([sys.executable, "-c", program], env=environment)
+        while not path.exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        state = load_torch(path)
+        assert torch.equal(state["w"], torch.full((300000,), float(state["i"])))
+
+
+def test_link_or_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i, links in enumerate((True, True, False)):
+        (tmp_path / "source").unlink(missing_ok=True)
+        (tmp_path / "source").write_bytes(bytes([i]))
+        if not links:
+            monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+        link_or_copy(tmp_path / "source", tmp_path / "name")
+        link_or_copy(tmp_path / "source", tmp_path / "name")
+        assert (tmp_path / "name").read_bytes() == bytes([i])
+        assert sorted(os.listdir(tmp_path)) == ["name", "source"]
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pth.tar"
+    save_torch({"w": torch.arange(5000.0), "hps": {"a": [1, None, "x"]}}, whole)
+    data = whole.read_bytes()
+    for name, content in {"cut": data[:-100], "empty": b"", "text": b"<html>404</html>", "head": data[:3]}.items():
+        (tmp_path / name).write_bytes(content)
+        for mmap in (False, True):
+            with pytest.raises(UserError, match=f"{name} is damaged or no PyTorch file"):
+                load_torch(tmp_path / name, mmap=mmap)
+    with pytest.raises(UserError, match="nothere does not exist"):
+        load_torch(tmp_path / "nothere")
+    with pytest.raises(UserError, match="is a folder"):
+        load_torch(tmp_path)
+
+
+def test_code_in_a_file_is_refused(tmp_path: Path) -> None:
+    torch.save({"path": Path("x")}, tmp_path / "code")
+    with pytest.raises(UserError, match="objects other than tensors"):
+        load_torch(tmp_path / "code")
+
+
+def test_older_format_loads_mapped_or_not(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(5.0)}, tmp_path / "old", _use_new_zipfile_serialization=False)
+    save_torch({"w": torch.arange(5.0)}, tmp_path / "new")
+    for name in ("old", "new"):
+        for mmap in (False, True):
+            assert torch.equal(load_torch(tmp_path / name, mmap=mmap)["w"], torch.arange(5.0))
