@@ -617,6 +617,37 @@ tiny_upsampler = _register(
     cond_dilation_growth_rate=3,
 )
 
+# The demo model, MODELS["demo"], trained by `make demo-model` on synthesised songs; docs/demo.md has its figures. -----
+
+demo_vqvae = _register(
+    "demo_vqvae",
+    tiny_vqvae,
+    levels=3,
+    downs_t=[1, 1, 1],
+    strides_t=[8, 4, 4],
+    l_bins=512,
+    width=64,
+)
+demo_prior = _register(
+    "demo_prior",
+    tiny_lyrics_prior,
+    level=2,
+    n_ctx=576,  # 6.7 s: half a song
+    n_tokens=128,  # a whole song's lyrics
+    min_duration=6.0,
+    max_duration=60.0,
+)
+demo_upsampler_1 = _register(
+    "demo_upsampler_1",
+    tiny_upsampler,
+    level=1,
+    prior_width=160,
+    cond_width=96,
+    beta2=0.98,
+    weight_decay=0.01,
+)
+demo_upsampler_0 = _register("demo_upsampler_0", demo_upsampler_1, level=0)
+
 # Training modes. -------------------------------------------------------------------------------------------
 
 all_fp16 = _register("all_fp16", fp16=True, fp16_params=True, fp16_opt=True, fp16_scale_window=250)

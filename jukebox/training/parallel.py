@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from jukebox.training.sharding import Shards
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import print_once
+
+# Buffers are not sent with each step; PyTorch 2.13 renamed the option.
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_BUFFERS_ALONE: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 
 
 def wrap_for_ranks(
@@ -35,13 +42,11 @@ def wrap_for_ranks(
         return model, None
     if fsdp:
         return model, Shards(model, device)
-    from torch.nn.parallel import DistributedDataParallel
-
     warnings.filterwarnings("ignore", message="find_unused_parameters=True")  # most models use all, and that is fine
     wrapped = DistributedDataParallel(
         model,
         device_ids=None,
-        broadcast_buffers=False,
+        **_BUFFERS_ALONE,
         bucket_cap_mb=bucket_mb,
         find_unused_parameters=True,
         gradient_as_bucket_view=True,

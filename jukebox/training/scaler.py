@@ -76,7 +76,7 @@ def make_scaler(fp16: bool, fixed_scale: float | None, window: float) -> LossSca
 
 
 def gradient_norm(parameters: Iterable[torch.nn.Parameter], scale: float = 1.0) -> float:
-    """Euclidean norm of all gradients together, taken in float32 and divided by the loss scale.
+    """Euclidean norm of all gradients together, taken in float32 or better and divided by the loss scale.
 
     Returns:
         The norm; infinite or NaN where any gradient is.
@@ -87,7 +87,7 @@ def gradient_norm(parameters: Iterable[torch.nn.Parameter], scale: float = 1.0) 
             by_kind.setdefault((parameter.grad.device, parameter.grad.dtype), []).append(parameter.grad)
     if not by_kind:
         return 0.0
-    norms = [norm for grads in by_kind.values() for norm in torch._foreach_norm(grads, 2, torch.float32)]
+    norms = [norm for grads in by_kind.values() for norm in _norms(grads)]
     return torch.linalg.vector_norm(torch.stack(norms)).item() / scale
 
 
@@ -100,3 +100,8 @@ def clip_scale(grad_norm: float, clip: float, scale: float = 1.0) -> float:
 def is_fit(grad_norm: float, ignore_above: float = 0.0) -> bool:
     """Whether gradients of this norm may be used: finite, and not above `ignore_above` unless that is 0."""
     return math.isfinite(grad_norm) and not 0.0 < ignore_above < grad_norm
+
+
+def _norms(grads: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Euclidean norms of gradients of one type, half ones taken in float32."""
+    return torch._foreach_norm(grads, 2, torch.promote_types(grads[0].dtype, torch.float32))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from jukebox.utils.errors import UserError
-from jukebox.utils.launch import abort_job, read_launch
+from jukebox.utils.launch import abort_job, leave_job, read_launch
 
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
@@ -156,7 +156,7 @@ def run_command(
         defaults = {} if only_given else {flag.name: flag.default for flag in flags}
         status = main(**{**defaults, **given}) or 0
         if read_launch().size > 1:
-            _leave(status)
+            leave_job(status)
         sys.exit(status)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -183,20 +183,6 @@ def wait_politely() -> None:
     step on two shared cores took four times as long. `OMP_WAIT_POLICY=ACTIVE` in the environment brings spinning back.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _leave(status: int) -> NoReturn:
-    """Ends one of several ranks whose work is done, without Python's own clearing up.
-
-    Threads that PyTorch's communication leaves behind may abort the process there, after everything was written, and
-    the launcher would call a finished job failed.
-    """
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
-        mpi.Finalize()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _end_job(error: Exception, foreseen: bool, rank: int) -> NoReturn:

@@ -101,3 +101,17 @@ def abort_job(status: int) -> NoReturn:
         except OSError:
             pass
     os._exit(status)
+
+
+def leave_job(status: int = 0) -> NoReturn:
+    """Ends one of several processes whose work is done, without Python's own clearing up.
+
+    Threads that PyTorch's communication leaves behind may ask for the interpreter while it goes; Python before 3.14
+    then unwinds them, C++ calls that fatal, and the launcher calls a finished job failed.
+    """
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -21,6 +21,7 @@ PROGRAM = """
 import sys
 from jukebox.training import loop
 from jukebox.utils import dist_adapter
+from jukebox.utils.launch import leave_job
 from tiny_training import TinyData, tiny_hps
 
 
@@ -31,7 +32,7 @@ class RankData(TinyData):
 
 loop.DataProcessor = RankData
 hps = tiny_hps(name="hosts", epochs=2, sample_iters=-1, bs=2, revival_threshold=0.0, mu=0.9)
-sys.exit(loop.run(hps, "two hosts"))
+leave_job(loop.run(hps, "two hosts"))
 """
 
 

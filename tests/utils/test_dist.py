@@ -145,6 +145,7 @@ HELLO = """
 import torch
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import *
+from jukebox.utils.launch import leave_job
 for _ in range(2):
     rank, local_rank, device = setup_dist_from_mpi(device="cpu", port=int(__import__("sys").argv[1]))
 x = torch.tensor([1.0 + rank])
@@ -157,6 +158,7 @@ print_all(rank, local_rank, x.item(), y.item(), [t.item() for t in z], average({
           any_rank(rank == 1, device), any_rank(False, device), gather_objects(rank))
 print_once("done")
 shutdown()
+leave_job()
 """
 
 

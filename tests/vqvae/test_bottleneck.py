@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from jukebox.utils.errors import UserError
+from jukebox.utils.launch import leave_job
 from jukebox.vqvae import bottleneck
 from jukebox.vqvae.bottleneck import Bottleneck, BottleneckBlock, NoBottleneck, nearest_codes
 
@@ -273,6 +274,7 @@ def _train_in_process(rank: int, world: int, folder: str, batches: list[Tensor])
         torch.save(_train_codebook([x.chunk(world)[rank] for x in batches]), f"{folder}/rank{rank}")
     finally:
         torch.distributed.destroy_process_group()
+    leave_job()
 
 
 def _train_codebook(batches: list[Tensor]) -> dict[str, Any]:
