@@ -36,6 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "align": _MODELS | {"save_html", "sampling"},
     "features": _MODELS | {"sampling"},
     "represent": _MODELS | {"sampling", "features"},
+    "reconstruction": _MODELS | {"page", "sampling"},
+    "reconstruct": _MODELS | {"reconstruction"},
     "training": _MODELS | {"sampling"},
     "sample": _MODELS | {"save_html", "sampling", "align"},
     "train": _MODELS | {"training"},

@@ -1,0 +1,187 @@
+"""Your own music through the VQ-VAE: python jukebox/reconstruct.py --model=M --audio_file=song.mp3 --name=DIR [flags]
+
+The command line; the order of things is in `reconstruction/job.py`, what is measured in `reconstruction/figures.py`.
+"""
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # the folder of this script would hide installed packages behind our own
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from jukebox.utils.command_line import Flag, run_command
+from jukebox.utils.errors import UserError
+
+FORMATS = ("wav", "flac", "mp3")
+
+DESCRIPTION = """\
+Encodes songs with a VQ-VAE and decodes them again from each level alone, to hear and measure what the codes keep. No
+prior is needed. Leaves DIR/index.html, a page to compare the original and the levels on, with spectrograms; for each
+song DIR/item_0, item_1, ... with original and level_0, level_1, ... as audio and as PNG; and DIR/report.json with all
+figures: spectral convergence in dB, codebook use, entropy and bit rate. The table of them is printed as well.
+
+Songs of any length, rate and format; stereo is mixed to mono, as the model hears it. A second run of the same name
+replaces files of the same names and no others. Files that cannot be read, or are shorter than one code, are named and
+left out, and then the exit status is 1.
+
+  python jukebox/reconstruct.py --model=demo --audio_file=song.mp3 --name=out/reconstructed"""
+
+FLAGS = [
+    Flag(
+        "model", "", "a key of MODELS, or the folder or checkpoint of a training run; only its VQ-VAE is read", "what"
+    ),
+    Flag("audio_file", "", "songs, separated by commas", "what"),
+    Flag("audio_files_dir", "", "or a folder of songs, searched with all below it", "what"),
+    Flag("name", "", "folder to write to", "what"),
+    Flag("levels", None, "levels to decode from, 0 the finest, such as 0,2; all", "what"),
+    Flag("offset", 0.0, "where to start, in seconds of each file", "what"),
+    Flag("seconds", None, "how much of each file to take, in seconds; up to its end", "what"),
+    Flag("format", "wav", "wav, flac or mp3", "what"),
+    Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
+]
+
+
+def main(**flags: Any) -> int:
+    """Carries out one command line; see FLAGS.
+
+    Returns:
+        Exit status: 0, 1 where files were left out, 130 after Ctrl-C.
+
+    Raises:
+        UserError: something given cannot work, or no file is left.
+    """
+    if not flags["name"]:
+        raise UserError("--name is missing: give the folder to write to, such as --name=out/reconstructed")
+    if flags["format"] not in FORMATS:
+        raise UserError(f"--format={flags['format']}: choose {', '.join(FORMATS)}")
+    offset = read_seconds("offset", flags["offset"] or 0.0, from_zero=True)
+    seconds = None if flags["seconds"] is None else read_seconds("seconds", flags["seconds"])
+
+    from jukebox.utils.launch import read_launch
+
+    if read_launch().size > 1:
+        raise UserError("reconstruct.py runs as one process: start it without mpiexec")
+    files = find_songs(flags["audio_file"], flags["audio_files_dir"])
+
+    from jukebox.reconstruction.job import Job, find_vqvae, load_vqvae
+    from jukebox.utils.dist_utils import pick_device
+
+    hps = find_vqvae(flags["model"])
+    levels = read_levels(flags["levels"], hps.levels)
+    device = pick_device(0, 1, flags["device"])
+    folder = Path(flags["name"])
+    job = Job(load_vqvae(hps, device), hps.sr, flags["model"], folder, levels, flags["format"], offset, seconds)
+    return reconstruct(job, files)
+
+
+def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
+    """Takes songs through a job one by one, says what comes out, and at the end what became of them.
+
+    Args:
+        job: a Job.
+        files: path and name of each song.
+
+    Returns:
+        Exit status, as of `main`.
+
+    Raises:
+        UserError: not one of the songs could be taken.
+    """
+    from tqdm import tqdm
+
+    from jukebox.reconstruction.figures import text_table
+
+    broken: list[UserError] = []
+    with tqdm(
+        total=1.0,
+        file=sys.stderr,
+        mininterval=0.5 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+        bar_format="{desc}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
+    ) as bar:
+
+        def advance(name: str, done: float, total: float) -> None:
+            if done == 0.0:
+                bar.reset(total)
+                bar.set_description(name)
+            bar.update(done - bar.n)
+
+        job.advance = advance
+        for path, name in files:
+            try:
+                figures = job.run(path, name)
+            except UserError as error:
+                if not is_about(error, path):
+                    raise
+                broken.append(error)
+                continue
+            except KeyboardInterrupt:
+                bar.close()
+                print(f"\nstopped: {job.folder} holds {len(job.songs)} of {len(files)} songs", file=sys.stderr)
+                return 130
+            tqdm.write(f"{name}, {job.songs[-1].seconds:.1f} s\n{text_table(figures)}\n")
+    if not job.songs:
+        raise broken[0]
+    if len(job.songs) > 1:
+        print(f"all {len(job.songs)} songs\n{text_table(job.totals())}\n")
+    print(f"open {job.folder / 'index.html'}" + (f"; {len(broken)} files were left out:" if broken else ""), flush=True)
+    for why in broken:
+        print(f"  {why}", flush=True)
+    return 1 if broken else 0
+
+
+def is_about(error: UserError, path: str) -> bool:
+    """Whether an error is one file's own, so that the others can go on."""
+    from jukebox.utils.io import AudioError
+
+    return isinstance(error, AudioError) or str(error).startswith(path)
+
+
+def find_songs(audio_file: str, audio_files_dir: str) -> list[tuple[str, str]]:
+    """Path and name of each song.
+
+    Raises:
+        UserError: none or both are given, or there is no such file or folder.
+    """
+    if bool(audio_file) == bool(audio_files_dir):
+        given = "are both given" if audio_file else "are missing"
+        raise UserError(f"--audio_file and --audio_files_dir {given}: give one, such as --audio_file=song.mp3")
+    if audio_files_dir:
+        from jukebox.utils.audio_index import find_audio_files
+
+        names, _ = find_audio_files(audio_files_dir)
+        if not names:
+            raise UserError(f"--audio_files_dir={audio_files_dir}: there is no audio file in it or below")
+        return [(os.path.join(audio_files_dir, name), name) for name in names]
+    # a name that exists as it stands is not cut at its commas
+    paths = [audio_file] if os.path.exists(audio_file) else [p.strip() for p in audio_file.split(",") if p.strip()]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise UserError(f"--audio_file={path}: there is no such file")
+    return [(path, os.path.basename(path)) for path in paths]
+
+
+def read_levels(value: Any, count: int) -> list[int]:
+    """The levels to decode from, ascending and each once; None is all of them."""
+    if value is None:
+        return list(range(count))
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not values or not all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < count for v in values):
+        shown = ",".join(map(str, values))
+        raise UserError(f"--levels={shown}: give numbers from 0, the finest, to {count - 1}, such as --levels=0")
+    return sorted(set(values))
+
+
+def read_seconds(flag: str, value: Any, from_zero: bool = False) -> float:
+    """A length of time, above 0 or from 0 on."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not from_zero):
+        raise UserError(f"--{flag}={value}: give a number of seconds{'' if from_zero else ' above 0'}")
+    return float(value)
+
+
+if __name__ == "__main__":
+    run_command(main, FLAGS, DESCRIPTION)

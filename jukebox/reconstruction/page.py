@@ -1,0 +1,176 @@
+"""The page of a reconstruction: for each song the original and each level below each other, to see and to hear.
+
+It opens from disk without a network: style and script are inlined, audio and pictures are named by relative paths. Its
+look is in `jukebox/page/` (reconstruct*.html, reconstruct.css on top of player.css, reconstruct.js); what it says is
+decided here. Text of users is escaped wherever it goes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+from urllib.parse import quote
+
+from jukebox.reconstruction.figures import COLUMNS, Figures, cells, decibels_text
+from jukebox.reconstruction.spectrogram import ticks
+
+LEVEL_TABLE_FROM = 2  # songs from which on the table says that it is of all of them
+
+
+@dataclass(frozen=True)
+class Version:
+    """A song as it was, or decoded from one level: paths of audio and picture, relative to the page."""
+
+    audio: str
+    picture: str
+    figures: Figures | None = None  # None: the original
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song with its versions, the original first; `seconds` of it from `offset` seconds on."""
+
+    name: str
+    seconds: float
+    offset: float
+    versions: Sequence[Version]
+
+
+def page(title: str, model: str, step: int, sr: int, songs: Sequence[Song], totals: Sequence[Figures]) -> str:
+    """The whole page.
+
+    Args:
+        title: name of the folder.
+        model: name of the model; of a path only its last part is shown, for a page may be shown to others.
+        step: steps the VQ-VAE was trained.
+        sr: samples per second.
+        songs: at least one.
+        totals: figures of each level over all songs, the finest first.
+    """
+    style, script = f"{_asset('player.css')}\n{_asset('reconstruct.css')}", _asset("reconstruct.js")
+    links = "".join(f'<li><a href="#item_{i}">{i}</a></li>' for i in range(len(songs)))
+    count = "1 song" if len(songs) == 1 else f"{len(songs)} songs"
+    return Template(_asset("reconstruct.html")).substitute(
+        title=escape(clean(title) or "Reconstruction"),
+        about=f"{count} through the VQ-VAE of {escape(_short(model))} and back, at {sr} Hz.",
+        links=f'<nav aria-label="Songs"><span aria-hidden="true">Songs</span><ul>{links}</ul></nav>'
+        if len(songs) > 1
+        else "",
+        versions=len(songs[0].versions),
+        caption="Figures" if len(songs) < LEVEL_TABLE_FROM else f"Figures over all {count}",
+        columns="".join(f'<th role="columnheader" scope="col">{escape(column)}</th>' for column in COLUMNS),
+        rows="".join(_table_row(figures) for figures in totals),
+        items="".join(_item(i, song, sr) for i, song in enumerate(songs)),
+        settings=_definitions(
+            [
+                ("Model", _short(model)),
+                ("Trained for", f"{step} steps" if step else ""),
+                ("Sample rate", f"{sr} Hz"),
+            ]
+        ),
+        style=style,
+        script=script,
+        style_hash=_digest(style),
+        script_hash=_digest(script),
+    )
+
+
+def _table_row(figures: Figures) -> str:
+    level, *rest = cells(figures)
+    values = "".join(
+        f'<td role="cell" data-column="{escape(column)}">{escape(_minus(cell))}</td>'
+        for column, cell in zip(COLUMNS[1:], rest, strict=True)
+    )
+    return f'<tr role="row"><th role="rowheader" scope="row">{level}</th>{values}</tr>'
+
+
+def _item(i: int, song: Song, sr: int) -> str:
+    name = escape(clean(song.name))
+    part = f", from {clock(song.offset)} on" if song.offset else ""
+    return Template(_asset("reconstruct_item.html")).substitute(
+        i=i,
+        heading=name,
+        length=f"{clock(song.seconds)} ({song.seconds:.1f} s){part}",
+        seconds=f"{song.seconds:.3f}",
+        versions="".join(_version(n, song, version, sr) for n, version in enumerate(song.versions)),
+    )
+
+
+def _version(n: int, song: Song, version: Version, sr: int) -> str:
+    figures = version.figures
+    if figures is None:
+        label, note, facts = "Original", f"as the model hears it: mono, {sr} Hz", ""
+    else:
+        label = f"Level {figures.level}"
+        note = f"{figures.hop} samples per code{'' if figures.level else ', the finest'}"
+        unit = " dB" if figures.decibels is not None and math.isfinite(figures.decibels) else ""
+        facts = _definitions(
+            [
+                ("Spectral convergence", _minus(decibels_text(figures)) + unit),
+                ("Bit rate", f"{figures.bit_rate / 1000:.2f} kbit/s"),
+                ("Codebook use", f"{figures.use:.1%}"),
+                ("Entropy", f"{figures.entropy:.2f} bits per code"),
+            ]
+        )
+    return Template(_asset("reconstruct_version.html")).substitute(
+        key=n + 1,
+        label=label,
+        note=note,
+        facts=facts,
+        song=escape(clean(song.name)),
+        lowercase=label.lower(),
+        audio=quote(version.audio),
+        suffix=version.audio.rsplit(".", 1)[-1].upper(),
+        picture=quote(version.picture),
+        seconds=f"{song.seconds:.1f}",
+        highest=f"{sr / 2000:.3g} kHz",
+        axis="".join(_tick(label, f"{place:.2%}") for label, place in ticks(sr)),
+    )
+
+
+def _tick(label: str, place: str) -> str:
+    line = f'<line x1="2.85rem" x2="3.25rem" y1="{place}" y2="{place}"/>'
+    return f'<text x="2.6rem" y="{place}" dy=".33em">{label}</text>{line}'
+
+
+def _definitions(rows: Iterable[tuple[str, str]]) -> str:
+    pairs = "".join(f'<div><dt>{escape(k)}</dt><dd dir="auto">{escape(v)}</dd></div>' for k, v in rows if v)
+    return f"<dl>{pairs}</dl>" if pairs else ""
+
+
+def _short(model: str) -> str:
+    """A model's name without the folders it lies in."""
+    parts = [part for part in clean(model).replace("\\", "/").split(",") if part]
+    names = [part.rstrip("/").split("/") for part in parts]
+    return ", ".join(n[-2] if len(n) > 1 and n[-1].endswith(".pth.tar") else n[-1] for n in names)
+
+
+def _minus(number: str) -> str:
+    """A number with the sign that is as wide as a plus."""
+    return number.replace("-", "\u2212")
+
+
+def clean(text: str) -> str:
+    """Text that any page can hold: control characters and halves of characters are replaced."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as 1:05."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _asset(name: str) -> str:
+    return files("jukebox.page").joinpath(name).read_text(encoding="utf-8").strip()
+
+
+def _digest(text: str) -> str:
+    """What a content security policy calls an inlined style or script that it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
