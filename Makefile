@@ -11,10 +11,10 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev sample test lint types tests quick format bench faults golden parity chromium clean
+.PHONY: help venv dev sample quickstart demo-model docs test lint types tests quick format bench faults golden parity chromium clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 venv: $(VENV)/.installed ## .venv with requirements.txt and the package
 	@echo "$(VENV) is ready"
@@ -22,8 +22,21 @@ venv: $(VENV)/.installed ## .venv with requirements.txt and the package
 dev: $(VENV)/.installed-dev ## the same with requirements-dev.txt
 	@echo "$(VENV) is ready to work on the code"
 
-sample: $(VENV)/.installed ## from a fresh clone to first music
+# Songs of 10 s on whatever device is there; the same command is in README.md.
+sample: $(VENV)/.installed ## hear it: two songs by the demo model, and the page to play them
+	$(PY) jukebox/sample.py --model=demo --name=samples/demo --n_samples=2 --sample_length_in_seconds=10 \
+		--total_sample_length_in_seconds=10 --artist="anna bell" --genre=disco \
+		--lyrics="mila sola timi\kalu mesi loki\sama tole kisu"
+
+quickstart: $(VENV)/.installed ## train a VQ-VAE, a prior and an upsampler on a minute of made-up songs, and sample
 	$(PY) examples/quickstart.py
+
+demo-model: $(VENV)/.installed ## train the demo model anew, about two hours
+	$(PY) examples/demo_model.py
+
+docs: $(VENV)/.installed ## write the generated parts of docs/ anew
+	$(PY) tools/hparams_reference.py
+	$(PY) tools/pattern_drawings.py
 
 test: lint types tests ## style, types and the whole test suite; what CI runs
 
