@@ -14,6 +14,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from common import ROOT, save
 
@@ -31,6 +33,33 @@ def distance(character: int, now: float, times: list[tuple[float, float]]) -> fl
     """Seconds between a moment and the interval in which a character is sung; 0 within it."""
     start, end = times[character]
     return max(start - now, now - end, 0.0)
+
+
+def lit_errors(song: Any, lit: Sequence[int], per_code: float) -> tuple[list[float], list[float]]:
+    """How far the lit character is from the one being sung, at the middle of every code between first and last one.
+
+    Args:
+        song: with `lyrics` and the true `char_times`.
+        lit: the lit character of each code, -1 for none, which counts as a whole song's length.
+        per_code: seconds of a code.
+
+    Returns:
+        Seconds for each such code: of the lit character, and of the guess that the lyrics run evenly through the song.
+    """
+    sung = [i for i, character in enumerate(song.lyrics) if not character.isspace()]
+    if not sung:
+        return [], []
+    seconds = len(song.audio) / song.sr
+    first, last = song.char_times[sung[0]][0], song.char_times[sung[-1]][1]
+    errors, even_errors = [], []
+    for row, character in enumerate(lit):
+        now = (row + 0.5) * per_code
+        if not first <= now < last:
+            continue
+        even = min(len(song.lyrics) - 1, int(len(song.lyrics) * now / seconds))
+        even_errors.append(distance(even, now, song.char_times))
+        errors.append(distance(character, now, song.char_times) if character >= 0 else seconds)
+    return errors, even_errors
 
 
 def main() -> None:
@@ -74,7 +103,9 @@ def main() -> None:
     prior = make_prior(hps, vqvae, "cpu")
     run_hps = Hyperparams(levels=2, hop_fraction=[0.5, 0.5])
     per_code = prior.raw_to_tokens / SR
-    lit_errors, even_errors, hits, votes = [], [], [], []
+    distances: list[float] = []
+    even_errors: list[float] = []
+    votes: list[bool] = []
     for seed in range(10_000, 10_000 + args.tests):
         song = make_song(seed, SR, SECONDS)
         n = len(song.audio) // prior.raw_to_tokens
@@ -86,24 +117,16 @@ def main() -> None:
         times = character_times(alignment, per_code, shift=hps.alignment_shift)
         ranking = rank_heads(zs, labels, prior, False, run_hps)
         votes.append((ranking[0].layer, ranking[0].head) == (hps.alignment_layer, hps.alignment_head))
-        sung = [i for i, character in enumerate(song.lyrics) if not character.isspace()]
-        first, last = song.char_times[sung[0]][0], song.char_times[sung[-1]][1]
-        for row in range(n):
-            now = (row + 0.5) * per_code
-            if not first <= now < last:
-                continue
-            lit = int(times.lit[row])
-            even = min(len(song.lyrics) - 1, int(len(song.lyrics) * now / SECONDS))
-            even_errors.append(distance(even, now, song.char_times))
-            lit_errors.append(distance(lit, now, song.char_times) if lit >= 0 else SECONDS)
-            hits.append(lit_errors[-1] == 0.0)
+        errors, even = lit_errors(song, times.lit.tolist(), per_code)
+        distances += errors
+        even_errors += even
     results = {
         "songs": args.songs,
         "steps": checkpoint["step"],
         "training_seconds": round(trained),
-        "lit_character_mean_error_ms": 1000 * float(np.mean(lit_errors)),
-        "lit_character_median_error_ms": 1000 * float(np.median(lit_errors)),
-        "lit_character_exact": float(np.mean(hits)),
+        "lit_character_mean_error_ms": 1000 * float(np.mean(distances)),
+        "lit_character_median_error_ms": 1000 * float(np.median(distances)),
+        "lit_character_exact": float(np.mean(np.array(distances) == 0.0)),
         "even_guess_mean_error_ms": 1000 * float(np.mean(even_errors)),
         "find_names_the_guided_head": float(np.mean(votes)),
     }

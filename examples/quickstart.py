@@ -1,4 +1,4 @@
-"""From nothing to new music in a few minutes on a laptop's processor: `make sample`, or python examples/quickstart.py
+"""From nothing to a model of one's own in a few minutes on a laptop's processor: `make quickstart`
 
 Makes songs by rule, trains a very small VQ-VAE, top-level prior and upsampler on them with the ordinary commands (each
 is printed before it runs), measures what they learned, and samples. Everything lands in
@@ -8,19 +8,18 @@ is printed before it runs), measures what they learned, and samples. Everything 
 from __future__ import annotations
 
 import math
-import shlex
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from steps import LATEST, ROOT, run, run_all
+
+sys.path.insert(0, str(ROOT))
+
 SONGS, SECONDS, SR = 12, 6, 11025
 DATA = "logs/quickstart_songs"
 VQVAE, PRIOR, UPSAMPLER = (f"logs/quickstart_{part}" for part in ("vqvae", "prior", "upsampler"))
 OUT = "samples/quickstart"
-LATEST = "checkpoint_latest.pth.tar"
 
 COMMON = f"--audio_files_dir={DATA} --train --nworkers=0 --save_iters=100000 --lr=0.001 --lr_warmup=50 --mu=0.99"
 # Priors read codes that are computed once; chunks begin at any code.
@@ -48,14 +47,6 @@ COMMANDS = {
         "--temp=0.8,0.9"
     ),
 }
-
-
-def run(command: str) -> None:
-    """Runs one command of this package, shown as a user would type it; its failure ends this script with its status."""
-    print(f"\n$ python {command}", flush=True)
-    status = subprocess.run([sys.executable, *shlex.split(command)], cwd=ROOT).returncode
-    if status:
-        sys.exit(status)
 
 
 def measure() -> None:
@@ -118,14 +109,12 @@ def measure() -> None:
 
 def main() -> None:
     start = time.monotonic()
-    for i, (title, command) in enumerate(COMMANDS.items(), 1):
-        print(f"\n[{i}/{len(COMMANDS)}] {title}  ({time.monotonic() - start:.0f} s)", flush=True)
-        if title == "two new songs":
-            measure()
-        run(command)
+    sampling = COMMANDS.pop("two new songs")
+    run_all(COMMANDS, start)
+    measure()
+    run(sampling)
     print(f"\nDone in {time.monotonic() - start:.0f} s. Listen: {OUT}/level_0/index.html")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

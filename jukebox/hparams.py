@@ -17,6 +17,7 @@ Source: Jukebox (Dhariwal et al., 2020, arXiv 2005.00341), appendix B, tables 4 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -325,6 +326,11 @@ def _released(path: str) -> str:
     return f"{REMOTE_PREFIX}jukebox/models/{path}"
 
 
+def _shipped(name: str) -> str:
+    """A checkpoint that is part of the package."""
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo", name)
+
+
 teeny = _register("teeny")
 easy = _register("easy", sr=22050)
 
@@ -627,26 +633,29 @@ demo_vqvae = _register(
     strides_t=[8, 4, 4],
     l_bins=512,
     width=64,
+    restore_vqvae=_shipped("vqvae.pth.tar"),
 )
 demo_prior = _register(
     "demo_prior",
     tiny_lyrics_prior,
     level=2,
-    n_ctx=576,  # 6.7 s: half a song
-    n_tokens=128,  # a whole song's lyrics
-    min_duration=6.0,
-    max_duration=60.0,
+    n_ctx=576,  # 6.7 s
+    n_tokens=96,  # all lyrics of a song of 10 s
+    min_duration=7.0,
+    max_duration=30.0,
+    prime_loss_fraction=0.02,  # syllables are drawn at random: there is little to predict
+    alignment_layer=3,
+    alignment_head=0,
+    alignment_shift=1,
+    restore_prior=_shipped("prior_level_2.pth.tar"),
 )
+_demo_upsampler = Hyperparams(tiny_upsampler, prior_width=160, cond_width=96, beta2=0.98, weight_decay=0.01)
 demo_upsampler_1 = _register(
-    "demo_upsampler_1",
-    tiny_upsampler,
-    level=1,
-    prior_width=160,
-    cond_width=96,
-    beta2=0.98,
-    weight_decay=0.01,
+    "demo_upsampler_1", _demo_upsampler, level=1, restore_prior=_shipped("prior_level_1.pth.tar")
 )
-demo_upsampler_0 = _register("demo_upsampler_0", demo_upsampler_1, level=0)
+demo_upsampler_0 = _register(
+    "demo_upsampler_0", _demo_upsampler, level=0, restore_prior=_shipped("prior_level_0.pth.tar")
+)
 
 # Training modes. -------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "5b": ("vqvae", "upsampler_level_0", "upsampler_level_1", "prior_5b"),
     "5b_lyrics": ("vqvae", "upsampler_level_0", "upsampler_level_1", "prior_5b_lyrics"),
     "1b_lyrics": ("vqvae", "upsampler_level_0", "upsampler_level_1", "prior_1b_lyrics"),
+    "demo": ("demo_vqvae", "demo_upsampler_0", "demo_upsampler_1", "demo_prior"),  # small, its weights are shipped
 }
 
 
@@ -398,13 +399,17 @@ def make_labeller(hps: Hyperparams, sample_length: int) -> Labeller | EmptyLabel
 def make_prior(hps: Hyperparams, vqvae: VQVAE, device: torch.device | str = "cuda") -> SimplePrior:
     """Builds the prior of `hps.level` and loads `restore_prior`, if set.
 
-    With a checkpoint the module is built without memory and takes the file's tensors, so the weights exist once.
+    With a checkpoint the module is built without memory and takes the file's tensors, so the weights exist once; label
+    tables of its own that it holds are used, unless `labels_dir` names others.
     With `hps.train` it is ready to train, else frozen and in eval mode.
     """
     if hps.restore_prior:
+        checkpoint = load_checkpoint(hps.restore_prior)
         with torch.device("meta"):
             prior = build_prior(hps, vqvae)
-        restore_model(hps, prior, hps.restore_prior)
+        load_weights(prior, checkpoint, hps.restore_prior)
+        if hps.labels and not hps.labels_dir and checkpoint.get("labels"):
+            prior.labeller = Labeller.from_state({**checkpoint["labels"], "sample_length": prior.sample_length})
     else:
         prior = build_prior(hps, vqvae)
         restore_model(hps, prior, "")
