@@ -11,25 +11,22 @@ What may be changed: the templates, freely; `SETTINGS`, to show more of a run's 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import json
 import os
 import re
-import shutil
-import unicodedata
 import wave
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
+from jukebox.page.parts import asset, clean, clock, definitions, digest, template
 from jukebox.page.pictures import alignment_picture, waveform_path
 from jukebox.page.times import CharacterTimes, character_times, lines_of, lrc, to_array
+from jukebox.utils.files import atomic_write, link_or_copy
 
 # Flags that the page shows where the run has them.
 SETTINGS = {
@@ -136,17 +133,17 @@ def _item(
 
     rows = [("Artist", artist), ("Genre", genre)]
     if part is not None:
-        rows.append(("Part of the song", f"{_clock(part[1])} to {_clock(part[1] + seconds)} of {_clock(part[0])}"))
+        rows.append(("Part of the song", f"{clock(part[1])} to {clock(part[1] + seconds)} of {clock(part[0])}"))
     heading = title or f"Item {i}"
     changes = [(round(t, 3), character) for t, character in times.changes()] if times is not None else []
-    section = _template("item.html").substitute(
+    section = template("item.html").substitute(
         i=i,
         heading=escape(heading),
-        labels=_definitions(rows) or '<p class="quiet">Made without labels.</p>',
+        labels=definitions(rows) or '<p class="quiet">Made without labels.</p>',
         audio=audio.name,
         suffix=audio.suffix[1:].upper(),
         seconds=f"{seconds:.3f}",
-        clock=_clock(seconds),
+        clock=clock(seconds),
         waveform=waveform_path(samples),
         lyrics=_lyrics(heading, lyrics, note) if lyrics else "",
         alignment=_alignment(i, heading, changes, seconds, len(lyrics)) if times is not None else "",
@@ -188,17 +185,12 @@ def _audio_file(folder: Path, i: int, samples: np.ndarray, hps: Any) -> Path:
         if kind != path.suffix[1:]:
             (own / f"audio.{kind}").unlink(missing_ok=True)
     if not (copy.exists() and copy.samefile(path)):  # renaming a link over a link to the same file would leave both
-        temporary = _temporary(copy)
-        try:
-            os.link(path, temporary)
-        except OSError:  # a disk without hard links
-            shutil.copyfile(path, temporary)
-        os.replace(temporary, copy)
+        link_or_copy(path, copy)
     return path
 
 
 def _lyrics(heading: str, lyrics: str, note: str) -> str:
-    return _template("lyrics.html").substitute(
+    return template("lyrics.html").substitute(
         heading=escape(heading),
         timed="" if note else " timed",
         note=f'<p class="quiet">{escape(note)}</p>' if note else "",
@@ -212,7 +204,7 @@ def _alignment(i: int, heading: str, changes: list[tuple[float, int]], seconds: 
         y = round(1000 * (character + 0.5) / characters)
         points += [f"{round(1000 * start / seconds)} {y}", f"{round(1000 * end / seconds)} {y}"]
     line = f"M{'L'.join(points)}" if points else ""
-    return _template("alignment.html").substitute(i=i, heading=escape(heading), line=line)
+    return template("alignment.html").substitute(i=i, heading=escape(heading), line=line)
 
 
 # --------------------------------------------------------------------------------------------------------- the page
@@ -229,39 +221,21 @@ def _page(folder: Path, sections: list[str], data: list[dict[str, Any]], zs: Any
     settings = [(title, _value(key, _get(hps, key))) for key, title in SETTINGS.items()]
     settings.append(("Codes per level", _value("codes", [to_array(z).shape[1] for z in zs or []])))
     links = "".join(f'<li><a href="#item_{i}">{i}</a></li>' for i in range(len(sections)))
-    style, script = _asset("player.css"), _asset("player.js")
-    return _template("player.html").substitute(
+    style, script = asset("player.css"), asset("player.js")
+    return template("player.html").substitute(
         title=escape(name),
         about=escape(about),
         links=f'<nav aria-label="Items"><span aria-hidden="true">Items</span><ul>{links}</ul></nav>'
         if len(sections) > 1
         else "",
         items="".join(sections),
-        settings=_definitions(settings),
+        settings=definitions(settings),
         data=_json(data).replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"),
         style=style,
         script=script,
-        style_hash=_digest(style),
-        script_hash=_digest(script),
+        style_hash=digest(style),
+        script_hash=digest(script),
     )
-
-
-def _definitions(rows: Iterable[tuple[str, str]]) -> str:
-    pairs = "".join(f'<div><dt>{escape(k)}</dt><dd dir="auto">{escape(v)}</dd></div>' for k, v in rows if v)
-    return f"<dl>{pairs}</dl>" if pairs else ""
-
-
-def _asset(name: str) -> str:
-    return (Path(__file__).with_name("page") / name).read_text(encoding="utf-8").strip()
-
-
-def _template(name: str) -> Template:
-    return Template(_asset(name))
-
-
-def _digest(text: str) -> str:
-    """What a content security policy calls an inlined style or script that it allows."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 # ----------------------------------------------------------------------------------------------------- small things
@@ -275,9 +249,7 @@ def _text(value: Any) -> str:
     """A label as text: '' for none; characters that no page can hold are replaced one for one, so that indices stay."""
     if value is None or value == "n/a":
         return ""
-    text = str(value)
-    bad = {ord(c): "\ufffd" for c in set(text) if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"}
-    return text.translate(bad)
+    return clean(str(value), keep="\n\t")
 
 
 def _value(key: str, value: Any) -> str:
@@ -292,10 +264,6 @@ def _value(key: str, value: Any) -> str:
     return ", ".join(f"{v:g}" if isinstance(v, float) else _text(v) for v in values)
 
 
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
 def _milliseconds(seconds: np.ndarray) -> list[float | None]:
     return [None if np.isnan(s) else round(float(s), 3) for s in seconds]
 
@@ -304,18 +272,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def _write(path: Path, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old one or the whole new one."""
-    temporary = _temporary(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)

@@ -22,12 +22,13 @@ from torch.nn.functional import pad
 from jukebox.data.synthesizer import make_song
 from jukebox.hparams import Hyperparams, setup_hparams
 from jukebox.make_models import make_vqvae, save_checkpoint
+from jukebox.page.parts import clean
+from jukebox.page.pictures import png
 from jukebox.reconstruct import FLAGS, main
 from jukebox.reconstruction import figures as figures_module
 from jukebox.reconstruction.figures import Figures, joined, measure, spectra, spectral_convergence, text_table
 from jukebox.reconstruction.job import Job, find_vqvae, load_vqvae
-from jukebox.reconstruction.page import clean
-from jukebox.reconstruction.spectrogram import ROWS, indexed_png, mel_decibels, palette, picture, ticks
+from jukebox.reconstruction.spectrogram import ROWS, mel_decibels, palette, picture, ticks
 from jukebox.reconstruction.windows import Coder, decoder_reach, encoder_reach
 from jukebox.utils.errors import UserError
 from jukebox.utils.io import load_audio, write_audio
@@ -232,7 +233,7 @@ def read_png(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_png_holds_what_was_drawn() -> None:
     indices = np.random.default_rng(0).integers(0, 256, (5, 9)).astype(np.uint8)
-    drawn, colours = read_png(indexed_png(indices, palette()))
+    drawn, colours = read_png(png(indices, palette().tobytes()))
     assert (drawn == indices).all() and (colours == palette()).all()
     lightness = palette() @ np.array([0.2126, 0.7152, 0.0722])
     assert (np.diff(lightness) > -1).all() and lightness[-1] - lightness[0] > 200

@@ -32,7 +32,9 @@ def alignment_picture(alignment: Any, width: int = 1000, height: int = 480) -> b
     for axis, limit in enumerate((height, width)):
         weights = np.maximum.reduceat(weights, _bounds(weights.shape[axis], limit), axis=axis)
     usual_peak = weights.max(axis=0).mean() or 1.0
-    return _png(np.round(255 * np.clip(weights / usual_peak, 0, 1) ** 0.7).astype(np.uint8))
+    return png(
+        np.round(255 * np.clip(weights / usual_peak, 0, 1) ** 0.7).astype(np.uint8), bytes(INK) * 256, bytes(range(256))
+    )
 
 
 def waveform_path(samples: np.ndarray) -> str:
@@ -64,20 +66,26 @@ def _bounds(length: int, parts: int) -> np.ndarray:
     return np.arange(parts) * length // parts
 
 
-def _png(strength: np.ndarray) -> bytes:
-    """One ink at 256 opacities: a palette image as in the PNG specification (ISO/IEC 15948). strength: uint8 [H, W]."""
+def png(indices: np.ndarray, colours: bytes, opacities: bytes = b"") -> bytes:
+    """A palette image as in the PNG specification (ISO/IEC 15948).
+
+    Args:
+        indices: uint8 [H, W].
+        colours: red, green and blue of each of 256 colours.
+        opacities: of each colour, 0 to 255; empty: all are opaque.
+    """
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    height, width = strength.shape
-    lines = np.pad(strength, ((0, 0), (1, 0)))  # each line starts with the number of its filter, 0 for none
+    height, width = indices.shape
+    lines = np.pad(indices, ((0, 0), (1, 0)))  # each line starts with the number of its filter, 0 for none
     return b"".join(
         [
             b"\x89PNG\r\n\x1a\n",
             chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-            chunk(b"PLTE", bytes(INK) * 256),
-            chunk(b"tRNS", bytes(range(256))),
+            chunk(b"PLTE", colours),
+            chunk(b"tRNS", opacities) if opacities else b"",
             chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)),
             chunk(b"IEND", b""),
         ]

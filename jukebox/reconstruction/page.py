@@ -7,17 +7,13 @@ decided here. Text of users is escaped wherever it goes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
-from string import Template
 from urllib.parse import quote
 
+from jukebox.page.parts import asset, clean, clock, definitions, digest, template
 from jukebox.reconstruction.figures import COLUMNS, Figures, cells, decibels_text
 from jukebox.reconstruction.spectrogram import ticks
 
@@ -54,10 +50,10 @@ def page(title: str, model: str, step: int, sr: int, songs: Sequence[Song], tota
         songs: at least one.
         totals: figures of each level over all songs, the finest first.
     """
-    style, script = f"{_asset('player.css')}\n{_asset('reconstruct.css')}", _asset("reconstruct.js")
+    style, script = f"{asset('player.css')}\n{asset('reconstruct.css')}", asset("reconstruct.js")
     links = "".join(f'<li><a href="#item_{i}">{i}</a></li>' for i in range(len(songs)))
     count = "1 song" if len(songs) == 1 else f"{len(songs)} songs"
-    return Template(_asset("reconstruct.html")).substitute(
+    return template("reconstruct.html").substitute(
         title=escape(clean(title) or "Reconstruction"),
         about=f"{count} through the VQ-VAE of {escape(_short(model))} and back, at {sr} Hz.",
         links=f'<nav aria-label="Songs"><span aria-hidden="true">Songs</span><ul>{links}</ul></nav>'
@@ -68,7 +64,7 @@ def page(title: str, model: str, step: int, sr: int, songs: Sequence[Song], tota
         columns="".join(f'<th role="columnheader" scope="col">{escape(column)}</th>' for column in COLUMNS),
         rows="".join(_table_row(figures) for figures in totals),
         items="".join(_item(i, song, sr) for i, song in enumerate(songs)),
-        settings=_definitions(
+        settings=definitions(
             [
                 ("Model", _short(model)),
                 ("Trained for", f"{step} steps" if step else ""),
@@ -77,8 +73,8 @@ def page(title: str, model: str, step: int, sr: int, songs: Sequence[Song], tota
         ),
         style=style,
         script=script,
-        style_hash=_digest(style),
-        script_hash=_digest(script),
+        style_hash=digest(style),
+        script_hash=digest(script),
     )
 
 
@@ -94,7 +90,7 @@ def _table_row(figures: Figures) -> str:
 def _item(i: int, song: Song, sr: int) -> str:
     name = escape(clean(song.name))
     part = f", from {clock(song.offset)} on" if song.offset else ""
-    return Template(_asset("reconstruct_item.html")).substitute(
+    return template("reconstruct_item.html").substitute(
         i=i,
         heading=name,
         length=f"{clock(song.seconds)} ({song.seconds:.1f} s){part}",
@@ -111,7 +107,7 @@ def _version(n: int, song: Song, version: Version, sr: int) -> str:
         label = f"Level {figures.level}"
         note = f"{figures.hop} samples per code{'' if figures.level else ', the finest'}"
         unit = " dB" if figures.decibels is not None and math.isfinite(figures.decibels) else ""
-        facts = _definitions(
+        facts = definitions(
             [
                 ("Spectral convergence", _minus(decibels_text(figures)) + unit),
                 ("Bit rate", f"{figures.bit_rate / 1000:.2f} kbit/s"),
@@ -119,7 +115,7 @@ def _version(n: int, song: Song, version: Version, sr: int) -> str:
                 ("Entropy", f"{figures.entropy:.2f} bits per code"),
             ]
         )
-    return Template(_asset("reconstruct_version.html")).substitute(
+    return template("reconstruct_version.html").substitute(
         key=n + 1,
         label=label,
         note=note,
@@ -140,11 +136,6 @@ def _tick(label: str, place: str) -> str:
     return f'<text x="2.6rem" y="{place}" dy=".33em">{label}</text>{line}'
 
 
-def _definitions(rows: Iterable[tuple[str, str]]) -> str:
-    pairs = "".join(f'<div><dt>{escape(k)}</dt><dd dir="auto">{escape(v)}</dd></div>' for k, v in rows if v)
-    return f"<dl>{pairs}</dl>" if pairs else ""
-
-
 def _short(model: str) -> str:
     """A model's name without the folders it lies in."""
     parts = [part for part in clean(model).replace("\\", "/").split(",") if part]
@@ -155,22 +146,3 @@ def _short(model: str) -> str:
 def _minus(number: str) -> str:
     """A number with the sign that is as wide as a plus."""
     return number.replace("-", "\u2212")
-
-
-def clean(text: str) -> str:
-    """Text that any page can hold: control characters and halves of characters are replaced."""
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, as 1:05."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def _asset(name: str) -> str:
-    return files("jukebox.page").joinpath(name).read_text(encoding="utf-8").strip()
-
-
-def _digest(text: str) -> str:
-    """What a content security policy calls an inlined style or script that it allows."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -6,12 +6,10 @@ no plotting library is needed.
 
 from __future__ import annotations
 
-import struct
-import zlib
-
 import numpy as np
 from torch import Tensor
 
+from jukebox.page.pictures import png
 from jukebox.reconstruction.figures import STFT, frame_count, spectra
 
 WIDTH = 1000  # most columns; of a longer song each shows the mean power of its frames
@@ -57,37 +55,13 @@ def mel_decibels(x: Tensor, sr: int) -> np.ndarray:
 def picture(loudness: np.ndarray, peak: float) -> bytes:
     """The bytes of a PNG of loudness [H, W] in dB; `peak` has the brightest colour, RANGE dB less the darkest."""
     strength = np.clip(1.0 + (loudness - peak) / RANGE, 0.0, 1.0)
-    return indexed_png(np.round(255 * strength).astype(np.uint8), palette())
+    return png(np.round(255 * strength).astype(np.uint8), palette().tobytes())
 
 
 def palette() -> np.ndarray:
     """uint8 [256, 3]: COLOURS with what lies between them."""
     stops = np.linspace(0, 255, len(COLOURS))
     return np.stack([np.interp(np.arange(256), stops, c) for c in zip(*COLOURS, strict=True)], 1).round().astype("u1")
-
-
-def indexed_png(indices: np.ndarray, colours: np.ndarray) -> bytes:
-    """A palette image as in the PNG specification (ISO/IEC 15948).
-
-    Args:
-        indices: uint8 [H, W].
-        colours: uint8 [256, 3].
-    """
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    height, width = indices.shape
-    lines = np.pad(indices, ((0, 0), (1, 0)))  # each line starts with the number of its filter, 0 for none
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    parts = [
-        b"\x89PNG\r\n\x1a\n",
-        chunk(b"IHDR", header),
-        chunk(b"PLTE", colours.tobytes()),
-        chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)),
-        chunk(b"IEND", b""),
-    ]
-    return b"".join(parts)
 
 
 def ticks(sr: int) -> list[tuple[str, float]]:

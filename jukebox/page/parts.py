@@ -1,0 +1,46 @@
+"""What all pages are made of: templates and styles from this folder, text that any page can hold, lists of settings."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from string import Template
+
+
+def asset(name: str) -> str:
+    """The text of a file of this folder."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8").strip()
+
+
+def template(name: str) -> Template:
+    """A file of this folder as a template with $names."""
+    return Template(asset(name))
+
+
+def digest(text: str) -> str:
+    """What a content security policy calls an inlined style or script that it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def clean(text: str, keep: str = "") -> str:
+    """Text that any page can hold: control characters, but those to keep, and halves of characters are replaced.
+
+    Each is replaced by one character, so that indices stay.
+    """
+    bad = {ord(c): "\ufffd" for c in set(text) if unicodedata.category(c) in ("Cc", "Cs") and c not in keep}
+    return text.translate(bad)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as 1:05."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def definitions(rows: Iterable[tuple[str, str]]) -> str:
+    """A list of names and values as HTML, without the empty ones; "" where none is left."""
+    pairs = "".join(f'<div><dt>{escape(k)}</dt><dd dir="auto">{escape(v)}</dd></div>' for k, v in rows if v)
+    return f"<dl>{pairs}</dl>" if pairs else ""
