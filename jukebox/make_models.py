@@ -1,4 +1,4 @@
-"""Hyper-parameters in, modules out; and checkpoints in and out. The only place that knows both.
+"""Hyper-parameters in, modules out: the only place that knows both. Checkpoints are in `checkpoints.py`.
 
     vqvae, *priors = MODELS["1b_lyrics"]
     vqvae = make_vqvae(setup_hparams(vqvae, dict(sample_length=1048576)), device)
@@ -9,13 +9,12 @@ A model of your own: register its sets in `hparams.py` and name them here, VQ-VA
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
+from jukebox.checkpoints import load_checkpoint, load_weights, restore_model, restore_opt, save_checkpoint
 from jukebox.data.labels import EmptyLabeller, Labeller
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams, nearest, setup_hparams
 from jukebox.prior.lyrics import READABLE_FROM
@@ -24,9 +23,6 @@ from jukebox.transformer.ops import Conv1D
 from jukebox.transformer.patterns import LYRIC_KINDS
 from jukebox.utils.dist_adapter import get_world_size
 from jukebox.utils.errors import UserError
-from jukebox.utils.files import load_torch, save_torch
-from jukebox.utils.huggingface import load_part, split_part
-from jukebox.utils.remote_utils import fetch, is_remote
 from jukebox.utils.torch_utils import freeze_model
 from jukebox.vqvae.bottleneck import Bottleneck
 from jukebox.vqvae.vqvae import VQVAE
@@ -37,190 +33,6 @@ MODELS: dict[str, tuple[str, ...]] = {
     "1b_lyrics": ("vqvae", "upsampler_level_0", "upsampler_level_1", "prior_1b_lyrics"),
     "demo": ("demo_vqvae", "demo_upsampler_0", "demo_upsampler_1", "demo_prior"),  # small, its weights are shipped
 }
-
-
-# ------------------------------------------------------------------------------------------------- checkpoints
-
-
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a checkpoint; one that is named by URL is downloaded into the cache first.
-
-    A part of a folder in the Hugging Face layout, `FOLDER#vqvae` or `FOLDER#level_2`, is read as a checkpoint, too
-    (`jukebox/utils/huggingface.py`). Tensors stay on the disk until they are read.
-
-    Returns:
-        {hps, model, opt, step, ...}; a file that holds a bare state dict comes back as {model: it}.
-
-    Raises:
-        UserError: the file is missing, damaged, or no checkpoint.
-    """
-    path = os.fspath(path)
-    if part := split_part(path):
-        return {"model": load_part(*part)}
-    local = fetch(path) if is_remote(path) else path
-    try:
-        checkpoint = load_torch(local, mmap=True)
-    except UserError:
-        if not is_remote(path):
-            raise
-        checkpoint = load_torch(fetch(path, anew=True), mmap=True)
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{local} holds no checkpoint: expected a dict with the weights under 'model'")
-    if "model" not in checkpoint and checkpoint and all(isinstance(v, Tensor) for v in checkpoint.values()):
-        checkpoint = {"model": checkpoint}
-    if not isinstance(checkpoint.get("model"), dict):
-        found = ", ".join(map(str, list(checkpoint)[:8])) or "nothing"
-        raise UserError(f"{local} holds no checkpoint: expected the weights under 'model', found {found}")
-    return checkpoint
-
-
-def save_checkpoint(
-    path: str | os.PathLike[str],
-    hps: Mapping[str, Any],
-    model: nn.Module | Mapping[str, Tensor],
-    opt: Any = None,
-    step: int = 0,
-    **extra: Any,
-) -> None:
-    """Writes a checkpoint, whole or not at all.
-
-    Args:
-        path: the file; an earlier one of that name is replaced only when the new one is complete.
-        hps: all hyper-parameters; the labeller's tables should travel under `labels`, see `Labeller.state`.
-        model: a module or its state dict; a leading `module.` is dropped.
-        opt: an optimizer, its state dict, or None.
-        step: steps trained.
-        extra: whatever a resumed run needs: plain types and tensors.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written.
-    """
-    state = model.state_dict() if isinstance(model, nn.Module) else model
-    opt_state = opt.state_dict() if hasattr(opt, "state_dict") else opt
-    checkpoint = {
-        "hps": dict(hps),
-        "model": {_bare(key): value.detach() for key, value in state.items()},
-        "opt": opt_state,
-        "step": int(step),
-        **extra,
-    }
-    save_torch(checkpoint, path)
-
-
-def _bare(key: str) -> str:
-    return key.removeprefix("module.")
-
-
-def _difference(model: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """A short table of the keys that do not fit, or ""."""
-    own = model.state_dict()
-    rows = {
-        "missing in the file": [f"{key} {list(own[key].shape)}" for key in own if key not in state],
-        "unexpected in the file": [f"{key} {list(state[key].shape)}" for key in state if key not in own],
-        "of another shape": [
-            f"{key} {list(state[key].shape)}, the model has {list(own[key].shape)}"
-            for key in own
-            if key in state and own[key].shape != state[key].shape
-        ],
-    }
-    lines = []
-    for kind, keys in rows.items():
-        if keys:
-            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            lines.append(f"  {len(keys)} {kind}: {'; '.join(keys[:3])}{more}")
-    return "\n".join(lines)
-
-
-def _share_heads(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Where embedding and output head are one matrix, gives a file that holds it under one name the other, in place.
-
-    Raises:
-        UserError: the file holds two different matrices.
-    """
-    for name, module in model.named_modules():
-        if not (getattr(module, "share_x_emb_x_out", False) and hasattr(module, "x_out")):
-            continue
-        prefix = f"{name}." if name else ""
-        names = [f"{prefix}x_emb.weight", f"{prefix}x_out.weight"]
-        found = [state[key] for key in names if key in state]
-        if len(found) == 1:
-            state.update(dict.fromkeys(names, found[0]))
-        elif len(found) == 2 and found[0].shape == found[1].shape and not torch.equal(*found):
-            raise UserError(
-                f"{os.fspath(path)}: {names[0]} and {names[1]} differ, the model built from the hyper-parameters has "
-                "one matrix for both; merged_decoder=True has two"
-            )
-
-
-def restore_model(hps: Mapping[str, Any], model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Loads the weights of a checkpoint into a model, each tensor once, in the model's own types.
-
-    A model built on the meta device gets its tensors here, so that the weights are never held twice.
-
-    Args:
-        hps: hyper-parameters of the model, for the message when they do not fit.
-        path: file or URL; an empty one leaves the model as it is, at step 0.
-
-    Returns:
-        The model, with `model.step` set to the steps it was trained.
-
-    Raises:
-        UserError: keys or shapes differ; the message lists them.
-    """
-    model.step = 0  # type: ignore[assignment]
-    if not os.fspath(path):
-        return model
-    return load_weights(model, load_checkpoint(path), path)
-
-
-def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
-    """Loads the weights of a checkpoint that was read already; see `restore_model`.
-
-    Args:
-        path: where it came from, for messages.
-    """
-    state = {_bare(key): value for key, value in checkpoint["model"].items()}
-    own = model.state_dict()
-    if isinstance(model, SimplePrior):
-        for name, module in model.named_modules():
-            if hasattr(module, "cond") and hasattr(module, "x_emb"):
-                from jukebox.prior.conditioners import rename_residual_blocks
-
-                rename_residual_blocks(state, f"{name}.")
-    _share_heads(model, state, path)
-    difference = _difference(model, state)
-    if difference:
-        raise UserError(
-            f"{os.fspath(path)} does not fit the model built from the hyper-parameters:\n{difference}\n"
-            "  use the sets it was trained with, or --model=RUN_FOLDER, which takes them from the checkpoint"
-        )
-    on_meta = any(tensor.is_meta for tensor in own.values())
-    for key in state:
-        wanted = own[key]
-        tensor = state[key] if state[key].dtype == wanted.dtype else state[key].to(wanted.dtype)
-        state[key] = tensor if on_meta or wanted.device == tensor.device else tensor.to(wanted.device)
-    if on_meta:
-        model.load_state_dict(state, assign=True)
-        for module in model.modules():
-            if getattr(module, "share_x_emb_x_out", False) and hasattr(module, "x_out"):
-                module.x_out.weight = module.x_emb.weight  # type: ignore[union-attr]
-    else:
-        model.load_state_dict(state)
-    model.step = int(checkpoint.get("step", 0))  # type: ignore[assignment]
-    return model
-
-
-def restore_opt(opt: Any, shd: Any, path: str | os.PathLike[str]) -> None:
-    """Loads optimizer state and learning-rate schedule of a checkpoint;
-    an empty path or one without them does nothing.
-    """
-    if not os.fspath(path):
-        return
-    checkpoint = load_checkpoint(path)
-    if checkpoint.get("opt") is not None:
-        opt.load_state_dict(checkpoint["opt"])
-    if shd is not None and "step" in checkpoint:
-        shd.step(checkpoint["step"])
 
 
 # ------------------------------------------------------------------------------------------------- modules
@@ -380,7 +192,7 @@ def choose_guided_head(hps: Hyperparams, prior: SimplePrior) -> None:
     hps.alignment_shift = READABLE_FROM
 
 
-def half_matrices(model: nn.Module, dtype: torch.dtype = torch.half) -> None:
+def half_matrices(model: torch.nn.Module, dtype: torch.dtype = torch.half) -> None:
     """Keeps the matrices of all dense layers in another type; biases, embeddings and norms stay in float32."""
     for module in model.modules():
         if isinstance(module, Conv1D):
@@ -450,6 +262,7 @@ __all__ = [
     "HPARAMS_REGISTRY",
     "MODELS",
     "load_checkpoint",
+    "load_weights",
     "make_model",
     "make_prior",
     "make_vqvae",

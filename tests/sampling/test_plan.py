@@ -126,6 +126,7 @@ def test_dry_run_of_ones_own_model_loads_nothing(
 
     monkeypatch.setattr(models, "make_prior", loaded)
     monkeypatch.setattr("jukebox.make_models.restore_model", lambda hps, model, path: loaded() if path else model)
+    monkeypatch.setattr("jukebox.make_models.load_weights", loaded)
     assert main(model=name, name=str(tmp_path / "run"), dry_run=True, n_samples=2) == 0
     out = capsys.readouterr().out
     assert "ancestral: 2 songs of 24.00 s" in out and out.count(" s\n") >= 3
