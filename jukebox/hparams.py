@@ -307,7 +307,7 @@ _group(
     bucket=(128, "megabytes of gradients sent at a time between processes"),
     master_addr=("", "address of the host of rank 0; empty finds it out"),
     port=(29500, "free TCP port on that host, where the processes meet"),
-    fsdp=(False, "shard a prior's weights, gradients, optimizer state and average over the processes"),
+    fsdp=(False, "shard weights, gradients, optimizer state and average over the processes"),
 )
 
 # ------------------------------------------------------------------------------------------------- named sets

@@ -29,7 +29,7 @@ The same command again goes on from logs/NAME/checkpoint_latest.pth.tar; Ctrl-C 
               --restore_vqvae=logs/small_vqvae/checkpoint_latest.pth.tar --weight_decay=0.01 --save_iters=1000
   upsampler   the same with small_upsampler, --sample_length=262144 --level=0
   plan        any of them with --dry_run: parameters and memory per process, and whether --fsdp is needed
-  large       --fsdp instead of all_fp16 (with --fp16_params=False where a set says otherwise)
+  large       --fsdp besides: every process holds a part of weights, gradients, optimizer state and average
   fine-tune   --restore_prior=CHECKPOINT --finetune_layers=last_4, with label tables of your own in --labels_dir
 
 {textwrap.fill("Sets for --hps: " + ", ".join(sorted(HPARAMS_REGISTRY)), 118)}"""

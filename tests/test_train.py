@@ -138,6 +138,24 @@ def test_a_prior_with_labels_and_lyrics(songs: Path) -> None:
     assert checkpoint["labels"]["artist_ids"] and any(key.startswith("prime_") for key in checkpoint["model"])
 
 
+@pytest.mark.slow
+def test_half_matrices_outside_of_the_layers_are_sharded_too(songs: Path) -> None:
+    """Such as the one where a lyric encoder meets the music."""
+    lyrics = (
+        "--labels=True --labels_v3 --y_bins=4,3 --max_bow_genre_size=1 --min_duration=1 --max_duration=60 --t_bins=8 "
+        "--use_tokens --n_tokens=16 --n_vocab=80 --prime_width=8 --prime_depth=1 --prime_blocks=4 --attn_order=8 "
+        "--prior_depth=4 --hps=all_fp16 --fsdp --name=lyrics_half --epochs=1"
+    ).split()
+    (songs / "own").mkdir()
+    (songs / "own" / "artist_ids.txt").write_text("unknown;0\nartist 0;1\nartist 1;2\n", encoding="utf-8")
+    (songs / "own" / "genre_ids.txt").write_text("unknown;0\ngenre 0;1\ngenre 1;2\ngenre 2;3\n", encoding="utf-8")
+    run(songs, *PRIOR, *lyrics, f"--labels_dir={songs / 'own'}", f"--port={free_port()}", ranks=2)
+    checkpoint = load_torch(songs / "logs/lyrics_half/checkpoint_latest.pth.tar")
+    assert checkpoint["step"] > 0 and checkpoint["model"]["prime_state_proj.w"].dtype == torch.float16
+    shards = checkpoint["shards"]
+    assert "prime_state_proj.w" in shards["scales"] and "prime_state_proj.b" in shards["steps"]
+
+
 def test_the_half_precision_recipe(songs: Path) -> None:
     done = run(songs, *PRIOR, "--labels=False", "--hps=all_fp16,cpu_ema", "--name=half", "--epochs=1")
     assert "fp16 on cpu" in done.stdout and "half-precision moments" in done.stdout
@@ -183,10 +201,10 @@ def test_killed_at_any_step_and_started_again_it_ends_the_same(songs: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_interrupted_with_workers(songs: Path, ranks: int) -> None:
-    """Ctrl-C reaches every process of the terminal, loader workers too: it saves, says how to go on, and ends."""
-    name = f"interrupted{ranks}"
+@pytest.mark.parametrize(("ranks", "sign"), [(1, "SIGINT"), (2, "SIGINT"), (1, "SIGTERM"), (2, "SIGTERM")])
+def test_interrupted_with_workers(songs: Path, ranks: int, sign: str) -> None:
+    """Ctrl-C and batch systems signal every process, loader workers too: it saves, says how to go on, and ends."""
+    name = f"interrupted{ranks}{sign}"
     words = [*VQVAE, f"--name={name}", "--epochs=1000", "--nworkers=1", "--save_iters=2", f"--port={free_port()}"]
     process = subprocess.Popen(
         command(songs, *words, ranks=ranks),
@@ -200,11 +218,11 @@ def test_interrupted_with_workers(songs: Path, ranks: int) -> None:
     latest = songs / "logs" / name / "checkpoint_latest.pth.tar"
     while not latest.exists() and process.poll() is None:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, getattr(signal, sign))
     out, err = process.communicate(timeout=120)
     assert "stopped: the same command goes on from there" in out, out + err
     assert err.count("stopping after this step") == 1 and "Traceback" not in err
-    assert process.returncode == 130
+    assert process.returncode == 128 + getattr(signal, sign)
     assert load_torch(latest)["step"] >= 2
 
 
@@ -221,30 +239,45 @@ def test_under_mpiexec(songs: Path) -> None:
     assert load_torch(songs / "logs/ranks/checkpoint_latest.pth.tar")["step"] == 2 * checkpoint["step"]
 
 
+SHARDED = {
+    "vqvae": VQVAE,
+    "prior": [*PRIOR, "--labels=False", "--bf16=False"],
+    "half": [*PRIOR, "--labels=False", "--hps=all_fp16,cpu_ema", "--cpu_ema_freq=2"],
+}
+
+
 @pytest.mark.slow
-def test_a_sharded_run_goes_on_in_every_form(songs: Path) -> None:
+@pytest.mark.parametrize("kind", list(SHARDED))
+def test_a_sharded_run_goes_on_in_every_form(kind: str, songs: Path) -> None:
     """Two processes with sharded weights: resumed as undisturbed; its checkpoint goes on whole in one process."""
-    words = [*PRIOR, "--labels=False", "--fsdp", "--test", "--bf16=False", "--sample_iters=3", "--save_iters=3"]
+    words = [*SHARDED[kind], "--fsdp", "--test", "--sample_iters=3", "--save_iters=3"]
     port = f"--port={free_port()}"
-    run(songs, *words, "--name=sharded", "--epochs=2", port, ranks=2)
-    run(songs, *words, "--name=again", "--epochs=1", port, ranks=2)
-    done = run(songs, *words, "--name=again", "--epochs=2", port, ranks=2)
+    logs, again = songs / "logs", songs / "logs" / f"again_{kind}"
+    run(songs, *words, f"--name=sharded_{kind}", "--epochs=2", port, ranks=2)
+    run(songs, *words, f"--name={again.name}", "--epochs=1", port, ranks=2)
+    done = run(songs, *words, f"--name={again.name}", "--epochs=2", port, ranks=2)
     assert done.stdout.count("going on from") == 1
-    one, two = (load_torch(songs / "logs" / n / "checkpoint_latest.pth.tar") for n in ("sharded", "again"))
+    one, two = (load_torch(folder / "checkpoint_latest.pth.tar") for folder in (logs / f"sharded_{kind}", again))
     assert one["step"] == two["step"] > 3 and one["opt"] is None
     assert set(one["shards"]["steps"].values()) == {one["step"]}
     for key, value in one["model"].items():
         assert type(value) is torch.Tensor and torch.equal(value, two["model"][key]), key
-    kept = {load_torch(p)["shards"]["folder"] for p in (songs / "logs/again").glob("checkpoint_*.pth.tar")}
-    assert {p.name for p in (songs / "logs/again").glob("shards_*")} == kept
-    whole = [*words, "--fsdp=False", "--name=again", "--epochs=3", "--bs=4"]  # one process, the same batches
+    assert {v.dtype for v in one["model"].values()} == {torch.float32} | ({torch.float16} if kind == "half" else set())
+    assert one["scaler"] == two["scaler"] and (one["scaler"]["scale"] > 1.0) == (kind == "half")
+    for a, b in zip(one.get("codebook", ()), two.get("codebook", ()), strict=True):
+        assert torch.equal(a["k_sum"], b["k_sum"]) and torch.equal(a["k_elem"], b["k_elem"])
+    kept = {load_torch(p)["shards"]["folder"] for p in again.glob("checkpoint_*.pth.tar")}
+    assert {p.name for p in again.glob("shards_*")} == kept
+    whole = [*words, "--fsdp=False", f"--name={again.name}", "--epochs=3", "--bs=4"]  # one process, the same batches
     run(songs, *whole)
-    three = load_torch(songs / "logs/again/checkpoint_latest.pth.tar")
+    three = load_torch(again / "checkpoint_latest.pth.tar")
     assert three["step"] == one["step"] // 2 * 3 and not three.get("shards") and three["opt"]["state"]
-    assert not list((songs / "logs/again").glob(f"shards_{one['step']}"))
-    done = run(songs, *words, "--name=again", "--epochs=4", port, ranks=2)
+    kinds = {state["exp_avg"].dtype for state in three["opt"]["state"].values()}
+    assert (torch.float16 in kinds) == (kind == "half")
+    assert not list(again.glob(f"shards_{one['step']}"))
+    done = run(songs, *words, f"--name={again.name}", "--epochs=4", port, ranks=2)
     assert f"steps {three['step']} to" in done.stdout
-    four = load_torch(songs / "logs/again/checkpoint_latest.pth.tar")
+    four = load_torch(again / "checkpoint_latest.pth.tar")
     assert set(four["shards"]["steps"].values()) == {four["step"]} == {one["step"] * 2}
 
 

@@ -7,10 +7,12 @@ Change here how batches are put together; what an item is, is in `files_dataset.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
-from collections.abc import Iterator, Mapping
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import print_once
 
 PREFETCH = 4  # batches that each worker keeps ready
+
+Dataset = TypeVar("Dataset", bound=FilesAudioDataset)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -104,7 +108,7 @@ class DataProcessor:
     """
 
     def __init__(self, hps: Any, with_times: bool = False, dataset: FilesAudioDataset | None = None) -> None:
-        self.dataset = _one_after_another(lambda: FilesAudioDataset(hps, with_times)) if dataset is None else dataset
+        self.dataset = one_after_another(lambda: FilesAudioDataset(hps, with_times)) if dataset is None else dataset
         self.train_dataset, self.test_dataset = self.dataset.split(float(hps.train_test_split))
         seed = int(getattr(hps, "seed", 0))
         place = (dist.get_rank(), dist.get_world_size(), seed)
@@ -139,8 +143,8 @@ class DataProcessor:
         return self.sampler.epoch, done
 
 
-def _one_after_another(make: Any) -> FilesAudioDataset:
-    """The first process scans the folder, the others then find its index."""
+def one_after_another(make: Callable[[], Dataset]) -> Dataset:
+    """What `make` makes, on the first process before the others: that one scans the folder, they find its index."""
     if dist.get_rank() == 0:
         try:
             return make()
@@ -166,8 +170,18 @@ def _make_loader(dataset: FilesAudioDataset, batches: EpochBatches, workers: int
 
 
 def _seed_worker(_: int) -> None:
-    """Gives each worker random streams of its own, from the loader's seed; Ctrl-C is for the main process to see."""
+    """Gives each worker random streams of its own, from the loader's seed; signals are for the main process to see."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     seed = torch.initial_seed() % 2**32
     np.random.seed(seed)
     random.seed(seed)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_heed_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _heed_parent(parent: int) -> None:
+    """Ends this worker on SIGTERM of its parent alone: batch systems send it to all, the step still needs data."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)

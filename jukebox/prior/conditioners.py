@@ -158,7 +158,7 @@ class RangeEmbedding(nn.Module):
 
 
 class LabelConditioner(nn.Module):
-    """Embeds artist and genre, and where in the song each position lies (paper, section 4.3).
+    """Embeds artist and genre, and where in the song each position lies (paper, section 4.1).
 
     Args:
         y_bins: (genres, artists).

@@ -1,4 +1,4 @@
-"""The two ways to feed lyrics to a prior (paper, section 4.4).
+"""The two ways to feed lyrics to a prior (paper, section 4.2).
 
 Separate encoder: a small transformer reads the lyrics, and layers of kind 6 attend to what it makes of them.
 Merged vocabulary: lyrics and codes are one sequence over one vocabulary, lyrics first.

@@ -238,6 +238,10 @@ class SimplePrior(nn.Module):
 
     # ------------------------------------------------------------------------------------------ codes and audio
 
+    def use_encoder(self, encoder: Callable[..., list[Tensor]]) -> None:
+        """Lets `encode` call this instead of the VQ-VAE's `encode`, such as a reader of codes made ahead of time."""
+        self._encoder = encoder
+
     def encode(
         self, x: Tensor, start_level: int | None = None, end_level: int | None = None, bs_chunks: int = 1
     ) -> list[Tensor]:

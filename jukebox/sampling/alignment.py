@@ -1,6 +1,6 @@
 """Which lyric is sung when: the attention from music to lyrics, and which head shows it best.
 
-A prior that was trained with lyrics looks, in a few heads, at the character that is being sung (paper, section 4.5).
+A prior that was trained with lyrics looks, in a few heads, at the character that is being sung (paper, section 4.2).
 The attention of one such head, window after window, is the alignment of a song:
 
     rows: tokens of the top level, in time        columns: characters of the full lyrics

@@ -24,7 +24,7 @@ import torch
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import load_checkpoint, save_checkpoint
 from jukebox.training.ema import WeightAverage, averaged_state
-from jukebox.training.sharding import load_shards, save_shards
+from jukebox.training.saved_shards import load_shards, save_shards
 from jukebox.training.step import Training
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import any_rank, gather_objects

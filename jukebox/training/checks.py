@@ -158,17 +158,11 @@ def _check_scale(hps: Hyperparams) -> None:
         )
     if not hps.prior:
         for key, why in (
-            ("fsdp", "a VQ-VAE fits every GPU whole"),
             ("codes_dir", "a VQ-VAE learns from audio"),
             ("finetune_layers", "the layers of a VQ-VAE train together"),
         ):
             if hps[key]:
                 raise UserError(f"{key}={hps[key]} is for priors, {why}: leave it out, or add --prior")
-    if hps.fsdp and (hps.fp16_params or hps.fp16_opt):
-        raise UserError(
-            "fsdp=True shards weights and optimizer state in float32: leave all_fp16 out and give "
-            "--fp16_params=False (--bf16 or --fp16 compute in half the bytes)"
-        )
     if hps.codes_dir and hps.aug_blend:
         raise UserError("codes_dir: codes are of one mix of the channels, so leave aug_blend out (--aug_blend=False)")
     if not all(n.strip().isdigit() and int(n) for n in hps.plan_ranks.split(",") if hps.plan_ranks) or hps.plan_gb < 0:

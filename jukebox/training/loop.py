@@ -1,6 +1,6 @@
 """A whole training run: set up, go through the data, save, evaluate, stop.
 
-Read `run` first. The loop is the same whatever the model; what differs is in `step.forward` and `previews`.
+Read `run` first. The loop is the same whatever the model; what differs is in `setup`, `step.forward` and `previews`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from jukebox.data.data_processor import DataProcessor, _one_after_another
+from jukebox.data.data_processor import DataProcessor, one_after_another
 from jukebox.hparams import Hyperparams
-from jukebox.make_models import build_prior, load_checkpoint, load_weights, make_prior, make_vqvae
+from jukebox.make_models import load_checkpoint
 from jukebox.training.checkpoint import (
     Saver,
     changes,
@@ -27,19 +27,20 @@ from jukebox.training.checkpoint import (
     restore_training,
     run_folder,
 )
-from jukebox.training.codes import CodesDataset, PackedCodes
-from jukebox.training.finetune import freeze_all_but, match_labels, needs_matching
+from jukebox.training.codes import CodesDataset
+from jukebox.training.finetune import needs_matching
 from jukebox.training.interrupt import StopRequest
 from jukebox.training.logger import RunLogger
 from jukebox.training.previews import log_previews
 from jukebox.training.schedule import ScheduleOptions
+from jukebox.training.setup import choose_precision, make_model, use_codes
 from jukebox.training.step import Batch, Training, evaluate, make_training, train_step
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.audio_utils import calculate_bandwidth
 from jukebox.utils.dist_utils import failing_together, print_once, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
-from jukebox.utils.torch_utils import count_parameters, seed_everything
+from jukebox.utils.torch_utils import count_parameters
 
 MOST_OVERFLOWS = 100  # so many steps in a row without finite gradients mean that the run is lost
 
@@ -77,9 +78,10 @@ def run(hps: Hyperparams, command: str) -> int:
         checkpoint = load_checkpoint(path) if path else {}
         check_same_run(checkpoint, hps)
         bandwidth = measure_bandwidth(checkpoint, data, hps)
-        model = make_model(hps, path, device)
-        if isinstance(getattr(data, "dataset", None), CodesDataset):
-            use_codes(cast(CodesDataset, data.dataset), model, hps)
+        model, vqvae = make_model(hps, path, device)
+        dataset = getattr(data, "dataset", None)
+        if isinstance(dataset, CodesDataset):
+            use_codes(dataset, model, vqvae, hps)
         if hps.train:
             this = make_run(model, data, hps, bandwidth, checkpoint, command, device)
             checkpoint.clear()
@@ -90,64 +92,12 @@ def run(hps: Hyperparams, command: str) -> int:
     return status
 
 
-def choose_precision(hps: Hyperparams, device: torch.device) -> None:
-    """Decides `bf16` where it was left open: priors use it on GPUs that have it; a VQ-VAE keeps all digits of audio."""
-    if hps.bf16 is None:
-        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        hps.bf16 = bool(able and hps.prior and not hps.fp16)
-
-
 def make_data(hps: Hyperparams) -> DataProcessor:
     """The data of a run: chunks of audio, or with `codes_dir` the codes of such chunks."""
     with_times = bool(hps.prior and hps.align_loss > 0)
     if hps.codes_dir:
-        return DataProcessor(hps, dataset=_one_after_another(lambda: CodesDataset(hps, with_times)))
+        return DataProcessor(hps, dataset=one_after_another(lambda: CodesDataset(hps, with_times)))
     return DataProcessor(hps, with_times=with_times)
-
-
-def make_model(hps: Hyperparams, path: str, device: torch.device) -> Any:
-    """The VQ-VAE or prior of a run, with the weights of the run's own checkpoint where `path` names one."""
-    seed_everything(hps.seed, "weights")
-    if not hps.prior:
-        return make_vqvae(Hyperparams(hps, restore_vqvae=path or hps.restore_vqvae), device)
-    vqvae = make_vqvae(Hyperparams(hps), device)
-    settings = Hyperparams(hps, restore_prior=path or hps.restore_prior)
-    place = (
-        torch.device("cpu") if hps.fsdp and dist.get_world_size() > 1 else device
-    )  # sharding moves it layer by layer
-    prior = make_tuned_prior(settings, vqvae, place) if hps.restore_prior and not path else None
-    if prior is None:
-        prior = make_prior(settings, vqvae, place)
-    hps.update(settings, restore_prior=hps.restore_prior)  # what was chosen while building goes into checkpoints
-    if place.type == "cpu":  # weights of our own instead of pages of a file that is about to be replaced
-        for tensor in itertools.chain(prior.parameters(), prior.buffers()):
-            tensor.data = tensor.data.clone()
-    freeze_all_but(prior, hps.finetune_layers)
-    return prior
-
-
-def make_tuned_prior(hps: Hyperparams, vqvae: Any, device: torch.device) -> Any:
-    """A prior from a checkpoint with other label tables, rows matched by name; None where the tables are the same."""
-    with torch.device("meta"):
-        bare = build_prior(Hyperparams(hps), vqvae)
-    checkpoint = dict(load_checkpoint(hps.restore_prior))
-    if not needs_matching(checkpoint, bare):
-        return None
-    path, hps.restore_prior = hps.restore_prior, ""
-    prior = make_prior(hps, vqvae, "cpu")
-    hps.restore_prior = path
-    checkpoint["model"] = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
-    for line in match_labels(checkpoint, prior):
-        print_once(line)
-    return load_weights(prior, checkpoint, path).to(device)
-
-
-def use_codes(dataset: CodesDataset, prior: Any, hps: Hyperparams) -> None:
-    """Writes what is missing of the data's codes, and lets the prior read them where it would encode audio."""
-    vqvae = prior._encoder.__self__  # the VQ-VAE that the prior was built with
-    for line in dataset.prepare(vqvae):
-        print_once(line)
-    prior._encoder = PackedCodes(vqvae.hop_lengths[prior.level :], hps.sample_length, prior.level, vqvae.encode)
 
 
 def measure_bandwidth(checkpoint: dict[str, Any], data: DataProcessor, hps: Hyperparams) -> dict[str, float]:

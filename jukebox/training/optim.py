@@ -149,9 +149,19 @@ def _unpack(moments: list[torch.Tensor], scales: list[torch.Tensor]) -> list[tor
 def _pack(moments: list[torch.Tensor], states: list[dict[str, Any]], name: str) -> None:
     """Stores float32 moments as half numbers with new multipliers."""
     for moment, largest, state in zip(moments, torch._foreach_norm(moments, math.inf), states, strict=True):
-        multiplier = 1e-8 + largest / HALF_MAX
+        multiplier = _multiplier(largest)
         state[f"scale_{name}"] = multiplier
         state[name].copy_(moment / multiplier)
+
+
+def pack_moment(moment: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A float32 moment as half numbers and their multiplier, a float32 scalar; as `Adam` keeps it."""
+    multiplier = _multiplier(torch.linalg.vector_norm(moment, math.inf))
+    return (moment / multiplier).half(), multiplier
+
+
+def _multiplier(largest: torch.Tensor) -> torch.Tensor:
+    return 1e-8 + largest / HALF_MAX
 
 
 def make_optimizer(

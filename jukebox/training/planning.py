@@ -70,17 +70,12 @@ def plan(hps: Hyperparams) -> list[str]:
     lines = [f"{what}: {everything:,} parameters{part}; computes in {kind}, {hps.bs} items a process"]
     activations = count_activations(model, hps)
     gpu = hps.plan_gb or _gpu_gb()
-    in_float32 = Hyperparams(hps, fp16_params=False, fp16_opt=False)  # as shards are
-    to_shard = build_without_memory(in_float32)[0] if hps.fp16_params else model
     ranks = [int(n) for n in hps.plan_ranks.split(",") if n.strip()] or sorted({read_launch().size, 8, 64})
     lines.append("GiB per process    weights  gradients  optimizer  average  gathered  activations  VQ-VAE    total")
     fits: dict[tuple[int, bool], bool] = {}
     for n in ranks:
-        for sharded in (False, True) if hps.prior and n > 1 else (False,):
-            if sharded:
-                needs = count(to_shard, vqvae, in_float32, n, activations)
-            else:
-                needs = count(model, vqvae, hps, 1, activations)
+        for sharded in (False, True) if n > 1 and (hps.prior or hps.fsdp) else (False,):
+            needs = count(model, vqvae, hps, n if sharded else 1, activations)
             fits[n, sharded] = needs.total <= SPARE * gpu * GIB
             numbers = (needs.weights, needs.gradients, needs.optimizer, needs.average, needs.gathered)
             row = [f"{x / GIB:.2f}" for x in (*numbers, needs.activations, needs.vqvae, needs.total)]
@@ -89,8 +84,6 @@ def plan(hps: Hyperparams) -> list[str]:
             lines.append(" ".join([who, *(f"{x:>{width}}" for x, width in zip(row, widths, strict=True))]))
             if needs.host and n == ranks[0] and not sharded:
                 lines.append(f"     and {needs.host / GIB:.2f} GiB of host memory for the average")
-    if hps.fp16_params and hps.prior:
-        lines.append("--fsdp keeps weights in float32: it goes with --fp16_params=False --fp16_opt=False")
     lines += [_verdict(n, fits, gpu, hps) for n in ranks]
     return lines
 
@@ -102,7 +95,7 @@ def _verdict(n: int, fits: dict[tuple[int, bool], bool], gpu: float, hps: Hyperp
     if fits.get((n, True)):
         return f"{where}: needs --fsdp"
     advice = [] if hps.bs == 1 else ["a smaller --bs"]
-    if hps.prior:
+    if hps.prior:  # a VQ-VAE's weights are small beside its activations
         advice += [] if hps.c_res else ["--c_res=1"]
         advice += ["more ranks with --fsdp"] + ([] if hps.cpu_ema or not hps.ema else ["--cpu_ema --ema_fused=False"])
     return f"{where}: does not fit" + (f"; use {', '.join(advice)}" if advice else "")
@@ -143,9 +136,11 @@ def count(model: nn.Module, vqvae: nn.Module | None, hps: Hyperparams, shards: i
     gathered = 0
     if shards > 1:
         layers = layers_to_shard(model)
-        inside = {id(p) for layer in layers for p in layer.parameters()}
+        mixed = any(p.dtype == torch.half for p in weights)  # then layers gather their matrices alone
+        in_layer = [[p for p in layer.parameters() if not mixed or p.dtype == torch.half] for layer in layers]
+        inside = {id(p) for parameters in in_layer for p in parameters}
         outside = _bytes([p for p in weights if id(p) not in inside])
-        largest = max((_bytes(list(layer.parameters())) for layer in layers), default=0)
+        largest = max((_bytes(parameters) for parameters in in_layer), default=0)
         gathered = outside + 3 * largest  # weights of two layers and gradients of one, and all that is in no layer
     return Needs(
         weights=_bytes(weights) // shards,

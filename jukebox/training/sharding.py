@@ -1,16 +1,14 @@
-"""A prior spread over the processes of a job: each holds a part of every weight and of all that belongs to it.
+"""A model spread over the processes of a job: each holds a part of every weight and of all that belongs to it.
 
 PyTorch's `fully_shard` gathers a layer's weights when the layer runs and spreads its gradients afterwards. Optimizer
-and average see this process's parts as plain parameters, `Shards.parts`, so they need not know. Sharded state is saved
-by `torch.distributed.checkpoint`, which lets another number of processes go on with it. Change here what is sharded,
-and the form of the saved shards.
+and average see this process's parts as plain parameters, `Shards.parts`, so they need not know. Buffers, such as a
+VQ-VAE's codebooks, are whole on every process. Change here what is sharded; how it is saved is in `saved_shards.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,15 +16,28 @@ from torch import nn
 
 from jukebox.transformer.transformer import ResAttnBlock
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.dist_utils import gather_objects
-from jukebox.utils.errors import UserError
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from jukebox.vqvae.encdec import Decoder, Encoder
 
 
 def layers_to_shard(model: nn.Module) -> list[nn.Module]:
-    """The modules that are gathered one at a time: all transformer layers."""
-    return [module for module in model.modules() if isinstance(module, ResAttnBlock)]
+    """The modules that are gathered one at a time: transformer layers, or a VQ-VAE's encoders and decoders."""
+    return [module for module in model.modules() if isinstance(module, (ResAttnBlock, Encoder, Decoder))]
+
+
+def modules_to_shard(model: nn.Module) -> list[nn.Module]:
+    """The modules that gather their weights at once, in the order in which they are sharded.
+
+    Numbers that are gathered together must be of one type. Where matrices are in half precision, a layer gathers these
+    alone; its biases and norms, one number in a thousand, stay in float32 and come with all that is in no layer. For
+    this the whole model must go first: it does not reach into what is sharded already.
+    """
+    layers = layers_to_shard(model)
+    halves = {id(p) for p in model.parameters() if p.dtype == torch.float16}
+    if not halves:
+        return [*layers, model]
+    inside = {id(p) for layer in layers for p in layer.parameters()}
+    others = [m for m in model.modules() if (halves - inside) & {id(p) for p in m.parameters(recurse=False)}]
+    return [model, *layers, *others]
 
 
 class Shards:
@@ -44,19 +55,28 @@ class Shards:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         self.model = model
         self.mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-        for module in [*layers_to_shard(model), model]:
-            done = {id(p) for p in model.parameters() if hasattr(p, "device_mesh")}
-            for tensor in [*module.parameters(), *module.buffers()]:
-                if id(tensor) not in done:
-                    tensor.data = tensor.data.to(device).contiguous()
-                    dist.broadcast(tensor.data, 0)
-            # The root gives its weights back as well, so that no stale copy outlives a change of the parts.
-            fully_shard(module, mesh=self.mesh, reshard_after_forward=True)
-        self.modules = [*layers_to_shard(model), model]
+        self.modules = modules_to_shard(model)
+        for buffer in model.buffers():
+            buffer.data = self._from_rank_0(buffer, device)
+        for module in self.modules:
+            left = [p for p in module.parameters() if not hasattr(p, "device_mesh")]
+            own = [p for p in left if module is not model or p.dtype != torch.float16]
+            for parameter in own:
+                parameter.data = self._from_rank_0(parameter, device)
+            half = bool(own) and own[0].dtype == torch.float16
+            # Half gradients are added up in float32, so that a sum does not overflow before it is a mean. The root
+            # gives its weights back as well, so that no stale copy outlives a change of the parts.
+            fully_shard(
+                module,
+                mesh=self.mesh,
+                reshard_after_forward=True,
+                mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32 if half else None),
+                ignored_params=set(module.parameters()) - set(own),
+            )
         for module in self.modules:  # the first gathering settles where the parts lie
             module.unshard()  # type: ignore[operator]
             module.reshard()  # type: ignore[operator]
@@ -64,6 +84,12 @@ class Shards:
         self.names = [name for name, _ in trained]
         self.whole: list[Any] = [p for _, p in trained]  # DTensors
         self.parts = [nn.Parameter(p.to_local().detach()) for p in self.whole]
+
+    @staticmethod
+    def _from_rank_0(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        data = tensor.data.to(device).contiguous()
+        dist.broadcast(data, 0)
+        return data
 
     def take_gradients(self) -> None:
         """Moves the gradients of a backward pass to the parts."""
@@ -119,89 +145,12 @@ class Shards:
         by_parameter = {id(p): name for name, p in zip(self.names, self.whole, strict=True)}
         merged: dict[str, torch.Tensor] = {}
         for key, value in self.model.state_dict(keep_vars=True).items():
-            name = by_parameter.get(id(value))
+            name, kind = by_parameter.get(id(value)), value.dtype
             if name in averages:
                 value = self.spread(averages[name], value)
             if hasattr(value, "full_tensor"):
                 value = value.full_tensor()
             if dist.get_rank() == 0:
-                merged[key] = value.detach().cpu()
+                merged[key] = value.detach().to("cpu", kind)
             del value
         return merged
-
-
-# ------------------------------------------------------------------------------------------- saved shards
-
-
-def _sharded(training: Any) -> dict[str, Any]:
-    """What of a training state lies in shards, by name: DTensors where it is sharded, plain tensors where not."""
-    shards: Shards | None = training.shards
-    named = training.named_parameters()
-    averages = training.average.averages() if training.average is not None else [None] * len(named)
-    state: dict[str, Any] = {}
-    for i, ((name, part), average) in enumerate(zip(named, averages, strict=True)):
-        own = training.optimizer.state.get(part, {})
-        tensors = {"raw": part.detach(), "average": average}
-        for moment in MOMENTS:
-            tensors[moment] = own.get(moment, torch.zeros_like(part, dtype=torch.float32))
-        for kind, tensor in tensors.items():
-            if tensor is not None:
-                state[f"{kind}/{name}"] = tensor if shards is None else shards.spread(tensor, shards.whole[i])
-    return state
-
-
-def save_shards(training: Any, folder: str) -> dict[str, Any]:
-    """Writes each process's shards into a folder. All processes must take part.
-
-    Returns:
-        What a checkpoint must hold besides: steps of the optimizer by parameter, and the average's counter.
-    """
-    from torch.distributed import checkpoint as dcp
-
-    with _quiet():
-        dcp.save(_sharded(training), checkpoint_id=folder)
-    steps = {name: int(training.optimizer.state.get(p, {}).get("step", 0)) for name, p in training.named_parameters()}
-    everybody = gather_objects(steps)  # a process with an empty part counts no steps of it
-    most = {name: max(part[name] for part in everybody) for name in steps}
-    return {"steps": most, "calls": getattr(training.average, "calls", 0)}
-
-
-@torch.no_grad()
-def load_shards(training: Any, folder: str, besides: Mapping[str, Any]) -> None:
-    """Takes up what `save_shards` wrote, on any number of processes, sharded or not.
-
-    Raises:
-        UserError: shards are missing or damaged.
-    """
-    from torch.distributed import checkpoint as dcp
-
-    state = {key: torch.zeros_like(value) for key, value in _sharded(training).items()}
-    try:
-        with _quiet():
-            dcp.load(state, checkpoint_id=folder, no_dist=not dist.is_available())
-    except Exception as error:
-        raise UserError(
-            f"cannot read the shards in {folder} ({str(error).splitlines()[0][:200]}): "
-            "go on from an older checkpoint_step_N, with --restore_prior and another --name"
-        ) from error
-    local = {key: value.to_local() if hasattr(value, "to_local") else value for key, value in state.items()}
-    named = training.named_parameters()
-    averages = training.average.averages() if training.average is not None else [None] * len(named)
-    for (name, part), average in zip(named, averages, strict=True):
-        part.copy_(local[f"raw/{name}"])
-        if average is not None:
-            average.copy_(local[f"average/{name}"])
-        steps = int(besides["steps"][name])
-        if steps and part.numel():
-            moments = {moment: local[f"{moment}/{name}"].clone() for moment in MOMENTS}
-            training.optimizer.state[part] = {"step": steps, **moments}
-    if hasattr(training.average, "calls"):
-        training.average.calls = int(besides["calls"])
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps warnings of saving and loading that concern nobody here to itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

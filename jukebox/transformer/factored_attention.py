@@ -13,7 +13,7 @@ from jukebox.transformer.products import PRODUCTS, weights
 
 
 class FactoredAttention(nn.Module):
-    """Attention of one layer (paper, section 4.2).
+    """Attention of one layer (paper, appendix A).
 
     Args:
         n_in: width of the input and output.

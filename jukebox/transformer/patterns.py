@@ -1,4 +1,4 @@
-"""The attention patterns of the sparse transformer, each defined once (paper, section 4.2 and appendix A).
+"""The attention patterns of the sparse transformer, each defined once (paper, appendix A).
 
 A pattern is a rule over absolute positions. Four questions define it, and everything else (the training path, the
 cached path, the tests, the documentation) reads the answers:

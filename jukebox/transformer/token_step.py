@@ -2,7 +2,7 @@
 
 A small model spends its time in calls, not in arithmetic, so this path looks up nothing per token that can be looked up
 once, writes keys and values in one copy, reads the cache through views and folds scales into the products. It is the
-fast twin of `Transformer.forward(x, caches=caches)` for a single position; `tests/transformer/test_token_step.py`
+fast twin of `Transformer.forward(x, caches=caches)` for a single position; `tests/transformer/test_transformer.py`
 holds them together.
 """
 

@@ -1,4 +1,4 @@
-"""A stack of residual layers, each with attention over its pattern and an MLP (paper, section 4.2)."""
+"""A stack of residual layers, each with attention over its pattern and an MLP (paper, appendix A)."""
 
 from __future__ import annotations
 

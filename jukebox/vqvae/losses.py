@@ -2,7 +2,7 @@
 
 Change here how a reconstruction is judged. Audio is [N, T, C] in [-1, 1]. Losses are divided by the data's bandwidth
 (its mean l1, l2 or spectral size, measured once per data set) so that their weights carry over between data sets.
-Source: Jukebox (arXiv 2005.00341), section 3.2 and appendix B.1.
+Source: Jukebox (arXiv 2005.00341), section 3.3 and appendix B.1.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def spectral_loss(x_target: Tensor, x_pred: Tensor, settings: LossSettings) -> T
 
 
 def multispectral_loss(x_target: Tensor, x_pred: Tensor, settings: LossSettings) -> Tensor:
-    """[N]: mean of such norms over the settings' resolutions (paper, section 3.2), for audio [N, T, C]."""
+    """[N]: mean of such norms over the settings' resolutions (paper, section 3.3), for audio [N, T, C]."""
     return SpectralTarget(x_target, settings).multispectral_loss(x_pred)
 
 

@@ -13,8 +13,9 @@ import torch
 from tiny_training import TinyData, tiny_hps
 
 from jukebox.hparams import Hyperparams
-from jukebox.make_models import load_checkpoint
+from jukebox.make_models import load_checkpoint, make_vqvae
 from jukebox.training import loop
+from jukebox.training.setup import choose_precision
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
 
@@ -359,7 +360,7 @@ def test_previews_in_parts_equal_those_of_codes_cut_in_parts() -> None:
 
     train(epochs=1)
     hps = tiny_hps(train=False, restore_vqvae="logs/tiny/checkpoint_latest.pth.tar")
-    vqvae = loop.make_vqvae(Hyperparams(hps), torch.device("cpu"))
+    vqvae = make_vqvae(Hyperparams(hps), torch.device("cpu"))
     zs = vqvae.encode(TinyData(hps).test_loader[0])
     whole, parts = _decode(vqvae, zs, 1, start_level=0), _decode(vqvae, zs, 4, start_level=0)
     assert torch.equal(whole, vqvae.decode(zs)) and not torch.equal(whole, parts)
@@ -374,7 +375,7 @@ def test_bf16_is_the_default_of_priors_on_gpus_that_have_it(monkeypatch: pytest.
 
     def chosen(device: torch.device, **values: Any) -> Any:
         hps = tiny_hps(**{"bf16": None, **values})
-        loop.choose_precision(hps, device)
+        choose_precision(hps, device)
         return hps.bf16
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)

@@ -1,0 +1,79 @@
+"""The model of a training run, from hyper-parameters and checkpoints.
+
+Change here which weights a run begins with, and in which precision it computes; what a model is made of is in
+`make_models.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+
+from jukebox.hparams import Hyperparams
+from jukebox.make_models import build_prior, load_checkpoint, load_weights, make_prior, make_vqvae
+from jukebox.training.codes import CodesDataset, PackedCodes
+from jukebox.training.finetune import freeze_all_but, match_labels, needs_matching
+from jukebox.utils import dist_adapter as dist
+from jukebox.utils.dist_utils import print_once
+from jukebox.utils.torch_utils import seed_everything
+from jukebox.vqvae.vqvae import VQVAE
+
+
+def choose_precision(hps: Hyperparams, device: torch.device) -> None:
+    """Decides `bf16` where it was left open: priors use it on GPUs that have it; a VQ-VAE keeps all digits of audio."""
+    if hps.bf16 is None:
+        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        hps.bf16 = bool(able and hps.prior and not hps.fp16)
+
+
+def make_model(hps: Hyperparams, path: str, device: torch.device) -> tuple[Any, VQVAE]:
+    """The model of a run, with the weights of the run's own checkpoint where `path` names one.
+
+    What was chosen while a prior was built is noted in `hps`.
+
+    Returns:
+        What is trained, and the VQ-VAE: the same thing, or the one that a prior stands on.
+    """
+    seed_everything(hps.seed, "weights")
+    if not hps.prior:
+        vqvae = make_vqvae(Hyperparams(hps, restore_vqvae=path or hps.restore_vqvae), device)
+        return vqvae, vqvae
+    vqvae = make_vqvae(Hyperparams(hps), device)
+    settings = Hyperparams(hps, restore_prior=path or hps.restore_prior)
+    sharded = hps.fsdp and dist.get_world_size() > 1
+    place = torch.device("cpu") if sharded else device  # sharding moves it layer by layer
+    prior = make_tuned_prior(settings, vqvae, place) if hps.restore_prior and not path else None
+    if prior is None:
+        prior = make_prior(settings, vqvae, place)
+    hps.update(settings, restore_prior=hps.restore_prior)  # what was chosen while building goes into checkpoints
+    if place.type == "cpu":  # weights of our own instead of pages of a file that is about to be replaced
+        for tensor in itertools.chain(prior.parameters(), prior.buffers()):
+            tensor.data = tensor.data.clone()
+    freeze_all_but(prior, hps.finetune_layers)
+    return prior, vqvae
+
+
+def make_tuned_prior(hps: Hyperparams, vqvae: VQVAE, device: torch.device) -> Any:
+    """A prior from a checkpoint with other label tables, rows matched by name; None where the tables are the same."""
+    with torch.device("meta"):
+        bare = build_prior(Hyperparams(hps), vqvae)
+    checkpoint = dict(load_checkpoint(hps.restore_prior))
+    if not needs_matching(checkpoint, bare):
+        return None
+    path, hps.restore_prior = hps.restore_prior, ""
+    prior = make_prior(hps, vqvae, "cpu")
+    hps.restore_prior = path
+    checkpoint["model"] = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
+    for line in match_labels(checkpoint, prior):
+        print_once(line)
+    return load_weights(prior, checkpoint, path).to(device)
+
+
+def use_codes(dataset: CodesDataset, prior: Any, vqvae: VQVAE, hps: Hyperparams) -> None:
+    """Writes what is missing of the data's codes, and lets the prior read them where it would encode audio."""
+    for line in dataset.prepare(vqvae):
+        print_once(line)
+    hops = vqvae.hop_lengths[prior.level :]
+    prior.use_encoder(PackedCodes(hops, hps.sample_length, prior.level, vqvae.encode))
