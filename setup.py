@@ -17,7 +17,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["jukebox", "jukebox.*"]),
-    package_data={"jukebox": ["page/*", "page/**/*", "data/*", "data/**/*"]},
+    package_data={"jukebox": ["*.ipynb", "demo/*", "page/*", "page/**/*", "data/*", "data/**/*"]},
     install_requires=[
         "torch>=2.8",
         "numpy>=1.26",

@@ -1,10 +1,11 @@
 """How far the lit character is from the one being sung, in milliseconds, on songs whose character times are known.
 
-    python benchmarks/lyric_alignment.py [--songs=600] [--prior_epochs=6] [--vqvae=RUN]
+    python benchmarks/lyric_alignment.py                    # the demo model's top-level prior
+    python benchmarks/lyric_alignment.py --train            # a smaller one, trained first in some minutes
 
-Synthesises songs, trains a VQ-VAE and a small prior with the guided-attention term (`tiny_lyrics_prior`) by the usual
-commands, then aligns new songs as `sample.py` does and compares with the truth, beside the guess that lyrics run evenly
-through the song. Also asks `rank_heads` which head it would choose.
+Both priors are trained with the guided-attention term (`align_loss`) on synthesised songs. Aligns new songs as
+`sample.py` does and compares with the truth, beside the guess that lyrics run evenly through the song. Also asks
+`rank_heads`, as `align.py --find` does, which head it would choose.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any
 
 from common import ROOT, save
 
-DATA, PRIOR = "logs/alignment_songs", "alignment_prior"
-SR, SECONDS = 11025, 12
+DATA, VQVAE, PRIOR = "logs/alignment_songs", "logs/alignment_vqvae", "logs/alignment_prior"
+SECONDS = 10.04  # as the songs that the demo model was trained on
 LATEST = "checkpoint_latest.pth.tar"
 
 
@@ -62,74 +63,82 @@ def lit_errors(song: Any, lit: Sequence[int], per_code: float) -> tuple[list[flo
     return errors, even_errors
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--songs", type=int, default=600)
-    parser.add_argument("--vqvae", default="", help="run folder of a VQ-VAE of tiny_vqvae; empty: train one")
-    parser.add_argument("--prior_epochs", type=int, default=6)
-    parser.add_argument("--tests", type=int, default=16, help="new songs to align")
-    args = parser.parse_args()
-    common = (
-        f"--audio_files_dir={DATA} --train --bs=8 --nworkers=1 --lr=0.001 --lr_warmup=100 --mu=0.99 --save_iters=100000"
-    )
-    start = time.monotonic()
-    run(f"-m jukebox.data.synthesizer --out={DATA} --songs={args.songs} --seconds={SECONDS} --sr={SR} --format=wav")
-    run(f"-m jukebox.data.labels build --audio_files_dir={DATA} --sr={SR}")
-    vqvae_run = args.vqvae or "logs/alignment_vqvae"
-    if not args.vqvae:
-        run(
-            f"jukebox/train.py --hps=tiny_vqvae --name=alignment_vqvae {common} --labels=False --sample_length=8192 "
-            "--epochs=1 --mu=0.99"
-        )
+def train(songs: int, epochs: int) -> str:
+    """Trains a VQ-VAE of `tiny_vqvae` and a prior of `tiny_lyrics_prior` by the usual commands. Returns `--model`."""
+    common = f"--audio_files_dir={DATA} --train --bs=8 --nworkers=1 --lr=0.001 --lr_warmup=100 --mu=0.99"
+    run(f"-m jukebox.data.synthesizer --out={DATA} --songs={songs} --seconds={SECONDS} --sr=11025 --format=wav")
+    run(f"-m jukebox.data.labels build --audio_files_dir={DATA} --sr=11025")
     run(
-        f"jukebox/train.py --hps=tiny_vqvae,tiny_lyrics_prior --name={PRIOR} {common} --prior --sample_length=32768 "
-        f"--labels_dir={DATA} --restore_vqvae={vqvae_run}/{LATEST} --epochs={args.prior_epochs} --aug_shift"
+        f"jukebox/train.py --hps=tiny_vqvae --name=alignment_vqvae {common} --labels=False --sample_length=8192 "
+        "--epochs=1"
     )
-    trained = time.monotonic() - start
+    run(
+        f"jukebox/train.py --hps=tiny_vqvae,tiny_lyrics_prior --name=alignment_prior {common} --prior "
+        f"--sample_length=32768 --labels_dir={DATA} --restore_vqvae={VQVAE}/{LATEST} --epochs={epochs} --aug_shift"
+    )
+    return f"{VQVAE},{PRIOR}"
 
+
+def align(model_name: str, tests: int) -> dict[str, float]:
+    """Aligns songs of seeds that no model was trained on, and compares with the truth."""
     import numpy as np
     import torch
 
     from jukebox.align import get_alignment
     from jukebox.data.synthesizer import make_song
     from jukebox.hparams import Hyperparams
-    from jukebox.make_models import load_checkpoint, make_prior, make_vqvae
     from jukebox.page.times import character_times
     from jukebox.sampling.alignment import rank_heads
+    from jukebox.sampling.models import find_model
 
-    checkpoint = load_checkpoint(ROOT / "logs" / PRIOR / LATEST)
-    hps = Hyperparams(checkpoint["hps"], train=False, restore_prior=str(ROOT / "logs" / PRIOR / LATEST))
-    vqvae = make_vqvae(Hyperparams(hps, restore_vqvae=str(ROOT / vqvae_run / LATEST), sample_length=0), "cpu")
-    prior = make_prior(hps, vqvae, "cpu")
-    run_hps = Hyperparams(levels=2, hop_fraction=[0.5, 0.5])
-    per_code = prior.raw_to_tokens / SR
+    model = find_model(model_name)
+    sr, top = model.sr, model.hops[-1]
+    n = int(SECONDS * sr) // top
+    vqvae = model.vqvae(n * top, "cpu")
+    lazy = model.prior(len(model.levels) - 1, vqvae, torch.device("cpu"))
+    assert lazy is not None
+    prior = lazy.load()
+    hps = lazy.of.hps
+    run_hps = Hyperparams(levels=len(model.levels), hop_fraction=[0.5] * len(model.levels))
     distances: list[float] = []
     even_errors: list[float] = []
     votes: list[bool] = []
-    for seed in range(10_000, 10_000 + args.tests):
-        song = make_song(seed, SR, SECONDS)
-        n = len(song.audio) // prior.raw_to_tokens
-        x = torch.from_numpy(song.audio[: n * prior.raw_to_tokens])[None, :, None]
-        zs = [torch.zeros(1, 0), vqvae.encode(x, start_level=1)[0]]
-        meta = dict(artist=song.artist, genre=song.genre, lyrics=song.lyrics, total_length=SECONDS * SR, offset=0)
+    for seed in range(60_000_000, 60_000_000 + tests):
+        song = make_song(seed, sr, SECONDS)
+        x = torch.from_numpy(song.audio[: n * top])[None, :, None]
+        zs = [torch.zeros(1, 0)] * (len(model.levels) - 1) + vqvae.encode(x, start_level=len(model.levels) - 1)
+        meta = dict(artist=song.artist, genre=song.genre, lyrics=song.lyrics, total_length=int(SECONDS * sr), offset=0)
         labels = prior.labeller.get_batch_labels([meta], "cpu")
         alignment = get_alignment(None, zs, labels, prior, False, run_hps)[0]
-        times = character_times(alignment, per_code, shift=hps.alignment_shift)
+        times = character_times(alignment, top / sr, shift=hps.alignment_shift)
         ranking = rank_heads(zs, labels, prior, False, run_hps)
         votes.append((ranking[0].layer, ranking[0].head) == (hps.alignment_layer, hps.alignment_head))
-        errors, even = lit_errors(song, times.lit.tolist(), per_code)
+        errors, even = lit_errors(song, times.lit.tolist(), top / sr)
         distances += errors
         even_errors += even
-    results = {
-        "songs": args.songs,
-        "steps": checkpoint["step"],
-        "training_seconds": round(trained),
+    return {
+        "steps": prior.step,
+        "tests": tests,
         "lit_character_mean_error_ms": 1000 * float(np.mean(distances)),
         "lit_character_median_error_ms": 1000 * float(np.median(distances)),
         "lit_character_exact": float(np.mean(np.array(distances) == 0.0)),
         "even_guess_mean_error_ms": 1000 * float(np.mean(even_errors)),
         "find_names_the_guided_head": float(np.mean(votes)),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="demo", help="a model of three levels or two, as for sample.py")
+    parser.add_argument("--train", action="store_true", help="train a smaller model first and take that")
+    parser.add_argument("--songs", type=int, default=600, help="songs to train on")
+    parser.add_argument("--prior_epochs", type=int, default=6)
+    parser.add_argument("--tests", type=int, default=32, help="new songs to align")
+    args = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    start = time.monotonic()
+    model = train(args.songs, args.prior_epochs) if args.train else args.model
+    results = {"model": model, "training_seconds": round(time.monotonic() - start), **align(model, args.tests)}
     for name, value in results.items():
         print(f"{name:34} {value:.3g}" if isinstance(value, float) else f"{name:34} {value}")
     save("lyric_alignment", results)

@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "top-level prior, conditioned on artist, genre, timing and timed lyrics": (
         f"jukebox/train.py --hps=demo_vqvae,demo_prior --name=demo_prior {PRIOR} --sample_length=73728 "
-        "--lr_start_linear_decay=2900 --lr_decay=1700"
+        "--lr_start_linear_decay=2500 --lr_decay=1500"
     ),
     "upsampler of level 1": (
         f"jukebox/train.py --hps=demo_vqvae,demo_upsampler_1 --name=demo_upsampler_1 {PRIOR} --sample_length=16384 "

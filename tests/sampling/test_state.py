@@ -47,6 +47,7 @@ def test_settings_must_be_the_same() -> None:
 
 def test_ctrl_c_waits_for_the_write() -> None:
     done = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us deaf to Ctrl-C
     with pytest.raises(KeyboardInterrupt), uninterrupted():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -54,6 +55,7 @@ def test_ctrl_c_waits_for_the_write() -> None:
     assert done == ["written"]
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)  # the handler is back
+    signal.signal(signal.SIGINT, before)
 
 
 def test_other_threads_write_undisturbed(tmp_path: Path) -> None:
