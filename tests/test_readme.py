@@ -1,68 +1,297 @@
-"""Every command of the README is one that the scripts accept, with flags that they know and values that fit.
-
-The commands that train and sample on a laptop are run in `test_end_to_end.py` and by `make sample`.
-"""
+"""The README: its commands run, its links lead somewhere, its messages exist, and the Japanese one keeps step."""
 
 from __future__ import annotations
 
+import ast
+import json
+import os
 import re
 import shlex
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+from readme_commands import PROMPTED, PYTHON_COMMANDS, README, ROOT, Workplace, fenced, prose, script, value
+from readme_commands import without_remark as bare
 
-from jukebox import represent, sample, train
+from jukebox import align, hparams, make_models, reconstruct, represent, sample, train
+from jukebox.data.synthesizer import ARTISTS, GENRES
 from jukebox.hparams import setup_hparams
 from jukebox.utils.command_line import parse_flags
+from jukebox.utils.files import load_torch
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]
-
-
-def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 15
-    assert [line.split()[:2] for line in COMMANDS[:2]] == [["make", "sample"], ["make", "test"]]
+JAPANESE = (ROOT / "README.ja.md").read_text(encoding="utf-8")
+OTHER_LANGUAGE = {"README.md", "README.ja.md"}
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "train.py" in c], ids=lambda c: c.split("--name=")[1][:24])
-def test_training_command(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = parse_flags(shlex.split(command)[2:], train.flags())
-    given = {key: value for key, value in given.items() if f"--{key}" in command}
-    # What the command needs from before it: songs, and the VQ-VAE that the restored one was.
+def name_of(command: str) -> str:
+    """A short name for a test's list: its number, the script, and what it makes."""
+    what = value(command, "name") or value(command, "out") or shlex.split(command)[-1].strip("-")
+    return f"{PYTHON_COMMANDS.index(command):02}-{Path(script(command)).stem}-{what.replace('/', '_')}"
+
+
+# ------------------------------------------------------------------------------------------------- both languages
+
+
+def headings(text: str) -> list[int]:
+    return [len(marks) for marks in re.findall(r"^(#+) \S", prose(text), re.M)]
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Every table: its rows without the ruler, cell by cell."""
+    found = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", prose(text), re.M)]
+    return [[re.split(r"(?<!\\)\|", row)[1:-1] for row in table[:1] + table[2:]] for table in found]
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)\s]+)\)", prose(text))
+
+
+def code(text: str) -> list[str]:
+    """Code within lines, with one space where a line was broken."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def test_japanese_commands() -> None:
+    ours, theirs = ([(kind, [*map(bare, block.splitlines())]) for kind, block in fenced(t)] for t in (README, JAPANESE))
+    assert theirs == ours and len(ours) > 15
+
+
+def test_japanese_headings() -> None:
+    assert headings(JAPANESE) == headings(README) and len(headings(README)) > 15
+
+
+def test_japanese_tables() -> None:
+    ours, theirs = tables(README), tables(JAPANESE)
+    assert [len(table) for table in theirs] == [len(table) for table in ours] and len(ours) > 3
+    for one, other in zip(ours, theirs, strict=True):
+        for row, translated in zip(one, other, strict=True):
+            assert [code(cell) for cell in translated] == [code(cell) for cell in row]
+            numbers = [re.findall(r"\d+(?:[.,]\d+)*", cell) for cell in row]
+            assert [re.findall(r"\d+(?:[.,]\d+)*", cell) for cell in translated] == numbers
+
+
+def test_japanese_links_and_code() -> None:
+    assert OTHER_LANGUAGE & {*links(README)} == {"README.ja.md"}
+    assert OTHER_LANGUAGE & {*links(JAPANESE)} == {"README.md"}
+    ours, theirs = ([link for link in links(text) if link not in OTHER_LANGUAGE] for text in (README, JAPANESE))
+    assert theirs == ours and len(ours) > 5
+    assert Counter(code(prose(JAPANESE))) == Counter(code(prose(README)))
+
+
+def test_japanese_is_japanese() -> None:
+    """Every paragraph has been translated."""
+    for paragraph in re.split(r"\n\n+", prose(JAPANESE)):
+        words = re.sub(r"`[^`]+`|\([^)]*\)|^#.*", "", paragraph, flags=re.M)
+        if len(re.findall(r"[A-Za-z]{2,}", words)) > 5:
+            assert re.search(r"[ぁ-ん]", words), paragraph
+
+
+# ------------------------------------------------------------------------------------------------- what it names
+
+
+@pytest.mark.parametrize("text", [README, JAPANESE], ids=["english", "japanese"])
+def test_links_and_paths_exist(text: str) -> None:
+    for link in links(text):
+        if not link.startswith("https://"):
+            assert (ROOT / link.partition("#")[0]).is_file(), link
+    assert any(link.endswith(".png") for link in links(text))
+    for row in tables(text)[-1]:
+        for path in code(row[0]):
+            assert (ROOT / path).exists(), path
+
+
+@cache
+def messages() -> str:
+    """All texts of the source but docstrings, those that are put together from pieces as one."""
+    texts = []
+    for file in [*ROOT.glob("jukebox/**/*.py"), *ROOT.glob("apex/**/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Expr):
+                node.value = ast.Constant(None)  # a docstring
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_messages_of_troubleshooting_exist() -> None:
+    (table,) = (table for table in tables(README) if "the message says" in table[0][0])
+    quoted = [message for row in table[1:] for message in code(row[0])]
+    assert len(quoted) == len(table) - 1 > 5
+    assert [message for message in quoted if message not in messages()] == []
+
+
+def test_flags_and_targets_in_the_text_exist() -> None:
+    known = {flag.name for flag in [*sample.FLAGS, *train.flags(), *align.FLAGS, *represent.FLAGS, *reconstruct.FLAGS]}
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    spans = code(prose(README))
+    assert {flag for span in spans for flag in re.findall(r"--(\w+)", span)} <= known | {"help"}
+    assert {span.split()[1] for span in spans if span.startswith("make ")} <= {*targets}
+    for names in re.findall(r"--hps=([\w,]+)", " ".join(spans)):
+        setup_hparams(names, {})
+
+
+def test_python_blocks_register_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block runs at the end of the file that the text names."""
+    first, second = (text for kind, text in fenced(README) if kind == "python")
+    monkeypatch.setattr(hparams, "HPARAMS_REGISTRY", dict(hparams.HPARAMS_REGISTRY))
+    monkeypatch.setattr(make_models, "MODELS", dict(make_models.MODELS))
+    before = {*hparams.HPARAMS_REGISTRY}
+    exec(first, dict(vars(hparams)))
+    exec(second, dict(vars(make_models)))
+    (added,) = {*hparams.HPARAMS_REGISTRY} - before
+    assert added in make_models.MODELS["mine"]
+    assert hparams.setup_hparams(f"small_vqvae,{added}", {}).restore_prior
+
+
+# ------------------------------------------------------------------------------------------------- the commands
+
+
+def make(target: str) -> list[list[str]]:
+    """The commands that `make TARGET` would run."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    words = ["make", "--no-print-directory", "-n", target]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    return [shlex.split(line) for line in done.stdout.replace("\\\n", " ").splitlines()]
+
+
+def test_begins_with_two_commands() -> None:
+    for text in (README, JAPANESE):
+        kind, block = fenced(text)[0]
+        assert kind == "sh" and [*map(bare, block.splitlines())] == ["make sample", "make test"]
+        assert prose(text).startswith("# Jukebox\n\n")
+    python = next(words[0] for words in make("sample") if words[-1:] != ["venv"] and "jukebox/sample.py" in words)
+    steps = [words[1:] for words in make("test") if words[0] == python]
+    for step in (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]):
+        assert step in steps
+    assert ["-m", "pytest"] in steps
+
+
+@pytest.mark.parametrize("command", [c for c in PYTHON_COMMANDS if "jukebox/train.py" in c], ids=name_of)
+def test_training_is_accepted_in_full_length(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = shlex.split(command)
+    given = parse_flags(words[words.index("jukebox/train.py") + 1 :], train.flags())
     (tmp_path / "MUSIC").mkdir()
     monkeypatch.chdir(tmp_path)
-    if "restore_vqvae" in given:
-        Path(given["restore_vqvae"]).parent.mkdir(parents=True)
-        Path(given["restore_vqvae"]).touch()
+    for key in ("restore_vqvae", "restore_prior"):
+        if key in given:  # made by an earlier command
+            Path(given[key]).parent.mkdir(parents=True)
+            Path(given[key]).touch()
     hps = train.read_hps(given)
-    assert hps.train
-    if hps.prior:
-        hop = 1
-        for stride, down in list(zip(hps.strides_t, hps.downs_t, strict=True))[: hps.level + 1]:
-            hop *= stride**down
-        assert hps.sample_length == hps.n_ctx * hop
+    assert hps.train or hps.dry_run
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "sample.py" in c], ids=lambda c: c[-40:])
-def test_sampling_command(command: str) -> None:
-    parse_flags(shlex.split(command)[2:], sample.FLAGS)
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    folder, threads = tmp_path_factory.mktemp("readme"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUKEBOX_CACHE", str(folder / "cache"))
+        yield Workplace(folder)
+    torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "represent.py" in c])
-def test_feature_command(command: str) -> None:
-    parse_flags(shlex.split(command)[2:], represent.FLAGS)
+def items(folder: Path, count: int) -> None:
+    """A finished run of the sampler has audio, page and codes on each of its levels."""
+    levels = sorted(folder.glob("level_*"))
+    assert levels
+    for level in levels:
+        assert [*level.glob("index.html")] and [*level.glob("data.pth.tar")]
+        assert len([*level.glob("item_*.wav")]) == count
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python")])
-def test_script_exists(command: str) -> None:
+def check(command: str, folder: Path, printed: str) -> None:
+    """What a command of the README leaves behind."""
+    name = value(command, "name") or value(command, "out")
+    if "--dry_run" in command:
+        assert "level" in printed and not (name and (folder / name).exists())
+    elif script(command) == "jukebox/train.py":
+        checkpoint = load_torch(folder / "logs" / name / "checkpoint_latest.pth.tar")
+        assert checkpoint["step"] > 0 and checkpoint["hps"]["name"] == name
+    elif "--list_" in command:
+        known, part = (ARTISTS, "") if "--list_artists" in command else (GENRES, value(command, "list_genres"))
+        assert printed.split("\n")[:-1] == sorted(name for name in known if part in name)
+    elif script(command) == "jukebox/sample.py":
+        ranks = [folder / name] if "mpiexec" not in command else [folder / f"{name}_rank_{i}" for i in range(2)]
+        for rank in ranks:
+            items(rank, 4 if "1b_lyrics --name=samples/big" in command else 1)
+    elif script(command) == "jukebox/align.py":
+        assert (folder / value(command, "logdir") / "alignment.png").is_file() and "says so from now on" in printed
+    elif script(command) == "jukebox/represent.py":
+        songs = [path.name for path in (folder / value(command, "audio_files_dir")).glob("*.flac")]
+        assert {path.stem for path in (folder / name).glob("*.npy")} == {*songs} and songs
+    elif script(command) == "jukebox/reconstruct.py":
+        assert (folder / name / "index.html").is_file() and (folder / name / "report.json").is_file()
+    elif script(command) == "jukebox.data.synthesizer":
+        assert len([*(folder / name).glob("*.flac")]) == len([*(folder / name).glob("*.lrc")]) == 8
+    else:
+        assert script(command) == "jukebox.data.labels" and "train with" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", PYTHON_COMMANDS, ids=name_of)
+def test_command_runs(command: str, work: Workplace) -> None:
+    check(command, work.folder, work.run(command))
+
+
+def full_length(command: str) -> bool:
+    """Whether the sampler can plan a command as it is written; codes of shrunk runs are too short for some."""
+    without = ("--codes_file", "--list_", "--dry_run")
+    return "jukebox/sample.py" in command and not any(flag in command for flag in without)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in PYTHON_COMMANDS if full_length(c)], ids=name_of)
+def test_sampling_is_accepted_in_full_length(command: str, work: Workplace) -> None:
+    work.prepare(command)
     words = shlex.split(command)
-    path = Path(words[2].replace(".", "/") + ".py") if words[1] == "-m" else Path(words[1])
-    assert (ROOT / path).is_file()
+    printed = work.run_words([*words[words.index("python") :], "--dry_run"], released="1b_lyrics" in command)
+    assert "time in all: about" in printed and "does not fit" not in printed
 
 
-def test_paths_and_sets_exist() -> None:
-    for path in re.findall(r"^\| `([\w./]+)`", README.split("## What lies where")[1], re.M):
-        assert (ROOT / path).exists(), path
-    for names in re.findall(r"--hps=([\w,]+)", README):
-        setup_hparams(names, {})
+@pytest.mark.slow
+def test_make_sample(work: Workplace) -> None:
+    (words,) = (words for words in make("sample") if "jukebox/sample.py" in words)
+    work.run_words(["python", *words[1:], "--n_samples=1", "--sample_length_in_seconds=1.49", *PROMPTED.split()])
+    items(work.folder / "samples" / "demo", 1)
+
+
+@pytest.mark.slow
+def test_files_that_are_listed_are_there(work: Workplace) -> None:
+    """The files below the first recipes, made by the first of them."""
+    (listed,) = (block for kind, block in fenced(README) if kind == "" and block.startswith("samples/"))
+    work.run(PYTHON_COMMANDS[0])
+    for line in listed.splitlines():
+        assert (work.folder / bare(line)).is_file(), line
+
+
+ANNEAL = next(command for command in PYTHON_COMMANDS if "--lr_start_linear_decay" in command)
+
+
+def test_annealing_begins_where_the_prior_ends() -> None:
+    """The learning rate falls after the steps of the prior that it goes on from; else nothing would be trained."""
+    songs = next(command for command in PYTHON_COMMANDS if script(command) == "jukebox.data.synthesizer")
+    prior = next(c for c in PYTHON_COMMANDS if f"logs/{value(c, 'name')}/" in value(ANNEAL, "restore_prior"))
+    samples = int(value(songs, "songs")) * 9 // 10 * int(value(songs, "seconds")) * int(value(songs, "sr"))
+    steps = samples // int(value(prior, "sample_length")) // int(value(prior, "bs")) * int(value(prior, "epochs"))
+    assert int(value(ANNEAL, "lr_start_linear_decay")) >= steps
+
+
+@pytest.mark.slow
+def test_annealing_stops_by_itself(work: Workplace) -> None:
+    work.run(ANNEAL)
+    step = load_torch(work.folder / "logs" / value(ANNEAL, "name") / "checkpoint_latest.pth.tar")["step"]
+    assert step == 6  # where the flags behind the command say; its epochs are many more
+
+
+@pytest.mark.slow
+def test_list_of_songs_is_accepted(work: Workplace) -> None:
+    (given,) = (span for span in code(prose(README)) if span.startswith("[{"))
+    songs = [{**song, "artist": "anna bell", "genre": "disco", "lyrics": "mila"} for song in json.loads(given)]
+    (work.folder / "songs.json").write_text(json.dumps(songs), encoding="utf-8")
+    words = ["python", "jukebox/sample.py", "--model=demo", "--name=samples/list", "--metas=songs.json", "--dry_run"]
+    assert f"{len(songs)} song of" in work.run_words(words)

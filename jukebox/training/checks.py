@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 
 from jukebox.hparams import Hyperparams
@@ -113,7 +114,9 @@ def _check_prior(hps: Hyperparams) -> None:
             "or --hps=vqvae,... for the released one"
         )
     for key in ("restore_vqvae", "restore_prior"):
-        if hps[key] and "://" not in hps[key] and not hps.dry_run and not os.path.isfile(hps[key]):
+        folder = re.sub(r"#(vqvae|level_\d+)$", "", hps[key])  # a part of a folder in the Hugging Face layout
+        is_there = os.path.isfile(hps[key]) or (folder != hps[key] and os.path.isdir(folder))
+        if hps[key] and "://" not in hps[key] and not hps.dry_run and not is_there:
             raise UserError(f"{key}={hps[key]} does not exist: give the path of a checkpoint file")
     if not hps.use_bottleneck:
         raise UserError("use_bottleneck=False: a VQ-VAE without codes gives a prior nothing to model")
