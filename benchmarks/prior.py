@@ -42,7 +42,7 @@ def sample():
     with torch.no_grad(): model.sample(batch, sample_tokens=tokens)
 def prefill():
     with torch.no_grad():
-        model.primed_sample(batch, lm_tokens=codes[:, :tokens], sample_tokens=tokens + 1, chunk_size=256)
+        model.primed_sample(batch, codes[:, :tokens], sample_tokens=tokens + 1, chunk_size=256)
 def train():
     model(codes)[0].backward(); optimizer.step(); optimizer.zero_grad()
 if job == 2:
