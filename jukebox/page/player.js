@@ -108,7 +108,7 @@
     seek.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey) return;
       if (event.key === " ") {
-        if (audio.paused) audio.play(); else audio.pause();
+        if (audio.paused) audio.play().catch(() => {}); else audio.pause();
       } else if (event.key in steps) {
         go(audio.currentTime + steps[event.key]);
       } else {

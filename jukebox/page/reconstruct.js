@@ -73,7 +73,7 @@
       event.preventDefault();
       player.focus();
       take(player);
-      player.play();
+      player.play().catch(() => {});  // paused again before it began: nothing to tell
     });
     show();
   };
