@@ -1,4 +1,7 @@
-"""The figures of `demo_report.py` as markdown tables."""
+"""The figures of `demo_report.py` as markdown tables.
+
+Change here how they look; what is measured is in `demo_measures.py`.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from jukebox.page.parts import asset, clean, clock, definitions, digest, template
+from jukebox.page.parts import asset, clean, clock, definitions, frame, template
 from jukebox.page.pictures import alignment_picture, waveform_path
 from jukebox.page.times import CharacterTimes, character_times, lines_of, lrc, to_array
 from jukebox.utils.files import atomic_write, link_or_copy
@@ -220,21 +220,16 @@ def _page(folder: Path, sections: list[str], data: list[dict[str, Any]], zs: Any
         about += f", decoded from level {level}, {finest}."
     settings = [(title, _value(key, _get(hps, key))) for key, title in SETTINGS.items()]
     settings.append(("Codes per level", _value("codes", [to_array(z).shape[1] for z in zs or []])))
-    links = "".join(f'<li><a href="#item_{i}">{i}</a></li>' for i in range(len(sections)))
-    style, script = asset("player.css"), asset("player.js")
-    return template("player.html").substitute(
-        title=escape(name),
+    return frame(
+        title=name,
         about=escape(about),
-        links=f'<nav aria-label="Items"><span aria-hidden="true">Items</span><ul>{links}</ul></nav>'
-        if len(sections) > 1
-        else "",
-        items="".join(sections),
-        settings=definitions(settings),
-        data=_json(data).replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"),
-        style=style,
-        script=script,
-        style_hash=digest(style),
-        script_hash=digest(script),
+        what="items",
+        count=len(sections),
+        main="".join(sections),
+        footer=template("player_footer.html").substitute(settings=definitions(settings)),
+        style=asset("player.css"),
+        script=asset("player.js"),
+        data=_json(data),
     )
 
 

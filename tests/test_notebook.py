@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 import torch
+from browser import launched
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -154,16 +155,13 @@ def test_demo_model_from_top_to_bottom(made: tuple[Any, Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 def test_seen_in_a_browser(made: tuple[Any, Path], tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
     # Without the libraries that this export would fetch from elsewhere; the notebook needs none of them.
     body, _ = HTMLExporter(mathjax_url="", require_js_url="", mermaid_js_url="").from_notebook_node(made[0])
     file = tmp_path / "notebook.html"
     file.write_text(body, encoding="utf-8")
     errors: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.on("console", lambda message: errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -194,7 +192,6 @@ def test_seen_in_a_browser(made: tuple[Any, Path], tmp_path: Path) -> None:
             assert picture.evaluate("(image) => image.naturalWidth") > 100
         page.get_by_text("Listen to the continuations").evaluate("(text) => text.scrollIntoView()")
         page.screenshot(path=str(tmp_path / "notebook.png"))
-        browser.close()
     assert errors == []
 
 

@@ -1,4 +1,8 @@
-"""What all pages are made of: templates and styles from this folder, text that any page can hold, lists of settings."""
+"""What all pages are made of: their frame, templates and styles from this folder, text that any page can hold.
+
+Change here, and in `frame.html`, what every page has; what one kind of page says is in `save_html.py` and in
+`reconstruction/page.py`.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +48,34 @@ def definitions(rows: Iterable[tuple[str, str]]) -> str:
     """A list of names and values as HTML, without the empty ones; "" where none is left."""
     pairs = "".join(f'<div><dt>{escape(k)}</dt><dd dir="auto">{escape(v)}</dd></div>' for k, v in rows if v)
     return f"<dl>{pairs}</dl>" if pairs else ""
+
+
+def frame(
+    title: str, about: str, what: str, count: int, main: str, footer: str, style: str, script: str, data: str = ""
+) -> str:
+    """A whole page, whose policy allows the given style and script and the files beside it, and nothing else.
+
+    Args:
+        title: text; about: HTML of the line below it.
+        what: the word for the parts that the page lists, such as "songs"; count: how many there are, `#item_0` on.
+        main, footer: HTML.
+        style, script: inlined.
+        data: JSON for the script, from its element `data`; "" for none.
+    """
+    entries = "".join(f'<li><a href="#item_{i}">{i}</a></li>' for i in range(count))
+    name = what.capitalize()
+    links = f'<nav aria-label="{name}"><span aria-hidden="true">{name}</span><ul>{entries}</ul></nav>'
+    safe = data.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+    return template("frame.html").substitute(
+        title=escape(title),
+        about=about,
+        what=what,
+        links=links if count > 1 else "",
+        main=main,
+        footer=footer,
+        data=f'<script type="application/json" id="data">{safe}</script>\n' if data else "",
+        style=style,
+        script=script,
+        style_hash=digest(style),
+        script_hash=digest(script),
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
-from jukebox.page.parts import asset, clean, clock, definitions, digest, template
+from jukebox.page.parts import asset, clean, clock, definitions, frame, template
 from jukebox.reconstruction.figures import COLUMNS, Figures, cells, decibels_text
 from jukebox.reconstruction.spectrogram import ticks
 
@@ -50,31 +50,27 @@ def page(title: str, model: str, step: int, sr: int, songs: Sequence[Song], tota
         songs: at least one.
         totals: figures of each level over all songs, the finest first.
     """
-    style, script = f"{asset('player.css')}\n{asset('reconstruct.css')}", asset("reconstruct.js")
-    links = "".join(f'<li><a href="#item_{i}">{i}</a></li>' for i in range(len(songs)))
     count = "1 song" if len(songs) == 1 else f"{len(songs)} songs"
-    return template("reconstruct.html").substitute(
-        title=escape(clean(title) or "Reconstruction"),
+    settings = [
+        ("Model", _short(model)),
+        ("Trained for", f"{step} steps" if step else ""),
+        ("Sample rate", f"{sr} Hz"),
+    ]
+    return frame(
+        title=clean(title) or "Reconstruction",
         about=f"{count} through the VQ-VAE of {escape(_short(model))} and back, at {sr} Hz.",
-        links=f'<nav aria-label="Songs"><span aria-hidden="true">Songs</span><ul>{links}</ul></nav>'
-        if len(songs) > 1
-        else "",
-        versions=len(songs[0].versions),
-        caption="Figures" if len(songs) < LEVEL_TABLE_FROM else f"Figures over all {count}",
-        columns="".join(f'<th role="columnheader" scope="col">{escape(column)}</th>' for column in COLUMNS),
-        rows="".join(_table_row(figures) for figures in totals),
-        items="".join(_item(i, song, sr) for i, song in enumerate(songs)),
-        settings=definitions(
-            [
-                ("Model", _short(model)),
-                ("Trained for", f"{step} steps" if step else ""),
-                ("Sample rate", f"{sr} Hz"),
-            ]
+        what="songs",
+        count=len(songs),
+        main=template("reconstruct_main.html").substitute(
+            versions=len(songs[0].versions),
+            caption="Figures" if len(songs) < LEVEL_TABLE_FROM else f"Figures over all {count}",
+            columns="".join(f'<th role="columnheader" scope="col">{escape(column)}</th>' for column in COLUMNS),
+            rows="".join(_table_row(figures) for figures in totals),
+            items="".join(_item(i, song, sr) for i, song in enumerate(songs)),
         ),
-        style=style,
-        script=script,
-        style_hash=digest(style),
-        script_hash=digest(script),
+        footer=template("reconstruct_footer.html").substitute(settings=definitions(settings)),
+        style=f"{asset('player.css')}\n{asset('reconstruct.css')}",
+        script=asset("reconstruct.js"),
     )
 
 

@@ -19,7 +19,7 @@ ERRORS = (ValueError, AssertionError, KeyError)
 def tables_folder() -> Path:
     """Where the released label tables lie, which are no part of the repository."""
     named = os.environ.get("JUKEBOX_IDS")
-    folders = [Path(named)] if named else [Path(__file__).parents[3] / "shared" / "ids", LOCAL_TABLES]
+    folders = [Path(named)] if named else [LOCAL_TABLES]
     for folder in folders:
         if all((folder / f"{v}_{kind}_ids.txt").is_file() for v in ("v2", "v3") for kind in ("artist", "genre")):
             return folder

@@ -1,11 +1,14 @@
-"""A short song whose every character has a known time, for the tests of the page."""
+"""For the tests of pages: a short song whose every character has a known time, and a browser."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
+from browser import launched
 
 SR = 8000
 SECONDS = 6.0
@@ -47,3 +50,9 @@ def song() -> Song:
     x = 0.4 * np.sin(2 * np.pi * 220 * t) * (0.2 + np.abs(np.sin(3 * t)))
     row_seconds = SECONDS / ROWS
     return Song(SR, SECONDS, x[None, :, None], LYRICS, alignment, first * row_seconds, end * row_seconds)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as browser:
+        yield browser

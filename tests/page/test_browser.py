@@ -5,8 +5,6 @@ Needs Debian's `chromium` and the package `playwright`; without them the tests a
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,61 +12,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from browser import Seen, until
 
 from jukebox.save_html import save_html
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("no chromium: apt-get install chromium", allow_module_level=True)
-
 TITLE = "<script>alert(1)</script>"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-def until(page: Any, expression: str, seconds: float = 10) -> None:
-    """Waits for a JavaScript expression to hold. (The page's own policy forbids the eval of wait_for_function.)"""
-    end = time.monotonic() + seconds
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, f"still not: {expression}"
-        page.wait_for_timeout(20)
-
-
-class Seen:
-    """What a page did that a user would not see."""
-
-    def __init__(self, page: Any) -> None:
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        page.on("console", lambda message: self.errors.append(message.text))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("dialog", self.dialog)
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("requestfailed", self.failed)
-
-    def failed(self, request: Any) -> None:
-        if request.failure != "net::ERR_ABORTED":  # what a seek does to the audio that was being read
-            self.errors.append(f"{request.failure}: {request.url}")
-
-    def dialog(self, dialog: Any) -> None:
-        self.errors.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Needs Debian's `chromium` and the package `playwright`; without them the tests a
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
+from browser import Seen, until
 from tiny_models import VQVAE
 
 from jukebox.data.synthesizer import make_song
@@ -22,31 +22,9 @@ from jukebox.make_models import make_vqvae
 from jukebox.reconstruction.job import Job
 from jukebox.utils.io import write_audio
 
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("no chromium: apt-get install chromium", allow_module_level=True)
-
 SR = 8000
 SECONDS = [24.0, 4.0]
 TITLE = '<script>alert(1)</script> & "two".wav'
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -64,34 +42,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "<b>out"
 
 
-def until(page: Any, expression: str, seconds: float = 10) -> None:
-    """Waits for a JavaScript expression to hold. (The page's own policy forbids the eval of wait_for_function.)"""
-    end = time.monotonic() + seconds
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, f"still not: {expression}"
-        page.wait_for_timeout(20)
-
-
 @pytest.fixture
 def opened(browser: Any, folder: Path) -> Iterator[Any]:
     """The page, opened from disk; afterwards: it had no error and asked for its own files alone."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    errors: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: errors.append(message.text))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: requests.append(request.url))
-    page.on(
-        "requestfailed",  # a seek breaks off the reading of audio
-        lambda request: request.failure != "net::ERR_ABORTED" and errors.append(f"{request.failure}: {request.url}"),
-    )
+    seen = Seen(page)
     page.goto((folder / "index.html").as_uri())
     yield page
     page.close()
-    assert errors == []
-    assert len(requests) > 8
-    for url in requests:
+    assert seen.errors == []
+    assert len(seen.requests) > 8
+    for url in seen.requests:
         assert urlsplit(url).scheme == "data" or url.startswith(folder.as_uri()), url
 
 
