@@ -30,6 +30,7 @@ reshaped product that computes it quickly to `products.py`; `tests/transformer/t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,7 +39,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Pattern:
+class Pattern(ABC):
     """The geometry that all patterns share, in tokens.
 
     Attributes:
@@ -68,16 +69,17 @@ class Pattern:
         """Slots of the cache."""
         return self.n_ctx
 
+    @abstractmethod
     def visible(self, q: Tensor, k: Tensor) -> Tensor:
         """Bool tensor, broadcast over query and key positions."""
-        raise NotImplementedError
 
     def slot(self, p: Tensor) -> Tensor:
         """Slot of each position, -1 where the position is never kept."""
         return p
 
+    @abstractmethod
     def reads(self, q: int) -> slice:
-        raise NotImplementedError
+        """Slots of the cache that the query at position q reads."""
 
     def kept(self, n: int) -> int:
         return n
