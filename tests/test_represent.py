@@ -180,7 +180,7 @@ def test_two_processes_share_the_files(songs: Path, model: str) -> None:
     damage(songs / "bad.wav")
     launcher = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2"]
     command = [*launcher, sys.executable, "jukebox/represent.py", *command_line(songs, model), "--port=29571"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300)
     assert result.returncode == 1, result.stderr
     assert result.stdout.count("4 files made, 0 were there") == 1 and "bad.wav" in result.stdout
     together = {name: np.load(songs.parent / "out" / f"{name}.npy") for name in FILES}

@@ -75,13 +75,14 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_help_lists_every_hyper_parameter_and_is_quick() -> None:
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True)
-    assert time.monotonic() - start < 3.0
+def test_help_lists_every_hyper_parameter_at_once() -> None:
+    words = [sys.executable, "-X", "importtime", SCRIPT, "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
     for key in ["hps", *all_defaults()]:
         assert f"\n  --{key}=" in done.stdout, key
-    assert "small_vqvae" in done.stdout and done.stderr == ""
+    assert "small_vqvae" in done.stdout
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert said == [] and "| torch\n" not in done.stderr and " numpy\n" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_interrupted_with_workers(songs: Path, ranks: int, sign: str) -> None:
     while not latest.exists() and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, getattr(signal, sign))
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert "stopped: the same command goes on from there" in out, out + err
     assert err.count("stopping after this step") == 1 and "Traceback" not in err
     assert process.returncode == 128 + getattr(signal, sign)

@@ -96,6 +96,7 @@
     };
 
     audio.addEventListener("play", () => {
+      if (audio.paused) return;  // the event came late: another one plays by now
       for (const other of document.querySelectorAll("audio")) if (other !== audio) other.pause();
       follow();
     });

@@ -11,6 +11,7 @@
     let place = 0;  // seconds, of all versions of this song
     let current = null;  // the player that was started last
     let following = false;  // whether the place is read at every frame
+    const moved = new Map();  // player -> the place where this script put it, which is no news when its event comes
 
     const show = () => {
       item.style.setProperty("--at", `${seconds ? 100 * Math.min(place / seconds, 1) : 0}%`);
@@ -25,29 +26,38 @@
       requestAnimationFrame(follow);
     };
 
+    const move = (player) => {
+      player.currentTime = place;
+      moved.set(player, player.currentTime);
+    };
+
     const go = (time) => {
       place = Math.min(Math.max(time, 0), seconds);
-      if (current) current.currentTime = place;  // the others get there when they are started
+      if (current) move(current);  // the others get there when they are started
       show();
     };
 
     // Makes a player the one that is heard, from where the last one was.
     const take = (player) => {
-      if (player !== current && current && !current.paused && !current.seeking) place = current.currentTime;
+      if (player !== current && current && !current.seeking) place = current.currentTime;
       if (place > seconds - APART) place = 0;  // the last one had come to its end
       current = player;
-      if (Math.abs(player.currentTime - place) > APART) player.currentTime = place;
+      if (Math.abs(player.currentTime - place) > APART) move(player);
       for (const other of document.querySelectorAll("audio")) if (other !== player) other.pause();
       show();
     };
 
+    // Events come late on a busy machine: each may tell of a state that is over, and then must change nothing.
     for (const player of players) {
       player.addEventListener("play", () => {
+        if (player.paused) return;
         take(player);
         if (!following) follow();
       });
       player.addEventListener("seeking", () => {
+        if (player.currentTime === moved.get(player)) return;
         if (player === current || !current || current.paused) {
+          current = player;  // the one that paused before has no say in the place any more
           place = player.currentTime;
         } else if (Math.abs(player.currentTime - place) > APART) {
           go(player.currentTime);  // the player's own slider was moved while another one plays
@@ -55,7 +65,7 @@
         show();
       });
       for (const event of ["pause", "ended"]) player.addEventListener(event, () => {
-        if (player === current) place = player.currentTime;
+        if (player === current && player.paused) place = player.currentTime;
         show();
       });
     }

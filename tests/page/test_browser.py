@@ -79,7 +79,8 @@ def test_lyrics_follow_the_audio(opened, song) -> None:
             visible = lit >= 0 and song.lyrics[lit] != "\n"
             assert now == ([song.lyrics[lit]] if visible else [])
         order = [lit for _, lit, _ in notes if lit >= 0]
-        assert order == sorted(order) and len(set(order)) >= 8, "the light hardly moved"
+        sung = {song.at(second) for second, _, _ in notes} - {-1}  # as many as there were frames to show them
+        assert order == sorted(order) and len(set(order)) >= max(3, len(sung) - 2), "the light hardly moved"
 
 
 def test_seeking_moves_the_light_at_once(opened, song) -> None:
@@ -176,6 +177,13 @@ def test_one_item_plays_at_a_time(opened) -> None:
       return states;
     }""")
     assert result == [True, False]
+
+
+def test_two_that_start_at_once_do_not_stop_each_other(opened) -> None:
+    page, _ = opened
+    page.evaluate("document.querySelectorAll('audio').forEach((audio) => { audio.play().catch(() => {}); })")
+    until(page, "[...document.querySelectorAll('audio')].filter((audio) => audio.currentTime > 0.3).length === 1")
+    assert page.evaluate("[...document.querySelectorAll('audio')].filter((audio) => !audio.paused).length") == 1
 
 
 def test_users_text_stays_text(opened, song) -> None:

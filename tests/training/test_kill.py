@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # One process imports torch and forks a child for each life of the run. A child tells each step through a pipe; when it
-# has told the step that was drawn, it is killed after a random time, which may be in a step or in a write.
+# has told the step that was drawn, it is killed after a random time, which may be in a step or in a write; AHEAD steps
+# later it waits for that, so that no machine is too fast to be killed.
 PROGRAM = """
 import os, random, shutil, signal, sys, time
 import torch
@@ -23,7 +24,7 @@ from jukebox.utils.files import load_torch
 
 kind, kills, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 draw = random.Random(seed)
-STEPS = 40
+STEPS, AHEAD = 40, 4
 loop.DataProcessor = TinyData
 values = dict(epochs=8, save_iters=4, sample_iters=-1, save_minutes=0.0, lr_decay=1e9, lr=0.003)
 
@@ -40,7 +41,7 @@ if kind == "prior":
     assert life(name="vqvae", epochs=1) == 0
     values.update(prior=True, restore_vqvae="logs/vqvae/checkpoint_latest.pth.tar", resid_dropout=0.2, mu=0.9)
 assert life(name="undisturbed") == 0
-targets = sorted(draw.sample(range(1, STEPS - 1), kills))
+targets = sorted(draw.sample(range(1, STEPS - AHEAD), kills))
 died = []
 for target in targets:
     read, write = os.pipe()
@@ -50,6 +51,8 @@ for target in targets:
         step = loop.train_step
         def telling(training, *rest):
             os.write(write, bytes([training.step]))
+            if training.step == target + AHEAD:
+                signal.pause()
             return step(training, *rest)
         loop.train_step = telling
         try:
