@@ -5,7 +5,7 @@ before it runs. A stopped run goes on where it was when the command is repeated.
 half precision and without optimizer state, to `jukebox/demo/`, where MODELS["demo"] finds them.
 
 The hyper-parameters are the sets `demo_*` of `jukebox/hparams.py`; docs/demo.md tells how good the result is, and
-`examples/demo_report.py` measures it. It takes about two hours on two processor cores.
+`examples/demo_report.py` measures it. It takes about three hours on two processor cores.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     # One and a half windows long, so that windows often begin where songs do, and where sampling goes on.
     "songs for the priors": (
-        f"-m jukebox.data.synthesizer --out={PRIOR_DATA} --songs=3000 --seconds=10.04 --sr={SR} --format=wav --seed=1"
+        f"-m jukebox.data.synthesizer --out={PRIOR_DATA} --songs=6000 --seconds=10.04 --sr={SR} --format=wav --seed=1"
     ),
     "tables of artists and genres": f"-m jukebox.data.labels build --audio_files_dir={PRIOR_DATA} --sr={SR}",
     "VQ-VAE": (
@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "top-level prior, conditioned on artist, genre, timing and timed lyrics": (
         f"jukebox/train.py --hps=demo_vqvae,demo_prior --name=demo_prior {PRIOR} --sample_length=73728 "
-        "--lr_start_linear_decay=2500 --lr_decay=1500"
+        "--lr_start_linear_decay=7000 --lr_decay=3000"
     ),
     "upsampler of level 1": (
         f"jukebox/train.py --hps=demo_vqvae,demo_upsampler_1 --name=demo_upsampler_1 {PRIOR} --sample_length=16384 "
