@@ -20,7 +20,6 @@ from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams, nearest, setup_hparam
 from jukebox.prior.lyrics import READABLE_FROM
 from jukebox.prior.prior import SimplePrior
 from jukebox.transformer.ops import Conv1D
-from jukebox.transformer.patterns import LYRIC_KINDS
 from jukebox.utils.dist_adapter import get_world_size
 from jukebox.utils.errors import UserError
 from jukebox.utils.torch_utils import freeze_model
@@ -177,7 +176,7 @@ def choose_guided_head(hps: Hyperparams, prior: SimplePrior) -> None:
     Raises:
         UserError: the model has no layer that attends to lyrics, or the named one does not.
     """
-    layers = [i for i, layer in enumerate(prior.prior.transformer.layers) if layer.attn_func in LYRIC_KINDS]
+    layers = prior.prior.transformer.lyric_layers
     if not layers:
         raise UserError(f"align_loss={hps.align_loss} needs a layer that attends to lyrics: set --use_tokens=True")
     if hps.alignment_layer is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,6 @@ from jukebox.utils.io import get_duration_sec
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "jukebox" / "Interacting_with_Jukebox.ipynb"
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
-             "--disable-component-update", "--autoplay-policy=no-user-gesture-required"]  # fmt: skip
 
 
 def read() -> Any:

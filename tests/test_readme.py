@@ -21,8 +21,10 @@ from readme_commands import without_remark as bare
 from jukebox import align, hparams, make_models, reconstruct, represent, sample, train
 from jukebox.data.synthesizer import ARTISTS, GENRES
 from jukebox.hparams import setup_hparams
+from jukebox.sampling.models import bare_prior, find_model
+from jukebox.sampling.plan import prior_bytes, song_bytes
 from jukebox.utils.command_line import parse_flags
-from jukebox.utils.files import load_torch
+from jukebox.utils.files import load_torch, save_torch
 
 JAPANESE = (ROOT / "README.ja.md").read_text(encoding="utf-8")
 OTHER_LANGUAGE = {"README.md", "README.ja.md"}
@@ -135,6 +137,21 @@ def test_flags_and_targets_in_the_text_exist() -> None:
         setup_hparams(names, {})
 
 
+def test_table_of_models_is_what_the_plan_counts() -> None:
+    (table,) = (table for table in tables(README) if table[0][0].strip() == "model")
+    assert len(table) == 5
+    for name, parameters, memory, tokens, _ in ([cell.strip() for cell in row] for row in table[1:]):
+        model = find_model(name.strip("`"))
+        samples = int(20 * model.sr) // model.hops[-1] * model.hops[-1]
+        priors = [bare_prior(level, model.vqvae(samples, "meta")) for level in model.levels if level is not None]
+        dtype, unit = ("fp32", 1e6) if name == "`demo`" else ("fp16", 1e9)
+        counts = " / ".join(f"{sum(p.numel() for p in prior.parameters()) / unit:.1f}" for prior in priors)
+        weights, song = max((prior_bytes(prior, dtype), song_bytes(prior, dtype)) for prior in priors)
+        assert parameters == f"{counts} {'million' if unit == 1e6 else 'billion'}"
+        assert memory == f"{weights / 1e9:.{2 if unit == 1e6 else 1}f} GB and {song / 1e9:.2f} GB a song"
+        assert tokens == " / ".join(f"{samples // hop:,}" for hop in model.hops)
+
+
 def test_python_blocks_register_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block runs at the end of the file that the text names."""
     first, second = (text for kind, text in fenced(README) if kind == "python")
@@ -239,9 +256,23 @@ def test_command_runs(command: str, work: Workplace) -> None:
 
 
 def full_length(command: str) -> bool:
-    """Whether the sampler can plan a command as it is written; codes of shrunk runs are too short for some."""
-    without = ("--codes_file", "--list_", "--dry_run")
-    return "jukebox/sample.py" in command and not any(flag in command for flag in without)
+    """Whether there is a plan to be made of a command as it is written."""
+    return "jukebox/sample.py" in command and not any(flag in command for flag in ("--list_", "--dry_run"))
+
+
+def full_codes(command: str, folder: Path) -> list[str]:
+    """Instead of the codes of a shrunk run a file with as many as the whole run has; nothing where none are read."""
+    codes_file = value(command, "codes_file")
+    if not codes_file:
+        return []
+    run, part = codes_file.split("/level_")
+    (made_by,) = (other for other in PYTHON_COMMANDS if value(other, "name") == run)
+    model, first = find_model(value(made_by, "model")), int(part.split("/")[0])
+    samples = int(float(value(made_by, "sample_length_in_seconds")) * model.sr) // model.hops[-1] * model.hops[-1]
+    songs = int(value(made_by, "n_samples"))
+    lengths = [samples // hop if level >= first else 0 for level, hop in enumerate(model.hops)]
+    save_torch({"zs": [torch.zeros(songs, length, dtype=torch.long) for length in lengths]}, folder / "whole.pth.tar")
+    return ["--codes_file=whole.pth.tar"]
 
 
 @pytest.mark.slow
@@ -249,7 +280,8 @@ def full_length(command: str) -> bool:
 def test_sampling_is_accepted_in_full_length(command: str, work: Workplace) -> None:
     work.prepare(command)
     words = shlex.split(command)
-    printed = work.run_words([*words[words.index("python") :], "--dry_run"], released="1b_lyrics" in command)
+    words = [*words[words.index("python") :], *full_codes(command, work.folder), "--dry_run"]
+    printed = work.run_words(words, released="1b_lyrics" in command)
     assert "time in all: about" in printed and "does not fit" not in printed
 
 
@@ -278,7 +310,7 @@ def test_annealing_begins_where_the_prior_ends() -> None:
     prior = next(c for c in PYTHON_COMMANDS if f"logs/{value(c, 'name')}/" in value(ANNEAL, "restore_prior"))
     samples = int(value(songs, "songs")) * 9 // 10 * int(value(songs, "seconds")) * int(value(songs, "sr"))
     steps = samples // int(value(prior, "sample_length")) // int(value(prior, "bs")) * int(value(prior, "epochs"))
-    assert int(value(ANNEAL, "lr_start_linear_decay")) >= steps
+    assert int(value(ANNEAL, "lr_start_linear_decay")) == steps and f"reached, {steps} above" in README
 
 
 @pytest.mark.slow

@@ -80,8 +80,7 @@ class ConditionalAutoregressive2D(nn.Module):
         encoder_dims: length of the lyric encoder that layers of kind 6 read; 0 without.
         only_encode: a lyric encoder: no output head, `acts` are the result.
         merged_decoder: output head of its own and conditioning added once. Otherwise the head shares its matrix with
-            the
-            token embedding and x_cond is added once more in front of it.
+            the token embedding and x_cond is added once more in front of it.
         prime_len: lyric characters at the start of a merged sequence; the loss is then also given in two parts.
     """
 
@@ -138,22 +137,22 @@ class ConditionalAutoregressive2D(nn.Module):
             self.input_dims,
             heads,
             depth,
-            attn_dropout,
-            resid_dropout,
-            mask,
-            zero_out,
-            init_scale,
-            res_scale,
-            m_attn,
-            m_mlp,
-            checkpoint_attn,
-            checkpoint_mlp,
-            checkpoint_res,
-            attn_order,
-            blocks,
-            spread,
-            encoder_dims or None,
-            prime_len,
+            attn_dropout=attn_dropout,
+            resid_dropout=resid_dropout,
+            mask=mask,
+            zero_out=zero_out,
+            init_scale=init_scale,
+            res_scale=res_scale,
+            m_attn=m_attn,
+            m_mlp=m_mlp,
+            checkpoint_res=checkpoint_res,
+            checkpoint_attn=checkpoint_attn,
+            checkpoint_mlp=checkpoint_mlp,
+            attn_order=attn_order,
+            blocks=blocks,
+            spread=spread,
+            encoder_dims=encoder_dims or None,
+            prime_len=prime_len,
         )
         if not only_encode:
             self.x_out = nn.Linear(width, bins, bias=False)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from jukebox.prior.autoregressive import ConditionalAutoregressive2D, bits
 from jukebox.transformer.ops import Conv1D, LayerNorm
-from jukebox.transformer.patterns import LYRIC_KINDS
 
 
 @dataclass(frozen=True)
@@ -132,12 +131,12 @@ def guided_alignment_loss(weights: Tensor, times: Tensor, hop: int) -> Tensor:
     return -(weight.clamp_min(1e-6).log() * known).sum() / known.sum().clamp_min(1)
 
 
-def lyric_layers(kinds: Collection[int], wanted: bool | Collection[int]) -> set[int]:
-    """Which layers to record: all that attend to lyrics for True, else those that are named."""
-    able = {i for i, kind in enumerate(kinds) if kind in LYRIC_KINDS}
+def layers_to_record(lyric_layers: Collection[int], wanted: bool | Collection[int]) -> set[int]:
+    """All layers that attend to lyrics for True, else those that are named."""
     if wanted is True:
-        return able
-    wanted = set(wanted) if wanted else set()
-    if not wanted <= able:
-        raise ValueError(f"layers {sorted(wanted - able)} do not attend to lyrics; those that do: {sorted(able)}")
-    return wanted
+        return set(lyric_layers)
+    layers = set(wanted) if wanted else set()
+    if not layers <= set(lyric_layers):
+        unable = sorted(layers - set(lyric_layers))
+        raise ValueError(f"layers {unable} do not attend to lyrics; those that do: {sorted(lyric_layers)}")
+    return layers

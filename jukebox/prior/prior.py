@@ -22,7 +22,7 @@ from jukebox.prior.lyrics import (
     LyricEncoder,
     MergedVocabulary,
     guided_alignment_loss,
-    lyric_layers,
+    layers_to_record,
     make_encoder_modules,
 )
 from jukebox.utils.errors import UserError
@@ -291,10 +291,9 @@ class SimplePrior(nn.Module):
             [N, H, n_ctx, n_tokens].
         """
         x_cond, y_cond, prime = self.get_cond(z_conds, y)
-        kinds = [layer.attn_func for layer in self.prior.transformer.layers]
         guided = times is not None and self.align_loss > 0 and not get_attn_weights
         wanted = {self.alignment_layer} if guided else get_attn_weights
-        record = lyric_layers(kinds, wanted) if wanted else set()  # type: ignore[arg-type]
+        record = layers_to_record(self.prior.transformer.lyric_layers, wanted)  # type: ignore[arg-type]
         if self.merged is not None:
             assert prime is not None
             symbols = self.merged.merge(prime, z)

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jukebox.transformer.patterns import LYRIC_KINDS
 from jukebox.utils.sample_utils import get_starts
 from jukebox.utils.torch_utils import empty_cache
 
@@ -98,20 +97,14 @@ def _attention(prior: Any, z: Tensor, y: Tensor, fp16: bool, layers: Collection[
     return {layer: weights[0].float().cpu().numpy() for layer, weights in zip(ordered, recorded, strict=True)}
 
 
-def lyric_layers(prior: Any) -> list[int]:
-    """The layers of a prior whose attention goes to the lyrics."""
-    return [i for i, layer in enumerate(prior.prior.transformer._attn_mods) if layer.attn_func in LYRIC_KINDS]
-
-
 @dataclass(frozen=True)
 class HeadScore:
     """How well one head shows where in the lyrics the music is; every measure is in [0, 1] but `linear`, in [-1, 1].
 
     Attributes:
         linear: correlation of time and place in the lyrics, the attention of a song taken as a joint distribution of
-            both.
-            1 where all of it lies on one rising line; a sharp head that stays at one place and a blurred one are near
-            0.
+            both: 1 where all of it lies on one rising line; a sharp head that stays at one place and a blurred one are
+            near 0.
         sharp: 1 - entropy of a row's attention, as a share of that of an even row, averaged over rows.
         mass: share of a row's attention that goes to real characters rather than to padding or music.
     """
@@ -156,7 +149,7 @@ def rank_heads(zs: Sequence[Tensor], labels: Any, prior: Any, fp16: bool, hps: A
     Raises:
         ValueError: the prior has no lyric layers, or no song has lyrics.
     """
-    layers = lyric_layers(prior) if prior.n_tokens else []
+    layers = prior.prior.transformer.lyric_layers if prior.n_tokens else []
     if not layers:
         raise ValueError("this prior has no layer that attends to lyrics")
     songs = [i for i, info in enumerate(labels["info"]) if len(info["full_tokens"]) > 1]

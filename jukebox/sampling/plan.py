@@ -1,9 +1,8 @@
 """What a run will cost, before any weight is read: windows, tokens, memory and time of each level.
 
 Counting is arithmetic on hyper-parameters: modules are built on the meta device, caches are sized by their patterns.
-Time is
-an estimate: the level's own transformer is built on the device with as few layers as keep weights from staying in
-caches, a chunk and some tokens are run through it, and the result is scaled to all layers, tokens and songs. Change
+Time is an estimate: the level's own transformer is built on the device with as few layers as keep weights from staying
+in caches, a chunk and some tokens are run through it, and the result is scaled to all layers, tokens and songs. Change
 here what is counted; what windows there are is decided by `windows.schedule`.
 """
 
@@ -81,7 +80,7 @@ def plan_level(
     """
     found = settings.model.levels[level]
     assert found is not None
-    total, hop = settings.totals()[level], settings.hop_lengths()[level]
+    total, hop = settings.totals()[level], settings.new_per_window()[level]
     windows = schedule(total, found.n_ctx, hop, known)
     prior = bare_prior(found, vqvae)
     weights, per_song = prior_bytes(prior, dtype), song_bytes(prior, dtype)
@@ -237,10 +236,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def fits(plan: LevelPlan, free: int) -> bool:
-    return plan.weights + plan.per_song <= free
 
 
 def level_plans(

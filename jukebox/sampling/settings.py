@@ -71,7 +71,7 @@ class Settings:
         """Tokens of each level in a finished song."""
         return [self.sample_length // hop for hop in self.model.hops]
 
-    def hop_lengths(self) -> list[int]:
+    def new_per_window(self) -> list[int]:
         """New tokens of a usual window of each level."""
         return [
             0 if level is None else int(fraction * level.n_ctx)

@@ -2,9 +2,8 @@
 
 `DIR/state.pth.tar` is replaced after every window: the codes so far, which levels are written out, and the settings
 that the tokens depend on. A run that goes on reads it, checks that it was started with the same settings, and makes
-the next
-window just as the dead run would have: draws are functions of position (`streams.py`), so there is no random state to
-    keep.
+the next window just as the dead run would have: draws are functions of position (`streams.py`), so there is no random
+state to keep.
 
     {"version": 1, "settings": {...}, "zs": [int32 [N, T_level], ...], "done": [levels],
      "sampling_kwargs": [{...}, ...]}

@@ -37,10 +37,6 @@ class KVCache:
         """Positions held, null keys not counted."""
         return self.pattern.kept(self.seen)
 
-    @property
-    def nbytes(self) -> int:
-        return self.kv.numel() * self.kv.element_size()
-
     def append(self, k: Tensor, v: Tensor) -> None:
         """Stores the next positions; k and v are [N, H, L, head_dim]. What the pattern never reads again is dropped."""
         n_new = k.shape[2]
@@ -63,9 +59,7 @@ class KVCache:
         self.seen += 1
 
     def read_one(self) -> tuple[Tensor, Tensor] | None:
-        """What the newest position reads, null keys included: views [N, H, M, head_dim],
-        or None where that is nothing.
-        """
+        """What the newest position reads, null keys included: views [N, H, M, head_dim], or None for nothing."""
         slots = self.pattern.reads(self.seen - 1)
         first = slots.start + self.nulls if slots.start else 0
         n_read = slots.stop + self.nulls - first

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from jukebox.transformer.factored_attention import FactoredAttention
 from jukebox.transformer.kv_cache import KVCache
 from jukebox.transformer.ops import MLP, LayerNorm
-from jukebox.transformer.patterns import CROSS_KIND, layer_kinds
+from jukebox.transformer.patterns import CROSS_KIND, LYRIC_KINDS, layer_kinds
 
 
 class ResAttnBlock(nn.Module):
@@ -116,37 +116,41 @@ class Transformer(nn.Module):
             attn = FactoredAttention(
                 n_in,
                 n_ctx,
-                int(m_attn * n_in),
-                n_head,
-                kind,
-                mask,
-                attn_dropout,
-                resid_dropout,
-                zero,
-                init_scale,
-                blocks,
-                spread,
-                prime_len,
-                encoder_dims,
+                n_state=int(m_attn * n_in),
+                n_head=n_head,
+                attn_func=kind,
+                mask=mask,
+                attn_dropout=attn_dropout,
+                resid_dropout=resid_dropout,
+                zero_out=zero,
+                init_scale=init_scale,
+                blocks=blocks,
+                spread=spread,
+                prime_len=prime_len,
+                encoder_dims=encoder_dims,
             )
-            layers.append(
-                ResAttnBlock(
-                    attn,
-                    n_in,
-                    int(m_mlp * n_in),
-                    resid_dropout,
-                    zero,
-                    init_scale,
-                    1.0 / n_depth if res_scale else 1.0,
-                    bool(checkpoint_attn),
-                    bool(checkpoint_mlp),
-                )
+            layer = ResAttnBlock(
+                attn,
+                n_in,
+                n_mlp=int(m_mlp * n_in),
+                resid_dropout=resid_dropout,
+                zero_out=zero,
+                init_scale=init_scale,
+                res_scale=1.0 / n_depth if res_scale else 1.0,
+                checkpoint_attn=bool(checkpoint_attn),
+                checkpoint_mlp=bool(checkpoint_mlp),
             )
+            layers.append(layer)
         self._attn_mods = nn.ModuleList(layers)
 
     @property
     def layers(self) -> list[ResAttnBlock]:
         return list(self._attn_mods)  # type: ignore[arg-type]
+
+    @property
+    def lyric_layers(self) -> list[int]:
+        """Numbers of the layers that attend to lyrics, whose attention maps them to the music."""
+        return [i for i, layer in enumerate(self.layers) if layer.attn_func in LYRIC_KINDS]
 
     def new_caches(self, n: int, dtype: torch.dtype, device: torch.device | str) -> list[KVCache]:
         """Empty caches of all layers for a batch of n."""

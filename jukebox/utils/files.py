@@ -164,5 +164,5 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
             ) from error
         raise UserError(
             f"{path} is damaged or no PyTorch file ({os.path.getsize(path):,} bytes): "
-            "delete it, then download it again or go on from an older checkpoint"
+            "give a .pth.tar file; if this was one, fetch it again or go on from an older checkpoint"
         ) from error

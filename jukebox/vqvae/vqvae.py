@@ -89,7 +89,6 @@ class VQVAE(nn.Module):
         self.multipliers = multipliers
         self.downs_t, self.strides_t = list(downs_t), list(strides_t)
         self.l_bins, self.commit, self.spectral, self.multispectral = l_bins, commit, spectral, multispectral
-        self.downs_t, self.strides_t = list(downs_t), list(strides_t)
         self.downsamples = calculate_strides(strides_t, downs_t)
         self.hop_lengths = [math.prod(self.downsamples[: level + 1]) for level in range(levels)]
         self.sample_length = math.prod(input_shape[:-1])

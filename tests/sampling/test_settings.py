@@ -179,7 +179,7 @@ def test_a_suggested_hop_is_accepted(released: dict[str, Model]) -> None:
         settings(released["5b"], hop_fraction=(0.3, 0.3, 0.125))
     good = float(str(caught.value).rsplit(" ", 1)[1])
     assert abs(good - 0.3) < 0.001
-    assert int(settings(released["5b"], hop_fraction=(good, good, 0.125)).hop_lengths()[0]) % 4 == 0
+    assert int(settings(released["5b"], hop_fraction=(good, good, 0.125)).new_per_window()[0]) % 4 == 0
 
 
 def test_seconds_are_cut_to_tokens_and_it_is_said(released: dict[str, Model]) -> None:
