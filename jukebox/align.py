@@ -54,6 +54,7 @@ def main(
         raise UserError("--model is missing: give the model that made the run, such as --model=1b_lyrics")
     levels = finished_levels(logdir)
     from jukebox.hparams import Hyperparams
+    from jukebox.prior.lyrics import READABLE_FROM
     from jukebox.sampling.alignment import get_alignment, rank_heads
     from jukebox.sampling.models import find_model, use_prior
     from jukebox.sampling.settings import DTYPES
@@ -75,8 +76,8 @@ def main(
     labels, z = saved["labels"][-1], saved["zs"][-1].to(torch_device)
     if labels is None or z.shape[1] == 0:
         raise UserError(f"{levels[0]} holds no codes and labels of the top level: it was not made by --model={model}")
-    if not any(info["full_tokens"] for info in labels["info"]):
-        raise UserError(f"no song of {logdir} has lyrics, so there is nothing to align")
+    if not any(len(info["full_tokens"]) > int(find) for info in labels["info"]):
+        raise UserError(f"no song of {logdir} has {'two letters of ' * find}lyrics, so there is nothing to align")
     count = len(found.levels)
     hps = Hyperparams({"hop_fraction": [0.5] * count, **saved.get("hps", {})}, levels=count)
     labels["y"] = labels["y"].to(torch_device)
@@ -93,13 +94,14 @@ def main(
         return best, get_alignment(None, zs, labels, prior, fp16, hps)
 
     best, alignments = use_prior(lazy, torch_device, work)
-    hps["alignment_shift"] = top.hps.get("alignment_shift") or 0
+    shift = top.hps.get("alignment_shift") or 0
+    hps["alignment_shift"] = READABLE_FROM if find else shift
     for folder in levels:
         rewrite(folder, alignments, hps)
     print(f"wrote the pages of {', '.join(str(folder) for folder in levels)}")
     if best is not None:
         picture = draw(Path(logdir) / "alignment.png", alignments)
-        print(f"layer {best.layer}, head {best.head} is drawn in {picture}; {keep(top.hps.restore_prior, best)}")
+        print(f"layer {best.layer}, head {best.head} is drawn in {picture}; {keep(model, top.hps.restore_prior, best)}")
     return 0
 
 
@@ -144,18 +146,24 @@ def draw(path: Path, alignments: list[Any]) -> Path:
     return path
 
 
-def keep(checkpoint: str, best: Any) -> str:
+def keep(model: str, checkpoint: str, best: Any) -> str:
     """Writes the choice into the hyper-parameters of the prior's checkpoint; returns what to say about it."""
+    from jukebox.hparams import setup_hparams
+    from jukebox.make_models import MODELS
+    from jukebox.prior.lyrics import READABLE_FROM
     from jukebox.utils.files import load_torch, save_torch
     from jukebox.utils.huggingface import split_part
     from jukebox.utils.remote_utils import is_remote
 
+    if model in MODELS and setup_hparams(MODELS[model][-1], {}).alignment_layer is not None:
+        return f"the set {MODELS[model][-1]} names a head: change alignment_layer and alignment_head there to use it"
     if is_remote(checkpoint) or split_part(checkpoint):
         return "a released checkpoint stays as it is"
     content = load_torch(checkpoint)
     if not isinstance(content.get("hps"), dict):
         return f"{checkpoint} holds no hyper-parameters: set alignment_layer and alignment_head in its set"
-    content["hps"] = {**content["hps"], "alignment_layer": best.layer, "alignment_head": best.head}
+    found = {"alignment_layer": best.layer, "alignment_head": best.head, "alignment_shift": READABLE_FROM}
+    content["hps"] = {**content["hps"], **found}
     save_torch(content, checkpoint)
     return f"{checkpoint} says so from now on"
 

@@ -242,7 +242,7 @@ def _get(hps: Any, key: str) -> Any:
 
 def _text(value: Any) -> str:
     """A label as text: '' for none; characters that no page can hold are replaced one for one, so that indices stay."""
-    if value is None or value == "n/a":
+    if not isinstance(value, (str, int, float)) or value == "n/a":
         return ""
     return clean(str(value), keep="\n\t")
 

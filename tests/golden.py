@@ -72,9 +72,9 @@ def main(arguments: list[str]) -> int:
     if not arguments or not Path(arguments[0]).is_dir():
         print(__doc__)
         return 2
-    tables = Path(arguments[0]).resolve().parents[1] / "ids"  # the released label tables may lie beside the cases
-    if tables.is_dir():
-        os.environ.setdefault("JUKEBOX_IDS", str(tables))
+    for near in Path(arguments[0]).resolve().parents:  # the released label tables may lie beside the cases
+        if (near / "ids" / "v2_artist_ids.txt").is_file():
+            os.environ.setdefault("JUKEBOX_IDS", str(near / "ids"))
     counts = {"ok": 0, "FAIL": 0, "skip": 0}
     for path in cases(Path(arguments[0])):
         if len(arguments) > 1 and not any(fnmatch.fnmatchcase(path.stem, p) for p in arguments[1:]):
@@ -83,7 +83,9 @@ def main(arguments: list[str]) -> int:
         counts[status] += 1
         print(f"{status:4} {path.stem:45} {text}", flush=True)
     print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
-    return 1 if counts["FAIL"] else 0
+    if not sum(counts.values()):
+        print(f"no case of that name lies in {arguments[0]}" if arguments[1:] else f"no case lies in {arguments[0]}")
+    return 1 if counts["FAIL"] or not sum(counts.values()) else 0
 
 
 if __name__ == "__main__":

@@ -14,16 +14,12 @@ from jukebox.align import get_alignment, main, rank_heads
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import load_checkpoint
 from jukebox.sample import main as sample
+from jukebox.sampling import alignment
 from jukebox.sampling.alignment import judge
 from jukebox.utils.errors import UserError
 from jukebox.utils.sample_utils import get_starts
 
 N_CTX, N_TOKENS = 16, 6
-
-
-class Layer:
-    def __init__(self, attn_func: int) -> None:
-        self.attn_func = attn_func
 
 
 class Reader:
@@ -34,8 +30,9 @@ class Reader:
     def __init__(self) -> None:
         self.prior = self
         self.transformer = self
-        self._attn_mods = [Layer(1), Layer(6), Layer(2), Layer(7)]
+        self.lyric_layers, self.n_head = [1, 3], 2
         self.seen: list[tuple[int, int]] = []
+        self.calls: list[int] = []
 
     def get_y(self, labels: Any, start: int, get_indices: bool = False) -> Any:
         places = []
@@ -48,18 +45,23 @@ class Reader:
         return (y, places) if get_indices else y
 
     def z_forward(self, z: Any, z_conds: Any, y: Any, fp16: bool, get_attn_weights: Any) -> list[torch.Tensor]:
-        assert z.shape == (1, N_CTX) and len(y) == 1
-        start = int(y[0, 0])
+        assert z.shape == (len(y), N_CTX)
+        self.calls.append(len(z))
+        songs = [self.of_song(z_song, y_song, get_attn_weights) for z_song, y_song in zip(z, y, strict=True)]
+        return [torch.stack(layer) for layer in zip(*songs, strict=True)]
+
+    def of_song(self, z: torch.Tensor, y: torch.Tensor, layers: Any) -> list[torch.Tensor]:
+        start = int(y[0])
         self.seen.append((start, int(z.sum())))
         generator = torch.Generator().manual_seed(start)
         maps = []
-        for layer in sorted(get_attn_weights):
-            weights = torch.rand(1, 2, N_CTX, N_TOKENS, generator=generator)  # blurred
+        for layer in sorted(layers):
+            weights = torch.rand(2, N_CTX, N_TOKENS, generator=generator)  # blurred
             if layer == 3:
                 for t in range(N_CTX):
                     place = (start + t) // 4  # four tokens a character
-                    inside = (y[0, 1:] == place).float()
-                    weights[0, 1, t] = 0.02 * weights[0, 1, t] + inside
+                    inside = (y[1:] == place).float()
+                    weights[1, t] = 0.02 * weights[1, t] + inside
             maps.append(weights / weights.sum(-1, keepdim=True))
         return maps
 
@@ -100,6 +102,18 @@ def test_alignment_equals_the_slow_twin(total: int, fraction: float) -> None:
     for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape and a.dtype == np.float64
         assert np.allclose(a, b)
+
+
+def test_songs_go_together_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {"y": torch.zeros(3, 1), "info": [song(12), song(4), song(7)]}
+    z = torch.randint(0, 9, (3, 37))
+    hps = Hyperparams(levels=1, hop_fraction=[0.5])
+    together = get_alignment(None, [z], labels, reader := Reader(), False, hps)
+    assert len(reader.calls) == len(get_starts(37, N_CTX, 8)) and set(reader.calls) == {3}
+    monkeypatch.setattr(alignment, "MAP_BYTES", 2 * 4 * 2 * N_CTX * N_TOKENS)
+    by_two = get_alignment(None, [z], labels, reader := Reader(), False, hps)
+    assert set(reader.calls) == {2, 1}
+    assert all(np.array_equal(a, b) for a, b in zip(together, by_two, strict=True))
 
 
 def test_a_prior_without_a_head_says_what_to_do() -> None:

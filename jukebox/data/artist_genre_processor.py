@@ -74,7 +74,7 @@ def load_table(source: TableSource, released_name: str) -> dict[str, int]:
         local = LOCAL_TABLES / released_name
         source = local if local.is_file() else _fetch(released_name)
     try:
-        return parse_table(Path(source).read_text(encoding="utf-8"), os.fspath(source))
+        return parse_table(Path(source).read_text(encoding="utf-8-sig"), os.fspath(source))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the label table {os.fspath(source)}: {error}") from error
 
@@ -165,11 +165,11 @@ class ArtistGenreProcessor:
 
     def list_artists(self, pattern: str = "") -> list[str]:
         """Known artists whose name has the pattern in it, sorted; *, ? and [...] make it a shell pattern."""
-        return _matching(pattern, self.artist_ids)
+        return _matching(pattern, self.artist_name(pattern), self.artist_ids)
 
     def list_genres(self, pattern: str = "") -> list[str]:
         """Known genres (v2: genre words) in alphabetical order, chosen like artists."""
-        return _matching(pattern, self.genre_ids)
+        return _matching(pattern, "_".join(self.genre_names(pattern)), self.genre_ids)
 
 
 def _reverse(table: Table) -> dict[int, str]:
@@ -196,8 +196,9 @@ def _nearest(name: str, table: Table, n: int) -> list[str]:
     return [known for _, known in sorted(scored)[:n]]
 
 
-def _matching(pattern: str, table: Table) -> list[str]:
+def _matching(pattern: str, form: str, table: Table) -> list[str]:
+    """Names that have the pattern, or its form in the table, in them."""
     pattern = pattern.lower()
     if not any(c in pattern for c in "*?["):
-        return [name for name in _known(table) if pattern in name.lower()]
+        return [name for name in _known(table) if pattern in name.lower() or (form and form in name)]
     return [name for name in _known(table) if fnmatch.fnmatchcase(name.lower(), pattern)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 from jukebox.data.artist_genre_processor import ArtistGenreProcessor, format_table
 from jukebox.data.labels import ARTIST_TABLE, GENRE_TABLE, VOCABULARY
 from jukebox.data.metadata import UNKNOWN, FolderMetadata, Notices, SongLabels
-from jukebox.data.metadata_hook import from_hook, load_hook
+from jukebox.data.metadata_hook import call_hook, load_hook
 from jukebox.data.text_processor import TextProcessor, make_vocabulary, read_vocabulary
 from jukebox.utils.audio_index import AudioIndex, find_audio_files
 from jukebox.utils.command_line import Flag, run_command
@@ -76,10 +77,12 @@ def read_labels(folder: str, metadata_py: str, notices: Notices) -> list[tuple[S
         )
     if metadata_py:
         hook = load_hook(metadata_py)
-        labels = [from_hook(hook(os.path.join(folder, name), False), name, notices) for name in good]
+        labels = [call_hook(hook, os.path.join(folder, name), False, name, notices) for name in good]
     else:
         reader = FolderMetadata(folder, notices)
         labels = [reader.read(name, entries[name].tags, entries[name].seconds) for name in good]
+        for line in reader.unused_rows(names):
+            print(line)
     return [(label, entries[name].seconds) for label, name in zip(labels, good, strict=True)]
 
 
@@ -100,6 +103,8 @@ def make_label_set(songs: Iterable[tuple[SongLabels, float]], v3: bool = True, v
     genres = [form.genre_names(labels.genre.split(";")[0].strip() if v3 else labels.genre) for labels, _ in songs]
     if vocab == COLLECT:
         vocab = "".join(sorted(make_vocabulary(labels.lyrics for labels, _ in songs)))
+        if not vocab:
+            raise UserError(f"--vocab={COLLECT} takes the characters of the lyrics, and no song has any: leave it out")
     processor = TextProcessor(v3, vocab)
     dropped = Counter(
         c for labels, _ in songs for c in labels.lyrics if c not in "\r" and not processor.clean_character(c)
@@ -154,6 +159,8 @@ def build(
         raise UserError(
             f"{Path(out) / VOCABULARY} is there from before: give it as --vocab={Path(out) / VOCABULARY}, or delete it"
         )
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise UserError(f"--out={out} is a file: give a folder for the tables")
     for path in write_label_set(made, out):
         print(f"wrote {path}")
     for line in notices.lines():
@@ -169,7 +176,7 @@ def build(
         print(f"{short} songs are shorter than a chunk of {chunk:.1f} s and will not be used")
     print(f"{len(songs)} songs; train with")
     print(
-        f"  --labels=True --labels_v3={made.v3} --labels_dir={out} "
+        f"  --labels=True --labels_v3={made.v3} --labels_dir={shlex.quote(out)} "
         f"--y_bins={made.y_bins[0]},{made.y_bins[1]} --max_bow_genre_size={made.max_bow_genre_size} "
         f"--min_duration={low:g} --max_duration={made.max_duration:g} --n_vocab={made.n_vocab}"
     )

@@ -24,7 +24,7 @@ import torch
 
 from jukebox.data.labels import Labeller
 from jukebox.data.metadata import FolderMetadata, Notices, SongLabels, labels_for
-from jukebox.data.metadata_hook import from_hook, load_hook
+from jukebox.data.metadata_hook import call_hook, load_hook
 from jukebox.data.song_index import SongIndex, choose_songs, split_songs
 from jukebox.utils.audio_index import AudioEntry, AudioIndex, find_audio_files
 from jukebox.utils.errors import UserError
@@ -129,7 +129,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             entry = entries[name]
             found = self._reader.read(name, entry.tags, entry.seconds)
             self._metadata[name] = labels_for(labeller, found, self.notices, name)
-        self._messages += self.notices.lines()
+        self._messages += [*self.notices.lines(), *self._reader.unused_rows(entries)]
 
     def _check_tables(self, hps: Any, labeller: Labeller) -> None:
         needed = labeller.ag_processor.y_bins
@@ -166,6 +166,10 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         """A part for training and a held-out part without random shifts; no song is in both."""
         train, held_out = split_songs([self.names[i] for i in self.songs], train_share)
         return self.part([self.songs[i] for i in train]), self.part([self.songs[i] for i in held_out], aug_shift=False)
+
+    def has_times(self) -> bool:
+        """Whether any song has timed lyrics, or a user's function may bring some that an .lrc file times."""
+        return self._has_hook() or any(labels.times for labels in self._metadata.values())
 
     # ------------------------------------------------------------------------------------------------- items
 
@@ -255,13 +259,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             return self._metadata[name]
         assert self.labeller is not None and self._reader is not None
         seen = set(self.notices.counts)
-        try:
-            labels = from_hook(self.get_metadata(self.files[song], test), name, self.notices)
-        except Exception as error:  # whatever a user's function does, training goes on
-            self.notices.add(
-                f"get_metadata raised {type(error).__name__}, the file counts as unknown", f"{name}: {error}"
-            )
-            labels = SongLabels()
+        labels = call_hook(self.get_metadata, self.files[song], test, name, self.notices)
         labels = labels_for(self.labeller, labels, self.notices, name)
         times = self._reader.read_times(name, labels.lyrics, self.durations[song] / self.sr) if labels.lyrics else None
         for kind in self.notices.counts.keys() - seen:

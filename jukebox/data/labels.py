@@ -227,6 +227,16 @@ class Labeller:
                 )
         return lines
 
+    def unknown_characters(self, lyrics: str) -> list[str]:
+        """One line if the vocabulary lacks characters of some lyrics, which are left out; else empty."""
+        clean = self.text_processor.clean_character
+        lost = dict.fromkeys(c for c in lyrics if not c.isspace() and not clean(c))
+        if not lost:
+            return []
+        shown = " ".join(list(lost)[:12]) + (" ..." if len(lost) > 12 else "")
+        rest = "" if any(clean(c).strip() for c in lyrics) else "; nothing is left of them"
+        return [f"characters of the lyrics that the model does not know are left out: {shown}{rest}"]
+
     # --------------------------------------------------------------------------------------------- storing
 
     def state(self) -> dict[str, Any]:
@@ -310,6 +320,10 @@ class EmptyLabeller:
 
     def unknown_names(self, artist: str, genre: str) -> list[str]:
         """No name is asked for."""
+        return []
+
+    def unknown_characters(self, lyrics: str) -> list[str]:
+        """No lyrics are asked for."""
         return []
 
     def state(self) -> None:

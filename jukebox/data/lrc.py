@@ -40,7 +40,7 @@ def parse_lrc(content: str, duration: float | None = None) -> TimedLyrics | None
         duration: seconds of the song, where the last line ends at the latest.
 
     Returns:
-        Lyrics in the order in which they are sung; None where no line has a time.
+        Lyrics in the order in which they are sung; None where no line with words has a time.
     """
     found = _OFFSET.search(content)
     shift = -int(found[1]) / 1000 if found else 0.0
@@ -53,7 +53,7 @@ def parse_lrc(content: str, duration: float | None = None) -> TimedLyrics | None
         if begins:
             parts = _split_words(line, begins[0])
             lines += [(begin, [(t + begin - begins[0], text) for t, text in parts]) for begin in begins]
-    if not lines:
+    if not any(part for _, parts in lines for _, part in parts):
         return None
     lines.sort(key=lambda entry: entry[0])
     text: list[str] = []

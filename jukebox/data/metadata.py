@@ -19,7 +19,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
@@ -66,17 +66,22 @@ class Notices:
         return [f"{n} of the files: {kind} (first: {self.examples[kind]})" for kind, n in self.counts.items()]
 
 
-def as_text(value: Any) -> str | None:
-    """A label as text: strings and numbers as they are, lists joined by "; ", None for what cannot be a label."""
+def as_text(field: str, value: Any) -> str | None:
+    """A label as text; None for what cannot be a label.
+
+    Strings and numbers are taken as they are, but composed (NFC) and, in names, with single spaces and none at the
+    ends. Lists are joined: the lines of lyrics by line ends, names by "; ".
+    """
     if isinstance(value, str):
-        return unicodedata.normalize("NFC", value).strip("\0")
+        text = unicodedata.normalize("NFC", value.encode("utf-8", "replace").decode()).strip("\0")
+        return text if field == "lyrics" else " ".join(text.split())
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, (list, tuple)) and value:
-        parts = [as_text(part) for part in value]
-        return None if None in parts else "; ".join(part for part in parts if part)
+        parts = [as_text(field, part) for part in value]
+        return None if None in parts else ("\n" if field == "lyrics" else "; ").join(part for part in parts if part)
     return None
 
 
@@ -110,7 +115,7 @@ class FolderMetadata:
             for key in FIELDS:
                 if source.get(key) is None or values.get(key):
                     continue
-                text = as_text(source[key])
+                text = as_text(key, source[key])
                 if text is None:
                     self.notices.add(f"{key} is a {type(source[key]).__name__}, not text, and is left out", name)
                 elif text.strip():
@@ -159,19 +164,24 @@ class FolderMetadata:
         content = _read_text(path)
         try:
             values = json.loads(content) if content is not None else None
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
             self.notices.add("the .json file beside it is no JSON object, and is left out", name)
             return {}
-        return values
+        return {str(key).strip().lower(): value for key, value in values.items()}
 
     def _find_in_table(self, name: str) -> Mapping[str, Any]:
-        path = Path(name)
-        for key in (name, path.with_suffix("").as_posix(), path.name, path.stem):
+        for key in _table_keys(name):
             if key in self._table:
                 return self._table[key]
         return {}
+
+    def unused_rows(self, names: Iterable[str]) -> list[str]:
+        """One line if rows of the folder's table are about none of its files; else empty."""
+        used = {key for name in names for key in _table_keys(name)}
+        unused = [key for key in self._table if key not in used]
+        return [f"{len(unused)} rows of the metadata name no file here (first: {unused[0]})"] if unused else []
 
     def _read_table(self) -> dict[str, Mapping[str, Any]]:
         for file, reader in (("metadata.json", _json_rows), ("metadata.csv", _csv_rows)):
@@ -180,8 +190,19 @@ class FolderMetadata:
                 content = _read_text(path)
                 if content is None:
                     raise UserError(f"{path} is not utf-8 text; save it again as utf-8")
-                return {unicodedata.normalize("NFC", key.replace("\\", "/")): row for key, row in reader(content, path)}
+                return {_plain_path(key): row for key, row in reader(content, path)}
         return {}
+
+
+def _table_keys(name: str) -> tuple[str, ...]:
+    """How a table may name a file: with folders or without, with its ending or without."""
+    path = Path(name)
+    return name, path.with_suffix("").as_posix(), path.name, path.stem
+
+
+def _plain_path(name: str) -> str:
+    """A file's name as it stands in a table, the way names of files are kept: composed, with slashes, without ./"""
+    return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")
 
 
 def _read_text(path: Path) -> str | None:
@@ -194,24 +215,30 @@ def _read_text(path: Path) -> str | None:
 def _json_rows(content: str, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         values = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON: {error}") from error
-    rows = list(values.items()) if isinstance(values, dict) else [(_file_of(row), row) for row in values or []]
-    if not all(key and isinstance(row, dict) for key, row in rows):
+    entries = values if isinstance(values, list) else []
+    rows = list(values.items()) if isinstance(values, dict) else [(_file_of(row), row) for row in entries]
+    if not isinstance(values, (dict, list)) or not all(key and isinstance(row, dict) for key, row in rows):
         raise UserError(
             f'{path} must be {{"song.mp3": {{"artist": ..., "genre": ..., "lyrics": ...}}, ...}}, '
             'or a list of such entries with "file" in each'
         )
-    return rows
+    return [(key, {str(name).strip().lower(): value for name, value in row.items()}) for key, row in rows]
 
 
 def _csv_rows(content: str, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     head = content.split("\n", 1)[0]
     delimiter = max(",;\t", key=head.count)
     rows: list[tuple[str, Mapping[str, Any]]] = []
-    for row in csv.DictReader(StringIO(content, newline=""), delimiter=delimiter):
-        row = {(key or "").strip().lower(): value for key, value in row.items()}
-        rows.append((_file_of(row), row))
+    try:
+        for row in csv.DictReader(StringIO(content, newline=""), delimiter=delimiter, strict=True):
+            row = {(key or "").strip().lower(): value for key, value in row.items()}
+            rows.append((_file_of(row), row))
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, row {len(rows) + 2}: {error}; look for a quotation mark without its partner"
+        ) from error
     if not rows or not all(key for key, _ in rows):
         raise UserError(
             f"{path} needs the columns file, artist, genre, lyrics in its first line, and a file in each row"

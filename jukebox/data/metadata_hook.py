@@ -46,9 +46,18 @@ def from_hook(result: Any, name: str, notices: Notices) -> SongLabels:
         return SongLabels()
     values = {}
     for key, value in zip(FIELDS, result, strict=True):
-        text = as_text(value)
+        text = as_text(key, value)
         if text is not None:
             values[key] = text
         elif value is not None:
             notices.add(f"get_metadata gave a {type(value).__name__} as {key}, it counts as missing", name)
     return SongLabels.of(values)
+
+
+def call_hook(hook: Callable[[str, bool], Any], path: str, test: bool, name: str, notices: Notices) -> SongLabels:
+    """The labels of one file by a user's function; whatever it does, the file is used."""
+    try:
+        return from_hook(hook(path, test), name, notices)
+    except Exception as error:
+        notices.add(f"get_metadata raised {type(error).__name__}, the file counts as unknown", f"{name}: {error}")
+        return SongLabels()

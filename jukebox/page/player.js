@@ -59,6 +59,7 @@
     const seconds = Number(item.dataset.seconds);
     let shown = null;  // index of the change on show
     let current = -1;  // line being sung, kept in view below the one before it
+    let top = 0;  // of the panel's view
     let second = -1;
 
     const light = (time) => {
@@ -70,8 +71,14 @@
       panel.dataset.lit = lit;
       for (const line of lines) paint(line, lit, last + 1);
       const line = lines.findIndex((each) => last >= each.start && last <= each.end);
-      if (line !== current) panel.scrollTop = line > 0 ? lines[line - 1].element.offsetTop : 0;
+      const before = top;
+      if (line !== current) top = line > 0 ? lines[line - 1].element.offsetTop : 0;
       current = line;
+      const now = panel.querySelector(".now");  // in a long line it may lie further down
+      if (now && (now.offsetTop < top || now.offsetTop + now.offsetHeight > top + panel.clientHeight)) {
+        top = now.offsetTop - panel.clientHeight / 3;
+      }
+      if (top !== before) panel.scrollTop = top;
     };
 
     const show = () => {

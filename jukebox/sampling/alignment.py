@@ -24,14 +24,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jukebox.utils.sample_utils import get_starts
+from jukebox.utils.sample_utils import get_starts, split_batch
 from jukebox.utils.torch_utils import empty_cache
+
+MAP_BYTES = 2**28  # of the attention weights of one layer that are in memory at a time
 
 
 def get_alignment(x: Any, zs: Sequence[Tensor], labels: Any, prior: Any, fp16: bool, hps: Any) -> list[np.ndarray]:
     """The attention of the music to the lyrics over whole songs, by the head that the prior names.
 
-    One window of one song is in memory at a time.
+    One window of a few songs is in memory at a time (`MAP_BYTES`).
 
     Args:
         x: the audio; not needed, part of the signature that notebooks use.
@@ -65,7 +67,7 @@ def _lyric_maps(
     fp16: bool,
     hop: int,
     layers: Collection[int],
-    heads: Collection[tuple[int, int]] | None = None,
+    heads: Collection[tuple[int, int]] = (),
 ) -> Iterator[dict[tuple[int, int], np.ndarray]]:
     """For each song {(layer, head): float64 [T, characters]}; all heads of the layers where none are named."""
     n, total = z.shape
@@ -73,28 +75,28 @@ def _lyric_maps(
         z = torch.nn.functional.pad(z, (0, prior.n_ctx - total))
     starts = get_starts(z.shape[1], prior.n_ctx, hop)
     places = {start: prior.get_y(labels, start, get_indices=True) for start in starts}
-    for i in range(n):
-        n_characters = len(labels["info"][i]["full_tokens"])
-        maps: dict[tuple[int, int], np.ndarray] = {}
+    a_song = 4 * len(layers) * prior.prior.transformer.n_head * prior.n_ctx * prior.n_tokens
+    for songs in split_batch(torch.arange(n), n, max(1, MAP_BYTES // a_song)):
+        maps: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in songs]
         for start in reversed(starts):  # so that the rows of earlier windows stay
             y, indices = places[start]
-            weights = _attention(prior, z[i : i + 1, start : start + prior.n_ctx], y[i : i + 1], fp16, layers)
-            for layer, of_layer in weights.items():
-                for head in range(of_layer.shape[0]):
-                    if heads is not None and (layer, head) not in heads:
-                        continue
+            weights = _attention(prior, z[songs, start : start + prior.n_ctx], y[songs], fp16, layers)
+            for of_song, i in zip(maps, songs.tolist(), strict=True):
+                for layer, head in heads or [(one, head) for one in layers for head in range(weights[one].shape[1])]:
                     # The last column takes what falls on padding, whose place is -1.
-                    whole = maps.setdefault((layer, head), np.zeros((z.shape[1], n_characters + 1)))
-                    whole[start : start + prior.n_ctx, indices[i]] = of_layer[head]
-        yield {key: whole[:total, :-1] for key, whole in maps.items()}
+                    n_characters = len(labels["info"][i]["full_tokens"])
+                    whole = of_song.setdefault((layer, head), np.zeros((z.shape[1], n_characters + 1)))
+                    whole[start : start + prior.n_ctx, indices[i]] = weights[layer][i - int(songs[0]), head]
+        for of_song in maps:
+            yield {key: whole[:total, :-1] for key, whole in of_song.items()}
 
 
 def _attention(prior: Any, z: Tensor, y: Tensor, fp16: bool, layers: Collection[int]) -> dict[int, np.ndarray]:
-    """{layer: [heads, n_ctx, n_tokens]} for one window of one song."""
+    """{layer: [songs, heads, n_ctx, n_tokens]} for one window of some songs."""
     ordered = sorted(layers)
     with torch.inference_mode():
         recorded = prior.z_forward(z, [], y, fp16=fp16, get_attn_weights=set(ordered))
-    return {layer: weights[0].float().cpu().numpy() for layer, weights in zip(ordered, recorded, strict=True)}
+    return {layer: weights.float().cpu().numpy() for layer, weights in zip(ordered, recorded, strict=True)}
 
 
 @dataclass(frozen=True)

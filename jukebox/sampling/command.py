@@ -89,12 +89,17 @@ def list_names(model: Model, flags: Mapping[str, Any]) -> int:
     if level is None:
         raise UserError(f"model {model.name} was trained without labels: it knows no artists and genres")
     names = level.labeller.ag_processor  # type: ignore[union-attr]
-    for flag, matching in (("list_artists", names.list_artists), ("list_genres", names.list_genres)):
+    lists = {
+        "list_artists": (names.list_artists, names.nearest_artists),
+        "list_genres": (names.list_genres, names.nearest_genres),
+    }
+    for flag, (matching, nearest) in lists.items():
         wanted = flags.get(flag)
         if wanted:
             found = matching("" if wanted is True else str(wanted))
             if not found:
-                raise UserError(f"--{flag}={wanted}: no name fits; leave the part out to see all")
+                like = ", ".join(nearest(str(wanted)))
+                raise UserError(f"--{flag}={wanted}: no name has that in it; nearest: {like}. Without =PART: all")
             print("\n".join(found))
     return 0
 

@@ -237,7 +237,7 @@ def _registered(name: str) -> Model:
         checkpoint = {} if is_remote(hps.restore_prior) else load_checkpoint(hps.restore_prior)
         if hps.alignment_layer is None:  # found by align.py --find
             said = checkpoint.get("hps") or {}
-            hps.alignment_layer, hps.alignment_head = said.get("alignment_layer"), said.get("alignment_head")
+            hps.update({key: said.get(key) for key in ("alignment_layer", "alignment_head", "alignment_shift")})
         _add(model, hps, checkpoint.get("labels"))
     return model
 

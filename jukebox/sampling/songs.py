@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jukebox.data.metadata import as_text
 from jukebox.hparams import Hyperparams
 from jukebox.sampling.models import Level, Model
 from jukebox.sampling.prompts import read_lyrics, read_metas
@@ -101,7 +102,7 @@ def full_metas(
         else:
             total = int(number("total_length_in_seconds", seconds, above=0.0) * model.sr)
         _check_timing(where, total, offset, sample_length, timed, model.sr)
-        words = {key: meta[key] for key in ("artist", "genre", "lyrics")}
+        words = {key: as_text(key, meta[key]) or "" for key in ("artist", "genre", "lyrics")}
         metas.append({**words, "total_length": total, "offset": offset})
     return metas
 

@@ -47,7 +47,7 @@ def keep_asked_sizes(state: RunState, settings: Settings) -> None:
 
 
 def make_labels(model: Model, metas: list[dict[str, Any]], device: torch.device, report: Silent) -> list[Any]:
-    """Labels per level, None where there is no prior; says which names a model does not know."""
+    """Labels per level, None where there is no prior; says which names and characters a model does not know."""
     labels: list[Any] = []
     told: set[str] = set()
     for level in model.levels:
@@ -56,6 +56,8 @@ def make_labels(model: Model, metas: list[dict[str, Any]], device: torch.device,
             continue
         labels.append(level.labeller.get_batch_labels(metas, device))
         lines = [line for meta in metas for line in level.labeller.unknown_names(meta["artist"], meta["genre"])]
+        if level.n_tokens:
+            lines += [line for meta in metas for line in level.labeller.unknown_characters(meta["lyrics"])]
         for line in dict.fromkeys(lines):
             if line not in told:
                 told.add(line)

@@ -137,6 +137,11 @@ def _check_prior(hps: Hyperparams) -> None:
         raise UserError(
             f"use_tokens=True with n_tokens={hps.n_tokens}: give the lyric characters of a window, such as 384"
         )
+    if hps.use_tokens and hps.n_tokens % 2:
+        raise UserError(
+            f"n_tokens={hps.n_tokens}: a window of lyrics has as many characters before its middle as behind it; "
+            f"use --n_tokens={hps.n_tokens + 1}"
+        )
 
 
 def _check_precision(hps: Hyperparams) -> None:

@@ -93,11 +93,20 @@ def run(hps: Hyperparams, command: str) -> int:
 
 
 def make_data(hps: Hyperparams) -> DataProcessor:
-    """The data of a run: chunks of audio, or with `codes_dir` the codes of such chunks."""
+    """The data of a run: chunks of audio, or with `codes_dir` the codes of such chunks.
+
+    Without timed lyrics `align_loss` becomes 0 in `hps`, so that no head is named that nobody taught.
+    """
     with_times = bool(hps.prior and hps.align_loss > 0)
     if hps.codes_dir:
-        return DataProcessor(hps, dataset=one_after_another(lambda: CodesDataset(hps, with_times)))
-    return DataProcessor(hps, with_times=with_times)
+        data = DataProcessor(hps, dataset=one_after_another(lambda: CodesDataset(hps, with_times)))
+    else:
+        data = DataProcessor(hps, with_times=with_times)
+    dataset = getattr(data, "dataset", None)
+    if with_times and dataset is not None and not dataset.has_times():
+        print_once("no song has timed lyrics, an .lrc file beside it: align_loss has nothing to teach and is left out")
+        hps.align_loss = 0.0
+    return data
 
 
 def measure_bandwidth(checkpoint: dict[str, Any], data: DataProcessor, hps: Hyperparams) -> dict[str, float]:

@@ -108,7 +108,7 @@ class Transformer(nn.Module):
         prime_len: int | None = None,
     ) -> None:
         super().__init__()
-        self.n_in, self.n_ctx = n_in, n_ctx
+        self.n_in, self.n_ctx, self.n_head = n_in, n_ctx, n_head
         self.checkpoint_res = bool(checkpoint_res)
         layers = []
         for kind in layer_kinds(attn_order, n_depth):

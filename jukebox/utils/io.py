@@ -9,6 +9,7 @@ encoded.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from jukebox.utils import id3
 from jukebox.utils.audio_reader import AudioError, AudioReader, open_container
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
@@ -228,7 +230,11 @@ def write_audio(
     x = np.clip(np.nan_to_num(x), -1.0, 1.0)
     tags = {key: str(value) for key, value in (tags or {}).items() if str(value)}
     with atomic_write(path) as file:
-        if extension in _ENCODERS:
+        if extension == "mp3":
+            stream = io.BytesIO()
+            _encode(stream, x, int(sr), *_ENCODERS[extension], {}, bit_rate, {"id3v2_version": "0"})
+            file.write(id3.tag(tags) + stream.getvalue())
+        elif extension in _ENCODERS:
             _encode(file, x, int(sr), *_ENCODERS[extension], tags, bit_rate)
         else:
             _write_soundfile(file, x, int(sr), extension, tags)
@@ -249,7 +255,14 @@ def _write_soundfile(file: Any, x: np.ndarray, sr: int, extension: str, tags: di
 
 
 def _encode(
-    file: Any, x: np.ndarray, sr: int, container: str, encoder: str, tags: dict[str, str], bit_rate: int | None
+    file: Any,
+    x: np.ndarray,
+    sr: int,
+    container: str,
+    encoder: str,
+    tags: dict[str, str],
+    bit_rate: int | None,
+    options: dict[str, str] | None = None,
 ) -> None:
     import av
 
@@ -257,7 +270,7 @@ def _encode(
     rate = next((r for r in rates if r >= sr), rates[-1])
     samples = resample_audio(np.ascontiguousarray(x.T), sr, rate)
     layout = "mono" if x.shape[1] == 1 else "stereo"
-    with av.open(file, "w", format=container) as out:
+    with av.open(file, "w", format=container, options=options or {}) as out:
         out.metadata.update(tags)
         stream: Any = out.add_stream(encoder, rate=rate, layout=layout)
         if bit_rate:

@@ -96,7 +96,10 @@ def test_wrong_types(tmp_path: Path) -> None:
     labels, kinds = read(tmp_path)
     assert labels == SongLabels("1975", "rock; pop", "tagged words")
     assert kinds == ["lyrics is a dict, not text, and is left out"]
-    assert [as_text(v) for v in (True, None, 1.5, ["a", None], "e\u0301", [])] == [None, None, "1.5", None, "é", None]
+    given = (True, None, 1.5, ["a", None], "e\u0301", [], " a \n b", "\ud800x", ["a", "b"])
+    found = [as_text("artist", value) for value in given]
+    assert found == [None, None, "1.5", None, "é", None, "a b", "?x", "a; b"]
+    assert as_text("lyrics", ["la", "lu"]) == "la\nlu" and as_text("lyrics", " la\n") == " la\n"
 
 
 def test_tags_as_containers_name_them(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from golden_cases.checks import MODEL, Check, case
+from golden_cases.checks import MODULE, Check, case
 from jukebox.align import get_alignment
 from jukebox.hparams import Hyperparams
 from jukebox.utils.sample_utils import get_starts
@@ -19,7 +19,7 @@ def check_alignments(
     check.equal(f"{name}number of alignments", len(found), len(expected))
     for i, (alignment, wanted) in enumerate(zip(found, expected, strict=True)):
         check.equal(f"{name}type of item {i}", str(alignment.dtype), str(wanted.dtype).removeprefix("torch."))
-        check.close(f"{name}alignment of item {i}", torch.from_numpy(alignment), wanted, MODEL)
+        check.close(f"{name}alignment of item {i}", torch.from_numpy(alignment), wanted, MODULE)
 
 
 @case("align_*")

@@ -27,7 +27,7 @@ class Recorded:
         return (x, torch.zeros(1, dtype=torch.long)) if self.with_labels else x
 
 
-@case("audio_bandwidth")
+@case("audio_bandwidth*")
 def bandwidth(data: dict[str, Any], check: Check) -> None:
     for n, (given, expected) in enumerate(zip(data["inputs"]["datasets"], data["outputs"]["results"], strict=True)):
         dataset = Recorded(given["arrays"], given["n_items"], bool(given["returns_tuple"]))

@@ -14,7 +14,7 @@ from jukebox.prior.logits import SamplingOptions, filter_logits
 GREEDY = SamplingOptions(top_k=1)
 
 
-@case("filter_logits")
+@case("filter_logits*")
 def filters(data: dict[str, Any], check: Check) -> None:
     for result in data["outputs"]["results"]:
         out = filter_logits(data["inputs"]["logits"], result["top_k"], result["top_p"])

@@ -27,7 +27,8 @@ def manifest(data: dict[str, Any], check: Check) -> None:
     facts = data["facts"]
     is_prior = "prior" in data["name"] or "upsampler" in data["name"]
     overrides = dict(data.get("overrides", {}), restore_vqvae="", restore_prior="")
-    overrides["sample_length"] = facts["sample_length"]
+    if "sample_length" not in overrides and not is_prior:  # the context decides it for a prior
+        overrides["sample_length"] = facts["sample_length"]
     for train in (True, False):
         hps = setup_hparams(_sets(data), dict(overrides, train=train, prior=is_prior))
         vqvae = make_vqvae(hps, "cpu")

@@ -192,7 +192,7 @@ def check_eval(check: Check, name: str, block: BottleneckBlock, x: torch.Tensor,
         check.close(f"{name}: {key}", out.metrics[key], value, MODULE)
 
 
-@case("audio_losses")
+@case("audio_losses*")
 def audio_losses(data: dict[str, Any], check: Check) -> None:
     from jukebox.utils.audio_utils import audio_postprocess, audio_preprocess
 
