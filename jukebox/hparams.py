@@ -40,13 +40,22 @@ class Hyperparams(dict[str, Any]):
     def __setattr__(self, key: str, value: Any) -> None:
         self[key] = value
 
+    def copy(self) -> Hyperparams:
+        return Hyperparams(self)
+
 
 DEFAULTS: dict[str, Hyperparams] = {}  # group -> key -> default
 DESCRIPTIONS: dict[str, str] = {}  # key -> one line for --help and the reference page
 HPARAMS_REGISTRY: dict[str, Hyperparams] = {}  # set name -> key -> value
 
 # Keys that take values of another type than their default has.
-_ALSO: dict[str, tuple[type, ...]] = {"y_bins": (list, tuple)}
+_ALSO: dict[str, tuple[type, ...]] = {
+    "y_bins": (list,),
+    "sample_length_in_seconds": (float,),
+    "total_sample_length_in_seconds": (float,),
+    "ignore_grad_norm": (float,),
+    "max_len": (float,),
+}
 # Keys whose default is None: the types they take when set.
 _NONE_TYPES: dict[str, tuple[type, ...]] = {
     "min_duration": (int, float),
@@ -582,7 +591,7 @@ tiny_vqvae = _register(
 )
 
 _tiny_attention = Hyperparams(
-    n_ctx=512, prior_width=128, prior_depth=6, heads=2, attn_order=2, blocks=16, m_attn=0.5, init_scale=1.0
+    sr=11025, n_ctx=512, prior_width=128, prior_depth=6, heads=2, attn_order=2, blocks=16, m_attn=0.5, init_scale=1.0
 )
 tiny_prior = _register(
     "tiny_prior",
@@ -673,21 +682,35 @@ def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
 
 
 def all_defaults() -> Hyperparams:
-    """Every key with its default, all groups together."""
-    return Hyperparams({key: value for group in DEFAULTS.values() for key, value in group.items()})
+    """Every key with its default, all groups together; lists are the caller's own."""
+    return Hyperparams({key: _own(value) for group in DEFAULTS.values() for key, value in group.items()})
+
+
+def _own(value: Any) -> Any:
+    """The value; of a list or tuple a new list, which may be changed."""
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def check_value(key: str, value: Any) -> Any:
     """Returns the value of a known key if its type fits the default's, else raises HyperparamsError.
 
-    Whole floats are accepted for ints (`--bs=4.0`) and ints for floats; tuples become lists; a key whose default is
-    None takes None or its own types.
+    Whole floats are accepted for ints (`--bs=4.0`) and ints for floats; tuples become lists, which hold whole numbers;
+    numpy's numbers and paths become plain ones; a key whose default is None takes None or its own types.
     """
     default = all_defaults()[key]
-    if isinstance(value, tuple):
-        value = list(value)
+    value = _own(value)
+    takes_list = isinstance(default, list) or list in (*_ALSO.get(key, ()), *_NONE_TYPES.get(key, ()))
+    whole = isinstance(value, list) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
+    if takes_list and isinstance(value, list) and not whole:
+        raise HyperparamsError(f"{key}={','.join(map(str, value))}: expected whole numbers with commas between")
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        value = value.item()
     if default is None:
         allowed = _NONE_TYPES.get(key, (object,))
+        if isinstance(value, float) and value.is_integer() and int in allowed and float not in allowed:
+            value = int(value)
         if value is None or (isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))):
             return value
         names = " or ".join(t.__name__ for t in allowed)

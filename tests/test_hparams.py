@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jukebox import hparams
@@ -19,49 +21,8 @@ from jukebox.hparams import (
     setup_hparams,
 )
 
-# Facts that files and papers depend on; not a copy of the registry.
-DEFAULT_FACTS = {
-    "sr": 44100,
-    "levels": 2,
-    "downs_t": [1, 1],
-    "l_bins": 512,
-    "l_mu": 0.99,
-    "emb_width": 64,
-    "n_ctx": 1024,
-    "m_attn": 0.25,
-    "m_mlp": 1.0,
-    "blocks": None,
-    "lr": 0.0003,
-    "beta2": 0.999,
-    "eps": 1e-8,
-    "clip": 1.0,
-    "lr_warmup": 100.0,
-    "fp16_scale_window": 1000.0,
-    "cpu_ema_freq": 100,
-    "mu": None,
-    "train_test_split": 0.9,
-    "linf_k": 2048,
-    "multispec_loss_n_fft": [2048, 1024, 512],
-    "multispec_loss_hop_length": [240, 120, 50],
-    "multispec_loss_window_size": [1200, 600, 240],
-    "sample_length_in_seconds": 24,
-}
-SET_FACTS: dict[str, dict[str, Any]] = {
-    "vqvae": dict(levels=3, downs_t=[3, 2, 2], l_bins=2048, hvqvae_multipliers=[2, 1, 1], commit=0.02, lmix_linf=0.02),
-    "upsampler_level_0": dict(level=0, n_ctx=8192, prior_width=1920, prior_depth=72, heads=1, cond_res_scale=False),
-    "upsampler_level_1": dict(level=1, n_ctx=8192, prior_width=1920, prior_depth=72, heads=1, cond_res_scale=True),
-    "prior_5b": dict(level=2, n_ctx=8192, prior_width=4800, prior_depth=72, heads=8, attn_order=2, merged_decoder=True),
-    "prior_5b_lyrics": dict(prior_depth=79, attn_order=10, n_tokens=512, alignment_layer=68, alignment_head=2),
-    "prior_1b_lyrics": dict(n_ctx=6144, prior_width=2048, n_tokens=384, labels_v3=True, alignment_layer=63, blocks=64),
-    "small_vqvae": dict(sr=22050, levels=2, downs_t=[5, 3], strides_t=[2, 2], l_bins=1024, loss_fn="l2"),
-    "small_prior": dict(n_ctx=8192, prior_width=1024, prior_depth=48, heads=1, attn_order=2, blocks=64),
-    "small_labelled_prior": dict(n_ctx=8192, labels=True, labels_v3=True, y_bins=[10, 100], max_bow_genre_size=1),
-    "small_single_enc_dec_prior": dict(n_ctx=6144, single_enc_dec=True, n_tokens=384, n_vocab=79, attn_order=12),
-    "small_sep_enc_dec_prior": dict(n_ctx=6144, single_enc_dec=False, prime_width=256, prime_depth=9, attn_order=8),
-    "small_upsampler": dict(n_ctx=8192, cond_width=512, cond_depth=16, cond_dilation_growth_rate=3),
-    "all_fp16": dict(fp16=True, fp16_params=True, fp16_opt=True, fp16_scale_window=250),
-    "cpu_ema": dict(ema=True, cpu_ema=True, cpu_ema_freq=100, ema_fused=False),
-}
+# Every default and every set of the release.
+RELEASED = json.loads((Path(__file__).parent / "golden" / "hparams.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -73,13 +34,34 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Hyperparams]
 
 
 def test_defaults() -> None:
-    assert {key: all_defaults()[key] for key in DEFAULT_FACTS} == DEFAULT_FACTS
+    for group, values in RELEASED["defaults"].items():
+        assert {key: DEFAULTS[group][key] for key in values} == values
     assert setup_hparams("", {}) == all_defaults()
 
 
-@pytest.mark.parametrize("name", SET_FACTS)
+@pytest.mark.parametrize("name", RELEASED["registry"])
 def test_sets(name: str) -> None:
-    assert {key: HPARAMS_REGISTRY[name].get(key, all_defaults()[key]) for key in SET_FACTS[name]} == SET_FACTS[name]
+    assert HPARAMS_REGISTRY[name] == RELEASED["registry"][name]
+
+
+def test_lists_are_the_callers_own() -> None:
+    before = json.dumps([HPARAMS_REGISTRY, DEFAULTS])
+    for names in ("", "vqvae", "small_vqvae"):
+        setup_hparams(names, {}).downs_t.append(9)
+        all_defaults().strides_t.append(9)
+    assert json.dumps([HPARAMS_REGISTRY, DEFAULTS]) == before
+    assert isinstance(setup_hparams("vqvae", {}).copy(), Hyperparams)
+
+
+def test_numbers_of_other_libraries_and_of_other_kinds() -> None:
+    hps = setup_hparams(
+        "", dict(bs=np.int64(3), lr=np.float32(0.5), audio_files_dir=Path("a"), blocks=64.0, max_len=1.5)
+    )
+    assert (hps.bs, hps.lr, hps.audio_files_dir, hps.blocks, hps.max_len) == (3, 0.5, "a", 64, 1.5)
+    assert [type(hps[key]) for key in ("bs", "lr", "blocks")] == [int, float, int]
+    for wrong in (dict(strides_t=["a", 2]), dict(downs_t=[1.5, 1]), dict(y_bins=[True, 2])):
+        with pytest.raises(HyperparamsError, match="whole numbers"):
+            setup_hparams("", wrong)
 
 
 @pytest.mark.parametrize("name", sorted(HPARAMS_REGISTRY))

@@ -108,7 +108,9 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         if not kept:
             found = _count_endings(Counter(name.rpartition(".")[2].lower() for name in names))
             lengths = (
-                f", {min(seconds):.1f} to {max(seconds):.1f} s long" if seconds else ", none of which can be decoded"
+                f", {min(seconds):.1f} to {max(seconds):.1f} s long"
+                if seconds
+                else f", none of which can be decoded ({'; '.join(entries[name].error for name in broken[:3])})"
             )
             raise UserError(
                 f"audio_files_dir={self.folder} has no usable song: found {found}{lengths}; songs must be {limits} "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -50,8 +51,18 @@ def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[st
         raise UserError(f"audio_files_dir={os.fspath(folder)!r} is no folder: give the one that holds your audio files")
     names: list[str] = []
     others: dict[str, int] = {}
-    for path, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    visited: set[tuple[int, int]] = set()
+
+    def tell(error: OSError) -> None:
+        print(f"left out, cannot be read: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+
+    for path, folders, files in os.walk(root, followlinks=True, onerror=tell):
+        folder_itself = os.stat(path)
+        if (folder_itself.st_dev, folder_itself.st_ino) in visited:  # by way of a link: its songs count once
+            folders.clear()
+            continue
+        visited.add((folder_itself.st_dev, folder_itself.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             if name.startswith("."):
                 continue

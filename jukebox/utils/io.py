@@ -145,7 +145,8 @@ def probe_audio(file: str | os.PathLike[str]) -> tuple[float, dict[str, str]]:
         guessed = container.format.name in ("mp3", "aac") or seconds <= 0
         if guessed or reader.read(max(0, int((seconds - LAST_MOMENT) * reader.rate)), None).shape[1] == 0:
             counted = _count_packets(file)
-            if abs(counted - seconds) > PADDING:  # an MP3's header knows the padding too; without one it was a guess
+            knows_padding = container.format.name != "aac"  # as an MP3's header does; without one it was a guess
+            if not knows_padding or abs(counted - seconds) > PADDING:
                 seconds = counted
     if seconds <= 0:
         raise AudioError(f"cannot decode {file}: there are no samples in it")

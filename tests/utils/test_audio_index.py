@@ -106,3 +106,12 @@ def test_finding_files(folder: Path) -> None:
     for missing in (folder / "no", folder / "0.wav", ""):
         with pytest.raises(UserError, match="is no folder"):
             find_audio_files(missing)
+
+
+def test_links_bring_no_song_twice(tmp_path: Path) -> None:
+    music = tmp_path / "music"
+    (music / "a").mkdir(parents=True)
+    (music / "a" / "one.wav").touch()
+    (music / "again").symlink_to(music / "a")
+    (music / "loop").symlink_to(music)
+    assert find_audio_files(music)[0] == ["a/one.wav"]
