@@ -166,7 +166,8 @@ _group(
     restore_prior=("", "checkpoint of the prior, a path or a URL"),
     finetune_layers=(
         "",
-        "train only these transformer layers and the embeddings: last_N, or numbers from 0 such as 70,71; empty: all",
+        "train only these transformer layers and the embeddings: last_N, or numbers from 0 such as 70,71; of a VQ-VAE: "
+        "decoders, which leaves its codes as they are; empty: all",
     ),
     max_bow_genre_size=(None, "most genre words per song"),
     y_bins=(0, "number of genres and number of artists, as two numbers"),

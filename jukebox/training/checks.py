@@ -165,12 +165,15 @@ def _check_scale(hps: Hyperparams) -> None:
             "and every part must have the same number: use a divisor of that"
         )
     if not hps.prior:
-        for key, why in (
-            ("codes_dir", "a VQ-VAE learns from audio"),
-            ("finetune_layers", "the layers of a VQ-VAE train together"),
-        ):
-            if hps[key]:
-                raise UserError(f"{key}={hps[key]} is for priors, {why}: leave it out, or add --prior")
+        if hps.codes_dir:
+            raise UserError(
+                f"codes_dir={hps.codes_dir} is for priors, a VQ-VAE learns from audio: leave it out, or add --prior"
+            )
+        if hps.finetune_layers and (hps.finetune_layers != "decoders" or not hps.restore_vqvae):
+            raise UserError(
+                f"finetune_layers={hps.finetune_layers}: of a VQ-VAE only its decoders can be trained further, with "
+                "--finetune_layers=decoders --restore_vqvae=CHECKPOINT; numbers of layers go with --prior"
+            )
     if hps.codes_dir and hps.aug_blend:
         raise UserError("codes_dir: codes are of one mix of the channels, so leave aug_blend out (--aug_blend=False)")
     if not all(n.strip().isdigit() and int(n) for n in hps.plan_ranks.split(",") if hps.plan_ranks) or hps.plan_gb < 0:

@@ -1,4 +1,5 @@
-"""Fine-tuning: only some layers in training, and weights from a model with other label tables.
+"""Fine-tuning: only some layers of a prior or the decoders of a VQ-VAE in training, and weights from a model with other
+label tables.
 
 The rows of an embedding belong to names. Where a checkpoint's tables are known, a row goes to the same name in the new
 tables, and names that the checkpoint does not know keep a fresh row. Change here which parameters count as embeddings,
@@ -17,7 +18,9 @@ from torch import nn
 from jukebox.data.artist_genre_processor import norm
 from jukebox.data.labels import Labeller
 from jukebox.utils.errors import UserError
+from jukebox.vqvae.vqvae import VQVAE
 
+DECODERS = "decoders"  # as finetune_layers of a VQ-VAE
 EMBEDDINGS = ("y_emb.", "prior.x_emb.", "prior.x_out.", "prior.pos_emb.", "prior.start_token")
 RELEASED = {4111: False, 7898: True}  # artists in the released tables -> whether these are the v3 ones
 ARTISTS, GENRES = "y_emb.artist_emb.emb.weight", "y_emb.bow_genre_emb.emb.weight"
@@ -45,6 +48,12 @@ def chosen_layers(text: str, depth: int) -> list[int]:
     if not layers or layers[-1] >= depth:
         raise UserError(f"finetune_layers={text}: the prior has {depth} layers; {advice}")
     return layers
+
+
+def freeze_all_but_decoders(vqvae: VQVAE) -> None:
+    """Lets only the decoders learn: audio keeps its codes, so priors that were trained on them stay right."""
+    vqvae.encoders.requires_grad_(False)
+    vqvae.codes_are_fixed = True
 
 
 def freeze_all_but(prior: nn.Module, text: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import build_prior, load_checkpoint, load_weights, make_prior, make_vqvae
 from jukebox.training.codes import CodesDataset, PackedCodes
-from jukebox.training.finetune import freeze_all_but, match_labels, needs_matching
+from jukebox.training.finetune import freeze_all_but, freeze_all_but_decoders, match_labels, needs_matching
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import print_once
 from jukebox.utils.torch_utils import seed_everything
@@ -39,6 +39,8 @@ def make_model(hps: Hyperparams, path: str, device: torch.device) -> tuple[Any, 
     seed_everything(hps.seed, "weights")
     if not hps.prior:
         vqvae = make_vqvae(Hyperparams(hps, restore_vqvae=path or hps.restore_vqvae), device)
+        if hps.finetune_layers:
+            freeze_all_but_decoders(vqvae)
         return vqvae, vqvae
     vqvae = make_vqvae(Hyperparams(hps), device)
     settings = Hyperparams(hps, restore_prior=path or hps.restore_prior)

@@ -49,6 +49,7 @@ class VQVAE(nn.Module):
         hop_lengths: raw samples per code of each level.
         z_shapes: (codes,) of each level for one training item.
         sample_length: T. x_shape: (T,).
+        codes_are_fixed: whether encoders and codebooks stay as they are in training, so that decoders alone learn.
 
     Raises:
         UserError: lists that do not match the levels, odd strides, or a T that no code fits.
@@ -85,6 +86,7 @@ class VQVAE(nn.Module):
         for name, values in {"downs_t": downs_t, "strides_t": strides_t, "hvqvae_multipliers": multipliers}.items():
             if len(values) != levels:
                 raise UserError(f"{name} has {len(values)} entries, levels={levels}: give one per level")
+        self.codes_are_fixed = False
         self.levels = levels
         self.multipliers = multipliers
         self.downs_t, self.strides_t = list(downs_t), list(strides_t)
@@ -186,6 +188,13 @@ class VQVAE(nn.Module):
         return x.transpose(1, 2)
 
     # ------------------------------------------------------------------------------------------ training
+
+    def train(self, mode: bool = True) -> VQVAE:
+        """As for every module; codebooks that are fixed stay in evaluation."""
+        super().train(mode)
+        if self.codes_are_fixed:
+            self.bottleneck.eval()
+        return self
 
     def forward(
         self, x: Tensor, hps: Mapping[str, Any], loss_fn: str = "l1"

@@ -164,6 +164,19 @@ def test_only_chosen_layers_and_embeddings_move(text: str, layers: set[int]) -> 
         train(name="new", **{**values, "epochs": 3}, **{**common, "finetune_layers": ""})
 
 
+def test_decoders_alone_learn_and_codes_stay() -> None:
+    old = train(name="old", epochs=1, sample_iters=-1)
+    start = "logs/old/checkpoint_latest.pth.tar"
+    tuned = dict(restore_vqvae=start, finetune_layers="decoders", sample_iters=-1)
+    new = train(name="new", epochs=1, **tuned)
+    moved = {key for key, value in new["raw_model"].items() if not torch.equal(value, old["model"][key])}
+    decoders = {key for key in old["model"] if key.startswith("decoders.")}
+    assert moved == decoders and new["step"] > 0
+    further = train(name="new", epochs=2, **tuned)
+    assert further["step"] > new["step"]  # a resumed run freezes the same
+    assert all(torch.equal(further["raw_model"][key], old["model"][key]) for key in set(old["model"]) - decoders)
+
+
 def test_layers_by_text() -> None:
     assert chosen_layers("", 4) == [0, 1, 2, 3]
     assert chosen_layers("last_2", 4) == [2, 3]
