@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from tiny_models import make_tiny_runs
 
-from jukebox.align import get_alignment, main, rank_heads
-from jukebox.hparams import Hyperparams
+from jukebox.align import get_alignment, keep, main, rank_heads
+from jukebox.hparams import Hyperparams, setup_hparams
 from jukebox.make_models import load_checkpoint
 from jukebox.sample import main as sample
 from jukebox.sampling import alignment
-from jukebox.sampling.alignment import judge
+from jukebox.sampling.alignment import HeadScore, judge
+from jukebox.sampling.models import find_model
 from jukebox.utils.errors import UserError
 from jukebox.utils.sample_utils import get_starts
 
@@ -201,6 +203,27 @@ def test_find_keeps_the_best_head_in_the_checkpoint(
     assert kept == (int(rows[0][0]), int(rows[0][1]))
     assert all(torch.equal(checkpoint["model"][key], weights[key]) for key in weights)
     assert main(model=model, logdir=str(folder)) == 0
+    top = find_model(model).top
+    assert top is not None and (top.hps.alignment_layer, top.hps.alignment_head, top.hps.alignment_shift) == (*kept, 1)
+
+
+def test_find_leaves_a_registered_model_to_its_set() -> None:
+    before = Path(setup_hparams("demo_prior", {}).restore_prior).read_bytes()
+    said = keep("demo", setup_hparams("demo_prior", {}).restore_prior, HeadScore(7, 1, 1.0, 1.0, 1.0))
+    assert said.startswith("the set demo_prior names a head")
+    assert Path(setup_hparams("demo_prior", {}).restore_prior).read_bytes() == before
+
+
+def test_one_letter_cannot_be_judged(run: tuple[str, Path], tmp_path: Path) -> None:
+    model, folder = run
+    shutil.copytree(folder, tmp_path / "short")
+    file = tmp_path / "short" / "level_2" / "data.pth.tar"
+    data = torch.load(file, weights_only=True)
+    for info in data["labels"][-1]["info"]:
+        info.update(lyrics="a", full_tokens=[1])
+    torch.save(data, file)
+    with pytest.raises(UserError, match="two letters"):
+        main(model=model, logdir=str(tmp_path / "short"), find=True)
 
 
 def test_wrong_uses(run: tuple[str, Path], tmp_path: Path) -> None:

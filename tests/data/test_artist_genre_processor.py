@@ -78,3 +78,14 @@ def test_released_tables_are_looked_for_when_a_name_is(tmp_path: Path, monkeypat
     assert ag.get_artist_id("Nina") == 3 and len(fetched) == 1
     (tmp_path / "v3_genre_ids.txt").write_text("jazz;5\n")
     assert ag.get_genre_ids("Jazz") == [5] and len(fetched) == 1  # a table that lies here wins
+
+
+def test_patterns_find_names_as_people_write_them() -> None:
+    processor = ArtistGenreProcessor(False, {"unknown": 0, "ac_dc": 1, "the_beatles": 2}, {"unknown": 0, "hip": 1})
+    assert processor.list_artists("AC/DC") == ["ac_dc"] and processor.list_artists("The Beatles") == ["the_beatles"]
+    assert processor.list_artists("/") == [] and len(processor.list_artists()) == 2
+
+
+def test_a_table_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\ufeffzo\u00eb;1\n", encoding="utf-8")
+    assert ArtistGenreProcessor(True, tmp_path / "a.txt", {}).get_artist_id("Zo\u00eb") == 1

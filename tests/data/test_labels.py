@@ -152,3 +152,12 @@ def test_a_folder_of_tables(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("xyz")
     assert Labeller.from_folder(str(tmp_path), 1, 8, 1000, v3=True).state()["vocab"] == "xyz"
     assert not Labeller.from_folder("", 1, 8, 1000).ag_processor.own_tables
+
+
+def test_unknown_characters_are_told() -> None:
+    labeller = Labeller(1, 8, 100, True, {"a": 1}, {"b": 1})
+    assert labeller.unknown_characters("mila sola\n") == []
+    assert labeller.unknown_characters("mila \U0001f600 <b>") == [
+        "characters of the lyrics that the model does not know are left out: \U0001f600 < >"
+    ]
+    assert labeller.unknown_characters("\u2603 \u2603")[0].endswith("; nothing is left of them")

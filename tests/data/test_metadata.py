@@ -215,3 +215,33 @@ def test_loading_a_function(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(UserError, match=r"end in \.py"):
         load_hook(str(tmp_path / "mine.txt"))
+
+
+@pytest.mark.parametrize("content", ["3", "true", "null", "1.5", '"a"', "[" * 100_000])
+def test_a_table_that_is_no_table_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "metadata.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="metadata.json"):
+        FolderMetadata(tmp_path, Notices())
+
+
+def test_a_quotation_mark_without_its_partner_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text('file,artist\na.mp3,"A\nb.mp3,B\n', encoding="utf-8")
+    with pytest.raises(UserError, match="quotation mark"):
+        FolderMetadata(tmp_path, Notices())
+
+
+def test_names_in_tables_are_taken_as_people_write_them(tmp_path: Path) -> None:
+    rows = {"./a.mp3": {"Artist": " Ann  Lee "}, "gone.mp3": {"artist": "B"}}
+    (tmp_path / "metadata.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "a.json").write_text(json.dumps({"Genre": "rock\nand roll"}), encoding="utf-8")
+    reader = FolderMetadata(tmp_path, Notices())
+    labels = reader.read("a.mp3", {}, 9.0)
+    assert (labels.artist, labels.genre) == ("Ann Lee", "rock and roll")
+    assert reader.unused_rows(["a.mp3"]) == ["1 rows of the metadata name no file here (first: gone.mp3)"]
+
+
+def test_times_without_words_leave_other_lyrics_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.lrc").write_text("[00:01.00]\n", encoding="utf-8")
+    (tmp_path / "a.json").write_text(json.dumps({"lyrics": "la la"}), encoding="utf-8")
+    labels = FolderMetadata(tmp_path, Notices()).read("a.mp3", {}, 9.0)
+    assert labels.lyrics == "la la" and labels.times is None

@@ -104,6 +104,28 @@ def test_seeking_moves_the_light_at_once(opened, song) -> None:
         assert spoken == f"0:0{int(second)} of 0:06"
 
 
+@pytest.mark.parametrize("width", [1200, 360])
+def test_the_light_stays_in_view_in_one_long_line(browser, song, tmp_path: Path, width: int) -> None:
+    lyrics, rows = "la " * 400, 600
+    alignment = np.zeros((rows, len(lyrics)))
+    alignment[np.arange(rows), np.arange(rows) * len(lyrics) // rows] = 1.0
+    info = {"artist": "Ada", "genre": "jazz", "lyrics": lyrics, "full_tokens": [1] * len(lyrics)}
+    save_html(tmp_path / "level_0", song.x, [], {"info": [info]}, [alignment], {"sr": song.sr})
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.emulate_media(reduced_motion="reduce")
+    page.goto((tmp_path / "level_0" / "index.html").as_uri())
+    where = """(time) => {
+      const slider = document.querySelector(".seek"), panel = document.querySelector(".lyrics");
+      slider.value = time;
+      slider.dispatchEvent(new Event("input"));
+      const now = panel.querySelector(".now").getBoundingClientRect(), view = panel.getBoundingClientRect();
+      return [now.top >= view.top - 1, now.bottom <= view.bottom + 1];
+    }"""
+    times = [0.5, 2.05, 5.5, 4.05, 0.5]
+    assert [page.evaluate(where, time) for time in times] == [[True, True]] * len(times)
+    page.close()
+
+
 def test_waveform_and_lines_can_be_clicked(opened, song) -> None:
     page, _ = opened
     box = page.locator("#item_0 .seek").bounding_box()

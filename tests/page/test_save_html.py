@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from jukebox import save_html as module
+from jukebox.data.labels import EmptyLabeller
 from jukebox.page.times import character_times
 from jukebox.save_html import save_html
 
@@ -385,3 +386,11 @@ def test_files_can_be_read_by_others(tmp_path: Path, song) -> None:
 def test_size_stays_small(tmp_path: Path, song) -> None:
     write(tmp_path, song, [info_of(song)], [song.alignment])
     assert (tmp_path / "index.html").stat().st_size < 60_000
+
+
+def test_a_model_without_labels_shows_no_lyrics(tmp_path: Path) -> None:
+    labels = EmptyLabeller().get_batch_labels([{}])
+    save_html(tmp_path / "level_0", np.zeros((1, 800, 1)), [], labels, None, {"sr": 800})
+    text = (tmp_path / "level_0" / "index.html").read_text(encoding="utf-8")
+    assert 'class="lyrics' not in text and "[]</p>" not in text
+    assert not (tmp_path / "level_0" / "item_0" / "lyrics.json").exists()

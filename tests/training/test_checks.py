@@ -84,6 +84,7 @@ def test_the_promised_commands_pass(folder: Path, sets: str, values: dict[str, A
         (TOP, dict(restore_prior="logs/no.pth.tar"), "restore_prior=logs/no.pth.tar does not exist"),
         (TOP, dict(labels=True), "y_bins=GENRES,ARTISTS"),
         (TOP, dict(use_tokens=True), "give --labels=True"),
+        (TOP, dict(use_tokens=True, labels=True, y_bins=[2, 2], n_tokens=9), "use --n_tokens=10"),
         (TOP, dict(bf16=True), "fp16 and bf16 exclude each other"),
         (TOP, dict(fp16=False), "needs fp16=True"),
         (TOP, dict(use_bottleneck=False), "without codes"),
