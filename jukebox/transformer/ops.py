@@ -29,8 +29,11 @@ class Conv1D(nn.Module):
 
     def forward(self, x: Tensor, scale: float = 1.0, w_scale: float = 1.0) -> Tensor:
         """scale * (w_scale * x w + b); the factors cost nothing, they ride along in the product."""
-        w, b = self.w.to(x.dtype), self.b.to(x.dtype)
-        y = torch.addmm(b, x.reshape(-1, self.n_in), w, beta=scale, alpha=scale * w_scale)
+        w, b, factor = self.w.to(x.dtype), self.b.to(x.dtype), scale * w_scale
+        if factor != 1.0 and torch.is_grad_enabled() and x.dtype == torch.float32:
+            # Into the small tensors: as factors of the product they would scale gradients of all positions once more.
+            w, b, scale, factor = w * factor, b * scale, 1.0, 1.0
+        y = torch.addmm(b, x.reshape(-1, self.n_in), w, beta=scale, alpha=factor)
         return y.view(*x.shape[:-1], self.n_out)
 
 

@@ -58,11 +58,12 @@ class ResAttnBlock(nn.Module):
             a = checkpoint(self._attention, x, encoder_kv, use_reentrant=False)
         else:
             a = self._attention(x, encoder_kv)
+        y = x + a
         if self.checkpoint_mlp and torch.is_grad_enabled():
-            m = checkpoint(self._mlp, x + a, use_reentrant=False)
+            m = checkpoint(self._mlp, y, use_reentrant=False)
         else:
-            m = self._mlp(x + a)
-        return x + a + m if self.res_scale == 1.0 else x + self.res_scale * (a + m)
+            m = self._mlp(y)
+        return y + m if self.res_scale == 1.0 else x + self.res_scale * (a + m)
 
     def record(self, x: Tensor, encoder_kv: Tensor | None) -> Tensor:
         """The attention weights of this layer for its input x."""
