@@ -99,6 +99,22 @@ def test_what_is_not_finite_is_never_used(precision: dict[str, Any], wrong: tupl
     assert train_step(training, [sound(2, 1)], hps)["skipped"] == 0.0
 
 
+def test_a_batch_without_numbers_leaves_the_codebooks_alone() -> None:
+    training, hps = _training()
+    spoiled = sound(2, 1)
+    spoiled[0, 100] = math.nan
+    first = train_step(training, [spoiled], hps)  # before there is any codebook
+    assert first["skipped"] == 1.0 and not any(block.init for block in training.model.bottleneck.blocks)
+    train_step(training, [sound(2, 0)], hps)
+    before = copy.deepcopy(training.model.state_extra()), copy.deepcopy(training.model.state_dict())
+    assert train_step(training, [spoiled], hps)["skipped"] == 1.0
+    after = training.model.state_extra(), training.model.state_dict()
+    for one, two in zip(before[0], after[0], strict=True):
+        assert torch.equal(one["k_sum"], two["k_sum"]) and torch.equal(one["k_elem"], two["k_elem"])
+    assert all(torch.equal(value, after[1][key]) for key, value in before[1].items())
+    assert math.isfinite(train_step(training, [sound(2, 2)], hps)["loss"])
+
+
 def test_ignore_grad_norm_skips_outliers() -> None:
     training, hps = _training(prior=True)
     norm = train_step(training, [sound(2, 0)], hps)["grad_norm"]
