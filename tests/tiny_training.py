@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from jukebox.data.data_processor import EpochBatches
 from jukebox.hparams import Hyperparams, setup_hparams
 from jukebox.make_models import make_prior, make_vqvae
 
@@ -68,6 +69,7 @@ class TinyData:
         self.train_dataset = [sound(1, seed)[0] for seed in range(20)]
         self.train_loader = TinyLoader(self)
         self.test_loader = [sound(hps.bs, 900 + i) for i in range(2)]
+        self.test_sampler = EpochBatches(2 * hps.bs, hps.bs, shuffle=False)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:

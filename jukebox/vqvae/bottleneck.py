@@ -23,6 +23,8 @@ from jukebox.utils.errors import UserError
 CHUNK_ELEMENTS = {"cpu": 2**20}
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
 
+BY_LEVEL = ("usage", "entropy", "dk")  # metrics that tell one codebook's trouble, which a mean over levels would hide
+
 
 class QuantizerOutput(NamedTuple):
     """Result of one level's bottleneck."""
@@ -296,15 +298,20 @@ class Bottleneck(nn.Module):
         return [block.decode(z) for block, z in zip(self.blocks[start_level:], zs, strict=False)]
 
     def forward(self, xs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], dict[str, Tensor]]:
-        """Latents of all levels -> codes, code vectors, commitment losses, metrics averaged over levels.
+        """Latents of all levels -> codes, code vectors, commitment losses, metrics.
 
+        Metrics are averaged over levels; those in `BY_LEVEL` are there for each level besides, numbered from 1: `_l1`.
         Without training the vectors are detached and there are no metrics.
         """
         outputs = [block(x, update_k=self.training) for block, x in zip(self.blocks, xs, strict=True)]
         if not self.training:
             outputs = [output._replace(quantized=output.quantized.detach()) for output in outputs]
         codes, quantized, commit_losses = ([output[i] for output in outputs] for i in range(3))
-        metrics = average_metrics([output.metrics for output in outputs]) if self.training else {}
+        metrics: dict[str, Tensor] = {}
+        if self.training:
+            metrics = average_metrics([output.metrics for output in outputs])
+            for level, output in enumerate(outputs, 1):
+                metrics.update({f"{name}_l{level}": output.metrics[name] for name in BY_LEVEL})
         return codes, quantized, commit_losses, metrics
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_training import CPU, TinyData, sound, tiny_hps, tiny_model
 
+from jukebox.data.data_processor import EpochBatches
 from jukebox.training.step import Training, evaluate, make_training, train_step
 
 
@@ -189,6 +190,38 @@ def test_evaluation_uses_the_average_and_changes_nothing(prior: bool) -> None:
     assert all(torch.equal(a, state[k]) for k, a in training.model.state_dict().items())
     assert training.model.training
     assert evaluate(training.model, None, [], hps, CPU) == {}
+
+
+@pytest.mark.parametrize("values", [{}, dict(prior=True)])
+def test_the_held_out_loss_depends_on_no_batch_size_and_no_number_of_ranks(
+    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, hps = _training(mu=0.5, **values)
+    train_step(training, [sound(4, 0)], hps)
+    held_out = torch.cat([sound(1, 50 + i) * (1 + i) / 7 for i in range(7)])  # items that are worth different losses
+
+    def loss(bs: int, ranks: int) -> dict[str, float]:
+        parts: list[Any] = []
+        monkeypatch.setattr("jukebox.training.step.gather_objects", lambda part: parts.append(part) or parts)
+        for rank in range(ranks):  # the last of them has everybody's part
+            sampler = EpochBatches(7, bs, rank, ranks, shuffle=False)
+            batches = [held_out[[item for _, item in keys]] for keys in sampler]
+            found = evaluate(training.model, training.average, batches, hps, CPU, sampler.counts())
+        return found
+
+    whole = loss(7, 1)
+    for bs in (1, 2, 3, 5, 7):
+        for ranks in (1, 2, 3, 5, 8):
+            assert loss(bs, ranks) == pytest.approx(whole, rel=1e-5), (bs, ranks)
+
+
+def test_an_evaluation_can_be_ended() -> None:
+    training, hps = _training()
+    asked: list[int] = []
+    stop = lambda: asked.append(1) or len(asked) > 2  # noqa: E731
+    batches = [sound(2, i) for i in range(5)]
+    assert evaluate(training.model, None, batches, hps, CPU, stop=stop) == {} and len(asked) == 3
+    assert training.model.training
 
 
 def test_stereo_is_blended() -> None:
