@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.dist_utils import print_once
+from jukebox.utils.dist_utils import first_rank_first, print_once
 
 PREFETCH = 4  # batches that each worker keeps ready
 
@@ -164,13 +164,7 @@ class DataProcessor:
 
 def one_after_another(make: Callable[[], Dataset]) -> Dataset:
     """What `make` makes, on the first process before the others: that one scans the folder, they find its index."""
-    if dist.get_rank() == 0:
-        try:
-            return make()
-        finally:
-            dist.barrier()
-    dist.barrier()
-    return make()
+    return first_rank_first(make)
 
 
 def _make_loader(dataset: FilesAudioDataset, batches: EpochBatches, workers: int, seed: int, keep: bool) -> DataLoader:
