@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import CPU, tiny_hps
+from tiny_training import CPU, read_events, tiny_hps
 
 from jukebox.training.logger import RunLogger, chart, describe, in_decibels, time_text
 
@@ -117,7 +117,6 @@ def test_a_terminal_shows_the_same_numbers(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_an_earlier_life_wrote_of_later_steps_is_taken_back(tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import SessionLog
-    from training.test_loop import read_events
 
     for step, goes_on in ((0, True), (6, True), (8, False)):
         folder = tmp_path / f"{step}"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_training import TinyData, tiny_hps
+from tiny_training import TinyData, read_events, tiny_hps
 
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import load_checkpoint, make_vqvae
@@ -290,18 +289,6 @@ def test_evaluation_alone_uses_the_averaged_weights(capsys: pytest.CaptureFixtur
     alone = capsys.readouterr().out
     line = next(line for line in trained.splitlines() if line.startswith("held-out songs: loss"))
     assert line in alone.splitlines()
-
-
-def read_events(folder: str | Path) -> Iterator[Any]:
-    """The events in the files of a folder."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    for name in sorted(os.listdir(folder)):
-        data, i = Path(folder, name).read_bytes(), 0
-        while i < len(data):  # length (8), its checksum (4), event, checksum (4)
-            size = int.from_bytes(data[i : i + 8], "little")
-            yield Event.FromString(data[i + 12 : i + 12 + size])
-            i += 16 + size
 
 
 def events(folder: str = "logs/tiny/logs") -> dict[str, list[tuple[int, Any]]]:
