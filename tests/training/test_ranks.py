@@ -98,6 +98,7 @@ def _run(path: Path, ranks: int, *words: str) -> Any:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Grad strides do not match" not in done.stderr
     return torch.load(path, weights_only=True)
 
 
