@@ -92,7 +92,7 @@ _group(
     max_log=(32, "most items logged as audio at a time"),
     save=(True, "write checkpoints"),
     save_iters=(20000, "steps between two kept checkpoints"),
-    seed=(0, "seed of every random draw of the run"),
+    seed=(0, "seed of every random draw of the run, which keeps it when it goes on"),
     prior=(False, "train a prior (True) or the VQ-VAE (False)"),
     log_steps=(100, "steps between two full log entries"),
     save_minutes=(10.0, "minutes between two writes of checkpoint_latest, besides those every save_iters steps"),
@@ -126,7 +126,10 @@ _group(
     ),
     metadata_py=("", "Python file with your own get_metadata(filename, test) -> (artist, genre, lyrics)"),
     curr_epoch=(-1, "epoch to start from; -1 starts at the beginning"),
-    codes_dir=("", "folder for the songs' VQ codes: written once, then priors train from them instead of audio"),
+    codes_dir=(
+        "",
+        "folder for the songs' VQ codes: written once, then priors of all levels train from them instead of audio",
+    ),
 )
 
 _group(
@@ -273,7 +276,7 @@ _group(
     "fp16",
     fp16=(False, "run the transformer in half precision"),
     fp16_params=(False, "keep the transformer's matrices in half precision"),
-    fp16_loss_scale=(None, "fixed loss scale; None adapts it"),
+    fp16_loss_scale=(None, "fixed loss scale above 0; None adapts it"),
     fp16_scale_window=(1000.0, "good steps after which the adaptive loss scale doubles"),
     fp16_opt=(False, "keep optimizer state of half matrices in half precision"),
     bf16=(
@@ -294,14 +297,14 @@ _group(
     train=(False, "train"),
     test=(False, "evaluate on the held-out songs after each epoch"),
     iters_before_update=(1, "batches whose gradients are added up before one update"),
-    mu=(None, "decay of the weight average; None chooses 1 - (bs * processes / 8) / 1000"),
+    mu=(None, "decay of the weight average, below 1; None or 0 chooses 1 - (bs * processes / 8) / 1000"),
 )
 
 _group(
     "audio",
-    n_fft=(1024, "FFT size of spectral metrics"),
-    hop_length=(256, "hop of spectral metrics, in samples"),
-    window_size=(1024, "window of spectral metrics, in samples"),
+    n_fft=(1024, "kept for old files and not used: spectral_loss and its metrics have an FFT of 2048"),
+    hop_length=(256, "kept for old files and not used: their hop is 256 samples"),
+    window_size=(1024, "kept for old files and not used: their window is 1536 samples"),
     sr=(44100, "sample rate in Hz"),
     channels=(2, "channels read from files; they are mixed to mono before the VQ-VAE"),
     n_segment=(1, "parts that reconstructions for the log are decoded in; more take less memory"),
@@ -316,7 +319,7 @@ _group(
     "distributed",
     bucket=(128, "megabytes of gradients sent at a time between processes"),
     master_addr=("", "address of the host of rank 0; empty finds it out"),
-    port=(29500, "free TCP port on that host, where the processes meet"),
+    port=(29500, "free TCP port on that host, where the processes meet; MASTER_PORT of the environment wins"),
     fsdp=(False, "shard weights, gradients, optimizer state and average over the processes"),
 )
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from jukebox.data.data_processor import EpochBatches
 from jukebox.hparams import Hyperparams, setup_hparams
 from jukebox.make_models import make_prior, make_vqvae
 
@@ -68,6 +72,7 @@ class TinyData:
         self.train_dataset = [sound(1, seed)[0] for seed in range(20)]
         self.train_loader = TinyLoader(self)
         self.test_loader = [sound(hps.bs, 900 + i) for i in range(2)]
+        self.test_sampler = EpochBatches(2 * hps.bs, hps.bs, shuffle=False)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
@@ -112,3 +117,15 @@ def tiny_prior(hps: Hyperparams, seed: int = 0) -> Any:
 
 def tiny_model(hps: Hyperparams, seed: int = 0) -> Any:
     return tiny_prior(hps, seed) if hps.prior else tiny_vqvae(hps, seed)
+
+
+def read_events(folder: str | Path) -> Iterator[Any]:
+    """The TensorBoard events in the files of a folder."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for name in sorted(os.listdir(folder)):
+        data, i = Path(folder, name).read_bytes(), 0
+        while i < len(data):  # length (8), its checksum (4), event, checksum (4)
+            size = int.from_bytes(data[i : i + 8], "little")
+            yield Event.FromString(data[i + 12 : i + 12 + size])
+            i += 16 + size

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.dist_utils import print_once
+from jukebox.utils.dist_utils import first_rank_first, print_once
 
 PREFETCH = 4  # batches that each worker keeps ready
 
@@ -32,7 +32,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     Every process gets the same number of batches. Items that do not fill a batch on every process sit this epoch out
     (another draw in the next); a data set too small for one whole batch gives one batch of what there is. Unshuffled,
-    all items are dealt out, at most the last n_processes - 1 are left over.
+    all items are dealt out; a process for which the last few are not enough gets one of them to keep step with the
+    others, and `counts` says that it counts for nothing.
 
     Args:
         n_items: items of the data set.
@@ -55,12 +56,30 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         """Batches of a whole epoch, wherever the next iteration starts."""
+        if not self.shuffle:
+            return -(-self.n_items // (self.bs * self.world))
         return -(-self._per_rank() // self.bs)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.arange(self.n_items)
+    def counts(self) -> list[int]:
+        """Items of each batch that are this process's own, 0 for a batch that only keeps step."""
         if self.shuffle:
-            np.random.default_rng([self.seed % 2**32, self.epoch % 2**32]).shuffle(order)
+            return [len(batch) for batch in self]
+        return [len(self._part_of_run(b)) for b in range(self.start, len(self))]
+
+    def _part_of_run(self, b: int) -> range:
+        """Unshuffled: the items of this process in batch b of all processes together."""
+        first = b * self.bs * self.world
+        left = min(self.bs * self.world, self.n_items - first)
+        return range(first + left * self.rank // self.world, first + left * (self.rank + 1) // self.world)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        if not self.shuffle:
+            for b in range(self.start, len(self)):
+                part = self._part_of_run(b) or [b * self.bs * self.world]
+                yield [(self.epoch, item) for item in part]
+            return
+        order = np.arange(self.n_items)
+        np.random.default_rng([self.seed % 2**32, self.epoch % 2**32]).shuffle(order)
         if 0 < self.n_items < self.world:  # every process needs something to do
             order = np.resize(order, self.world)
         # Batch b of all processes together is one run of the order, so a position means the same for any number of
@@ -75,7 +94,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         per_rank = self.n_items // self.world
         if self.n_items:
             per_rank = max(per_rank, 1)
-        return per_rank // self.bs * self.bs if self.shuffle and per_rank >= self.bs else per_rank
+        return per_rank // self.bs * self.bs if per_rank >= self.bs else per_rank
 
     def state_dict(self, step: int) -> dict[str, int]:
         """Where one is after `step` batches of the present epoch."""
@@ -145,13 +164,7 @@ class DataProcessor:
 
 def one_after_another(make: Callable[[], Dataset]) -> Dataset:
     """What `make` makes, on the first process before the others: that one scans the folder, they find its index."""
-    if dist.get_rank() == 0:
-        try:
-            return make()
-        finally:
-            dist.barrier()
-    dist.barrier()
-    return make()
+    return first_rank_first(make)
 
 
 def _make_loader(dataset: FilesAudioDataset, batches: EpochBatches, workers: int, seed: int, keep: bool) -> DataLoader:

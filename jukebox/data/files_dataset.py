@@ -68,7 +68,8 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self.durations = [int(entries[name].seconds * self.sr) for name in self.names]  # in samples
         self.songs = list(range(len(kept)))  # those that items are taken from
         self._index = SongIndex(self.durations, self.sample_length)
-        self._broken: set[int] = set()
+        # One flag for each file, in memory that loader workers share, so that a broken one is told once by all of them.
+        self._broken = torch.zeros(len(kept), dtype=torch.bool).share_memory_()
         self.notices = Notices()
         self.with_times = with_times
         self.labeller = _make_labeller(hps)
@@ -186,13 +187,15 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         item %= n
         for step in range(n):
             song, offset = self.locate((item + step) % n, epoch)
-            if song in self._broken:
+            if self._broken[song]:
                 continue
             try:
                 return self.get_song_chunk(song, offset, test=not self.aug_shift)
             except AudioError as error:
-                self._broken.add(song)
-                print(f"{error}; its chunks are left out, others take their place", file=sys.stderr, flush=True)
+                told = bool(self._broken[song])  # by a worker that was quicker
+                self._broken[song] = True
+                if not told:
+                    print(f"{error}; its chunks are left out, others take their place", file=sys.stderr, flush=True)
         raise UserError(f"no file of audio_files_dir={self.folder} can be decoded any more")
 
     def locate(self, item: int, epoch: int) -> tuple[int, int]:

@@ -34,6 +34,8 @@ from jukebox.utils.files import link_or_copy
 # A run cannot go on with another of these; whatever else changes is taken from the new command.
 FIXED = ("prior", "level", "levels", "fp16_params", "fp16_opt", "finetune_layers")
 
+RECENT = 60.0  # seconds of training that an evaluation may put at risk
+
 
 def run_folder(hps: Hyperparams) -> str:
     """The folder that holds everything of a run."""
@@ -87,6 +89,7 @@ def save_training(
         None if shards is not None else training.optimizer,
         training.step,
         scaler=training.scaler.state_dict(),
+        skipped=training.skipped,
         data=dict(data),
         command=command,
         **extra,
@@ -131,6 +134,22 @@ def check_same_run(checkpoint: Mapping[str, Any], hps: Hyperparams) -> None:
             )
 
 
+def check_same_vqvae(checkpoint: Mapping[str, Any], digest: str, hps: Hyperparams) -> None:
+    """Refuses to go on with a prior whose codes came from another VQ-VAE.
+
+    Args:
+        digest: of the VQ-VAE at hand, see `vqvae_digest`.
+
+    Raises:
+        UserError: the checkpoint names another one.
+    """
+    if checkpoint.get("vqvae", digest) != digest:
+        raise UserError(
+            f"{latest_path(hps)} learned the codes of another VQ-VAE than restore_vqvae={hps.restore_vqvae}: "
+            "give the old one, or another --name to begin anew"
+        )
+
+
 def restore_training(training: Training, checkpoint: Mapping[str, Any], hps: Hyperparams, folder: str) -> None:
     """Puts a run back to where a checkpoint was written; the model already has the checkpoint's `model`.
 
@@ -160,6 +179,7 @@ def restore_training(training: Training, checkpoint: Mapping[str, Any], hps: Hyp
     if "scaler" in checkpoint:
         training.scaler.load_state_dict(checkpoint["scaler"])
     training.step = int(checkpoint["step"])
+    training.skipped = int(checkpoint.get("skipped", 0))
     training.schedule.step(training.step)
 
 
@@ -223,6 +243,12 @@ class Saver:
         if self.training.shards is not None:  # clocks differ, and all must write together
             due = any_rank(due, self.training.device)
         if due:
+            self.save()
+
+    def before_evaluation(self) -> None:
+        """To be called before an evaluation, which may take long, by all processes together."""
+        recent = time.monotonic() - self.saved_at < RECENT
+        if not recent if self.training.shards is None else any_rank(not recent, self.training.device):
             self.save()
 
     def save(self, keep: bool = False) -> None:

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from jukebox.hparams import Hyperparams
 from jukebox.utils.errors import UserError
 
+LOSSES = ("l1", "l2", "linf", "lmix")  # as `jukebox/vqvae/losses.py` has them
+ATTN_ORDERS = range(13)  # as `jukebox/transformer/patterns.py` has them
+
 
 def raw_to_tokens(level: int, downs_t: Sequence[int], strides_t: Sequence[int]) -> int:
     """Raw samples per token of a level: the product of stride ** down over the levels up to it."""
@@ -57,11 +60,14 @@ def _check_run(hps: Hyperparams) -> None:
     for key in ("lr", "clip", "eps", "save_minutes", "weight_decay", "ignore_grad_norm", "nworkers"):
         if hps[key] < 0:
             raise UserError(f"{key}={hps[key]}: must not be negative")
-    for key in ("beta1", "beta2"):
+    for key in ("beta1", "beta2", *(key for key in hps if key.endswith("_dropout"))):
         if not 0.0 <= hps[key] < 1.0:
             raise UserError(f"{key}={hps[key]}: must be in [0, 1)")
-    if hps.mu is not None and not 0.0 <= hps.mu <= 1.0:
-        raise UserError(f"mu={hps.mu}: must be in [0, 1]; leave it out for 1 - (bs * processes / 8) / 1000")
+    if hps.mu is not None and not 0.0 <= hps.mu < 1.0:
+        raise UserError(
+            f"mu={hps.mu}: must be in [0, 1), since 1 would keep the average at the first weights; "
+            "leave it out for 1 - (bs * processes / 8) / 1000"
+        )
     if hps.lr_use_linear_decay and hps.lr_use_cosine_decay:
         raise UserError("lr_use_linear_decay and lr_use_cosine_decay exclude each other: give one of them")
     if hps.lr_decay <= 0 or hps.lr_warmup < 0:
@@ -71,6 +77,13 @@ def _check_run(hps: Hyperparams) -> None:
 
 
 def _check_data(hps: Hyperparams) -> None:
+    if not 0.0 < hps.train_test_split <= 1.0:
+        raise UserError(
+            f"train_test_split={hps.train_test_split}: the share of songs to train on must be above 0 and at most 1, "
+            "such as --train_test_split=0.9"
+        )
+    if hps.channels not in (1, 2):
+        raise UserError(f"channels={hps.channels}: use 1 or 2; files of more channels are mixed to them")
     if hps.dry_run:
         return  # a plan needs no songs
     if not hps.audio_files_dir:
@@ -90,9 +103,22 @@ def _check_levels(hps: Hyperparams) -> None:
                 f"levels={hps.levels}, but {key}={given} has {len(hps[key])} entries: use --levels={len(hps[key])}, "
                 "or one entry per level"
             )
+        if hps[key] is not None and any(not isinstance(n, int) or n < 1 for n in hps[key]):
+            raise UserError(f"{key}={','.join(map(str, hps[key]))}: must be whole numbers from 1 on")
+    for key in ("l_bins", "emb_width", "width", "depth", "linf_k"):
+        if hps[key] < 1:
+            raise UserError(f"{key}={hps[key]}: must be at least 1")
+    if not 0.0 <= hps.l_mu < 1.0:
+        raise UserError(
+            f"l_mu={hps.l_mu}: must be in [0, 1), since 1 would keep the codebook as it began; the default is 0.99"
+        )
 
 
 def _check_vqvae(hps: Hyperparams) -> None:
+    if hps.loss_fn not in LOSSES:
+        raise UserError(f"loss_fn={hps.loss_fn}: use one of {', '.join(LOSSES)}")
+    if hps.loss_fn == "lmix" and not (hps.lmix_l1 or hps.lmix_l2 or hps.lmix_linf):
+        raise UserError("loss_fn=lmix with all its weights 0: give at least one, such as --lmix_l2=1.0")
     hop = raw_to_tokens(hps.levels - 1, hps.downs_t, hps.strides_t)
     if hps.sample_length < hop or hps.sample_length % hop:
         below, near = hps.sample_length // hop * hop, max(1, round(hps.sample_length / hop)) * hop
@@ -131,6 +157,9 @@ def _check_prior(hps: Hyperparams) -> None:
             "labels=True needs y_bins=GENRES,ARTISTS (the sizes of your label tables plus one), as in the set "
             "small_labelled_prior; to train without labels give --labels=False"
         )
+    _check_attention(hps, "")
+    if hps.use_tokens and not hps.single_enc_dec:
+        _check_attention(hps, "prime_")
     if hps.use_tokens and not hps.labels:
         raise UserError("use_tokens=True conditions on lyrics, which come with the labels: give --labels=True")
     if hps.use_tokens and hps.n_tokens < 1:
@@ -144,6 +173,23 @@ def _check_prior(hps: Hyperparams) -> None:
         )
 
 
+def _check_attention(hps: Hyperparams, prefix: str) -> None:
+    """The transformer of a prior, or with "prime_" that of its lyric encoder."""
+    width, depth = (f"{prefix or 'prior_'}{key}" for key in ("width", "depth"))
+    heads, order, factor, blocks = (f"{prefix}{key}" for key in ("heads", "attn_order", "m_attn", "blocks"))
+    for key in (width, depth, heads, "n_ctx", *([blocks] if hps[blocks] is not None else [])):
+        if hps[key] < 1:
+            raise UserError(f"{key}={hps[key]}: must be at least 1")
+    state = int(hps[factor] * hps[width])
+    if state < 1 or state % hps[heads]:
+        raise UserError(
+            f"{heads}={hps[heads]}: attention is {factor} * {width} = {state} wide, and heads must divide that; "
+            f"use --{heads}={math.gcd(max(1, state), hps[heads])}, or another {width}"
+        )
+    if hps[order] not in ATTN_ORDERS:
+        raise UserError(f"{order}={hps[order]}: choose one from {ATTN_ORDERS[0]} to {ATTN_ORDERS[-1]}")
+
+
 def _check_precision(hps: Hyperparams) -> None:
     if hps.fp16 and hps.bf16:
         raise UserError("fp16 and bf16 exclude each other: give one of them")
@@ -155,6 +201,10 @@ def _check_precision(hps: Hyperparams) -> None:
         )
     if hps.fp16_scale_window <= 0:
         raise UserError(f"fp16_scale_window={hps.fp16_scale_window}: must be above 0")
+    if hps.fp16_loss_scale is not None and not 0.0 < hps.fp16_loss_scale < math.inf:
+        raise UserError(
+            f"fp16_loss_scale={hps.fp16_loss_scale}: must be above 0, such as 65536; leave it out to have it adapt"
+        )
 
 
 def _check_scale(hps: Hyperparams) -> None:

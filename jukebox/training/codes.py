@@ -1,22 +1,25 @@
 """VQ codes of a data set, written once, and a data set that gives them to a prior instead of audio.
 
-    CODES_DIR/codes.json              what the codes were made of: digests of the VQ-VAE and of the data, and the form
-    CODES_DIR/part_R/index.json       segments: song, first sample, samples, where its codes begin
+    CODES_DIR/codes.json              what all codes were made with: digest of the VQ-VAE, sound and form
+    CODES_DIR/part_R/index.json       segments: song, first sample, samples, where its codes begin; and the songs
     CODES_DIR/part_R/level_L.bin      codes of level L of all segments, one behind the other
 
 Each process writes a part; reading takes all parts together. An index is written after the codes it speaks of, so a
-run that is killed goes on after the last one. Without `aug_shift` a segment is one training chunk, encoded by itself
-as in training from audio. With it a segment is a whole song, and chunks begin at codes of the top level.
+run that is killed goes on after the last one. Segments are looked up one by one: a run writes those that it misses, so
+priors of all levels, chunks of all lengths and songs that came later share a folder. Without `aug_shift` a segment is
+one training chunk, encoded by itself as in training from audio. With it a segment is a whole song, and chunks begin at
+codes of the top level.
 Change here the form of the files and how chunks are cut from songs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,15 +27,16 @@ import torch
 
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.dist_utils import print_once
+from jukebox.utils.dist_utils import in_step, print_once
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 from jukebox.utils.io import AudioError, load_audio
 
-VERSION = 1
+VERSION = 2
 SAVE_SECONDS = 20.0  # between two writes of a part's index
 
 Segment = tuple[str, int, int]  # song, first sample, samples
+Song = tuple[int, int]  # samples, and bytes of the file
 
 
 class PackedCodes:
@@ -97,7 +101,7 @@ class CodesDataset(FilesAudioDataset):
 
     def get_song_chunk(self, song: int, offset: int, test: bool = False) -> Any:
         """Codes of one chunk, with its label where there are labels."""
-        codes = self.store.read(self.names[song], offset, self.sample_length, self.level)
+        codes = self.store.read(self._segment(song, offset), offset, self.sample_length, self.level)
         if codes is None:  # the song could not be decoded
             raise AudioError(f"{self.files[song]}: has no codes in {self.codes_dir}")
         packed = torch.from_numpy(codes.astype(np.int64))
@@ -105,29 +109,29 @@ class CodesDataset(FilesAudioDataset):
 
     # -------------------------------------------------------------------------------------------- writing
 
+    def _segment(self, song: int, offset: int) -> Segment:
+        """What is encoded at once to get the codes of the chunk at an offset."""
+        if self.whole_songs:
+            top = self.hops[-1]
+            return self.names[song], 0, self.durations[song] // top * top
+        return self.names[song], offset, self.sample_length
+
     def segments(self) -> list[Segment]:
         """All that must be encoded."""
         if self.whole_songs:
-            top = self.hops[-1]
-            return [(self.names[i], 0, self.durations[i] // top * top) for i in self.songs]
+            return [self._segment(i, 0) for i in self.songs]
         wanted = dict.fromkeys(
-            (part.names[song], offset, self.sample_length)
+            self._segment(song, offset)
             for part in self.split(self.train_test_split)
             for song, offset in (part.locate(item, 0) for item in range(len(part)))
         )
         return list(wanted)
 
-    def data_digest(self) -> str:
-        """SHA-256 of the songs and of how they are cut."""
-        songs = [(name, self.durations[i], os.path.getsize(self.files[i])) for i, name in enumerate(self.names)]
-        split = None if self.whole_songs else (self.train_test_split, self.sample_length)
-        return hashlib.sha256(repr((songs, self.sr, self.channels, split)).encode()).hexdigest()
-
     def prepare(self, vqvae: Any) -> list[str]:
         """Writes what is missing, all processes together. Returns lines for a person.
 
         Raises:
-            UserError: the folder holds codes of another VQ-VAE or of other songs.
+            UserError: the folder holds codes of another VQ-VAE or of another sound, or a song has changed since.
         """
         lines = []
         if self.whole_songs:
@@ -140,31 +144,35 @@ class CodesDataset(FilesAudioDataset):
                 version=VERSION,
                 vqvae=vqvae_digest(vqvae),
                 whole_songs=self.whole_songs,
-                data=self.data_digest(),
+                sr=self.sr,
+                channels=self.channels,
                 hops=self.hops,
                 dtype=np.dtype(self.store.dtype).name,
             )
         )
         self.store.open()
-        missing = [segment for segment in self.segments() if segment not in self.store.places]
+        songs = {name: (self.durations[i], os.path.getsize(self.files[i])) for i, name in enumerate(self.names)}
+        segments = self.segments()
+        self.store.check_songs({name: songs[name] for name, _, _ in segments})
+        missing = [segment for segment in segments if segment not in self.store.places]
         dist.barrier()  # nobody writes before all have looked
         if missing:
             print_once(f"encoding {len(missing)} {'songs' if self.whole_songs else 'chunks'} into {self.codes_dir}")
-            self._write(missing[dist.get_rank() :: dist.get_world_size()], vqvae)
+            self._write(missing[dist.get_rank() :: dist.get_world_size()], songs, vqvae)
         dist.barrier()
         self.store.open()
-        lines.append(
-            f"codes of {len(self.store.places)} {'songs' if self.whole_songs else 'chunks'} in {self.codes_dir}"
-        )
+        there = sum(segment in self.store.places for segment in segments)
+        lines.append(f"codes of {there} {'songs' if self.whole_songs else 'chunks'} in {self.codes_dir}")
         return lines
 
-    def _write(self, segments: Sequence[Segment], vqvae: Any) -> None:
+    def _write(self, segments: Sequence[Segment], songs: Mapping[str, Song], vqvae: Any) -> None:
         from tqdm import tqdm
 
         places = {name: i for i, name in enumerate(self.names)}
         device = next(vqvae.parameters()).device
-        with self.store.writer(f"part_{dist.get_rank()}") as append:
-            for name, start, samples in tqdm(segments, "encoding", disable=dist.get_rank() > 0 or len(segments) < 200):
+        with self.store.writer(f"part_{dist.get_rank()}", songs) as append:
+            shown = tqdm(segments, "encoding", disable=dist.get_rank() > 0 or len(segments) < 200)
+            for name, start, samples in in_step(shown, device):
                 try:
                     audio, _ = load_audio(self.files[places[name]], self.sr, start, samples, channels=self.channels)
                 except AudioError as error:
@@ -187,7 +195,7 @@ class CodesStore:
     def __init__(self, folder: str, hops: Sequence[int], dtype: Any) -> None:
         self.folder, self.hops, self.dtype = folder, list(hops), dtype
         self.places: dict[Segment, tuple[str, int]] = {}  # segment -> part, its first sample in the part
-        self._by_song: dict[str, list[Segment]] = {}
+        self.songs: dict[str, Song] = {}  # as they were when they were encoded
         self._maps: dict[tuple[str, int], np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -211,7 +219,6 @@ class CodesStore:
             raise UserError(f"codes_dir={self.folder}: codes.json is damaged; delete the folder") from error
         words = {
             "vqvae": "another VQ-VAE",
-            "data": "other songs, or songs cut in another way",
             "whole_songs": f"a run with aug_shift={found.get('whole_songs')}",
         }
         for key, value in made_of.items():
@@ -221,37 +228,54 @@ class CodesStore:
                     "give another folder, or delete it to have it written anew"
                 )
 
+    def check_songs(self, songs: Mapping[str, Song]) -> None:
+        """Compares songs with those that were encoded.
+
+        Raises:
+            UserError: one has the name of another that has codes here.
+        """
+        for name, song in songs.items():
+            if self.songs.get(name, song) != song:
+                raise UserError(
+                    f"codes_dir={self.folder} holds codes of another {name} (of {self.songs[name][1]} bytes, now "
+                    f"{song[1]}): give the file another name, or delete the folder to have it written anew"
+                )
+
     def open(self) -> None:
         """Reads the indices of all parts."""
-        self.places, self._maps, self._by_song = {}, {}, {}
+        self.places, self.songs, self._maps = {}, {}, {}
         for part in sorted(os.listdir(self.folder)):
-            for name, start, samples, first in self._index(part):
+            segments, songs = self._index(part)
+            for name, start, samples, first in segments:
                 self.places[name, start, samples] = (part, first)
-        for segment in self.places:
-            self._by_song.setdefault(segment[0], []).append(segment)
+            self.songs.update(songs)
 
-    def _index(self, part: str) -> list[list[Any]]:
+    def _index(self, part: str) -> tuple[list[list[Any]], dict[str, Song]]:
+        """The segments of a part and the songs that they are of; none where it has no index."""
         try:
             with open(os.path.join(self.folder, part, "index.json"), encoding="utf-8") as file:
-                return json.load(file)["segments"]
+                index = json.load(file)
+            return index["segments"], {name: (length, size) for name, (length, size) in index["songs"].items()}
         except (OSError, ValueError, KeyError):
-            return []
+            return [], {}
 
-    def read(self, song: str, start: int, samples: int, level: int) -> np.ndarray | None:
-        """Codes of a piece of a song, of `level` and those above, side by side; None where the song has none."""
-        for segment in self._by_song.get(song, ()):
-            _, first, length = segment
-            if first <= start and start + samples <= first + length and (start - first) % self.hops[-1] == 0:
-                part, place = self.places[segment]
-                begin = place + start - first
-                return np.concatenate(
-                    [
-                        self._map(part, i)[begin // hop : (begin + samples) // hop]
-                        for i, hop in enumerate(self.hops)
-                        if i >= level
-                    ]
-                )
-        return None
+    def read(self, segment: Segment, start: int, samples: int, level: int) -> np.ndarray | None:
+        """Codes of a piece of a segment, of `level` and those above, side by side; None where there are none of it.
+
+        Args:
+            start, samples: of the piece, in samples of the song; it begins at a code of the top level of the segment.
+        """
+        if segment not in self.places:
+            return None
+        part, place = self.places[segment]
+        begin = place + start - segment[1]
+        return np.concatenate(
+            [
+                self._map(part, i)[begin // hop : (begin + samples) // hop]
+                for i, hop in enumerate(self.hops)
+                if i >= level
+            ]
+        )
 
     def _map(self, part: str, level: int) -> np.ndarray:
         if (part, level) not in self._maps:
@@ -259,16 +283,12 @@ class CodesStore:
             self._maps[part, level] = np.memmap(path, self.dtype, "r")
         return self._maps[part, level]
 
-    def writer(self, part: str) -> Any:
-        """A context that gives a function to append a segment and its codes of all levels to a part."""
-        import contextlib
-
-        return contextlib.contextmanager(self._append)(part)
-
-    def _append(self, part: str) -> Iterator[Callable[[Segment, list[np.ndarray]], None]]:
+    @contextlib.contextmanager
+    def writer(self, part: str, songs: Mapping[str, Song]) -> Iterator[Callable[[Segment, list[np.ndarray]], None]]:
+        """Gives a function that appends a segment of one of the songs and its codes of all levels to a part."""
         folder = os.path.join(self.folder, part)
         os.makedirs(folder, exist_ok=True)
-        segments = self._index(part)
+        segments, known = self._index(part)
         end = max((first + samples for _, _, samples, first in segments), default=0)  # in samples
         files = [open(os.path.join(folder, f"level_{level}.bin"), "ab") for level in range(len(self.hops))]
         for file, hop in zip(files, self.hops, strict=True):
@@ -280,13 +300,14 @@ class CodesStore:
                 file.flush()
                 os.fsync(file.fileno())
             with atomic_write(os.path.join(folder, "index.json"), "w") as index:
-                json.dump({"segments": segments}, index)
+                json.dump({"segments": segments, "songs": known}, index)
 
         def append(segment: Segment, codes: list[np.ndarray]) -> None:
             nonlocal end, saved
             for file, z in zip(files, codes, strict=True):
                 file.write(z.astype(self.dtype).tobytes())
             segments.append([*segment, end])
+            known[segment[0]] = songs[segment[0]]
             end += segment[2]
             if time.monotonic() - saved > SAVE_SECONDS:
                 save()

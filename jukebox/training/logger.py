@@ -1,15 +1,19 @@
 """Watching a run: numbers and audio for TensorBoard, and one progress line.
 
 Numbers are means over the steps since the last entry and over all ranks, so every rank has a logger, and rank 0 writes.
-A new number appears by itself when `train_step` returns it; only names and units are arranged here.
+A step that overflowed has no numbers worth a mean and only counts as one. Speed is that of training alone: what is done
+under `paused` is not in it. A new number appears by itself when `train_step` returns it; only names and units are
+arranged here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -24,12 +28,30 @@ GROUPS = {
     "codebook": ("usage", "used_curr", "entropy", "dk", "fit", "pn"),
 }
 LAST = ("lr", "loss_scale")  # of these the last value is shown, not the mean
-SHOWN = ("loss", "bpd", "recons_loss", "spectral_convergence", "usage", "grad_norm")  # on the progress line
+OF_ALL_STEPS = ("lr", "loss_scale", "skipped", "overflow")  # the others are of steps that did not overflow
+SHOWN = (  # on the progress line
+    "loss",
+    "bpd",
+    "prime_loss",
+    "align_loss",
+    "recons_loss",
+    "multispectral_loss",
+    "commit_loss",
+    "spectral_convergence",
+    "usage",
+    "entropy",
+    "grad_norm",
+    "loss_scale",
+    "lr",
+)
+OPTIONAL = ("prime_loss", "align_loss")  # not shown where they are 0, as without lyrics
+SMOOTHING = 0.05  # share of the newest step in the pace that a terminal shows
 
 
 def chart(name: str, prefix: str = "train") -> str:
-    """The full name of a number in TensorBoard."""
-    return f"{next((group for group, names in GROUPS.items() if name in names), prefix)}/{name}"
+    """The full name of a number in TensorBoard; one of a single level, `_l1`, stands beside that of all levels."""
+    plain = re.sub(r"_l\d+$", "", name)
+    return f"{next((group for group, names in GROUPS.items() if plain in names), prefix)}/{name}"
 
 
 def in_decibels(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -45,67 +67,123 @@ class RunLogger:
 
     Args:
         folder: where the event files go.
-        hps: log_steps, bs, iters_before_update, sample_length, sr, max_log, max_len.
+        hps: log_steps, bs, iters_before_update, sample_length, sr, max_log, max_len, fp16.
         step: the step the run is at.
         total_steps: the step it ends at.
         device: where numbers of several ranks meet.
+        skipped: steps of the run that were skipped so far.
+        goes_on: this is the run itself, and what an earlier life of it wrote of later steps is taken back.
     """
 
-    def __init__(self, folder: str, hps: Hyperparams, step: int, total_steps: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: str,
+        hps: Hyperparams,
+        step: int,
+        total_steps: int,
+        device: torch.device,
+        skipped: int = 0,
+        goes_on: bool = False,
+    ) -> None:
         self.hps, self.device = hps, device
         self.first = dist.get_rank() == 0
-        self.writer = _writer(folder) if self.first else None
+        self.writer = _writer(folder, step + 1 if goes_on and step else None) if self.first else None
         self.terminal = sys.stderr.isatty()
         self.bar = _bar(step, total_steps, self.first and self.terminal)
         self.total_steps = total_steps
-        self.skipped = 0
+        self.skipped = skipped
+        self.idle = 0.0  # seconds in which no training was to be done
+        self.pace: tuple[float, float] | None = None  # seconds of a step and samples in it, as a terminal shows them
+        self.before = self._now()  # when the last step ended
+        self.at = (step, 0)  # step and epoch
         self._start_window()
 
     def _start_window(self) -> None:
-        self.since = time.perf_counter()
+        self.since = self._now()
         self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
         self.last: Mapping[str, float] = {}
-        self.steps = 0
+        self.steps = self.items = 0
+
+    def _now(self) -> float:
+        """Seconds of training since some moment."""
+        return time.perf_counter() - self.idle
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stops the clock while something else than training is done."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.idle += time.perf_counter() - start
 
     def text(self, name: str, text: str) -> None:
         """Writes a text, such as the command line."""
         if self.writer is not None:
             self.writer.add_text(name, text)
 
-    def step(self, step: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Notes one training step; every `log_steps` of them makes an entry. All ranks must call it alike."""
+    def step(self, step: int, epoch: int, metrics: Mapping[str, float], items: int | None = None) -> None:
+        """Notes one training step; every `log_steps` of them makes an entry. All ranks must call it alike.
+
+        Args:
+            items: chunks that this rank used; None: as many as there are in full batches.
+        """
+        items = self.hps.bs * self.hps.iters_before_update if items is None else items
+        self.at = (step, epoch)
         self.steps += 1
+        self.items += items
         self.last = metrics
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            if name in OF_ALL_STEPS or not metrics.get("overflow", 0.0):
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.counts[name] = self.counts.get(name, 0) + 1
         self.skipped += int(metrics.get("skipped", 0.0))
         if self.bar is not None:
-            self.bar.set_postfix_str(describe(in_decibels(metrics), epoch, self.skipped), refresh=False)
-            self.bar.update()
+            self._move_bar(step, epoch, metrics, items)
         if step % self.hps.log_steps == 0:
             self._entry(step, epoch)
 
+    def _move_bar(self, step: int, epoch: int, metrics: Mapping[str, float], items: int) -> None:
+        now, share = self._now(), 1.0 if self.pace is None else SMOOTHING
+        old = self.pace or (0.0, 0.0)
+        seconds = (1.0 - share) * old[0] + share * (now - self.before)
+        chunks = (1.0 - share) * old[1] + share * items * dist.get_world_size()
+        self.pace, self.before = (seconds, chunks), now
+        left = (self.total_steps - step) * seconds
+        self.bar.set_postfix_str(
+            self._line(in_decibels(metrics), epoch, chunks / max(seconds, 1e-9), left), refresh=False
+        )
+        self.bar.update()
+
+    def _line(self, metrics: Mapping[str, float], epoch: int, chunks: float, left: float) -> str:
+        """The progress line: numbers, samples per second and the time that is left."""
+        shown = {name: value for name, value in metrics.items() if name != "loss_scale" or self.hps.fp16}
+        return f"{describe(shown, epoch, self.skipped)}, {chunks:.3g} samples/s, {time_text(left)} left"
+
+    def flush(self) -> None:
+        """Makes an entry of the steps that none has told of yet. All ranks must call it alike."""
+        if self.steps:
+            self._entry(*self.at)
+
     def _entry(self, step: int, epoch: int) -> None:
-        seconds = (time.perf_counter() - self.since) / self.steps
-        means = average({name: total / self.steps for name, total in self.sums.items()}, self.device)
+        took = max(self._now() - self.since, 1e-9)
+        seconds, chunks = took / self.steps, self.items * dist.get_world_size() / took
+        left = (self.total_steps - step) * seconds
+        means = average({name: total / self.counts[name] for name, total in self.sums.items()}, self.device)
         means = in_decibels(dict(means, **{name: self.last[name] for name in LAST if name in self.last}))
-        chunks = self.hps.bs * self.hps.iters_before_update * dist.get_world_size() / seconds
         if self.writer is not None:
             for name, value in means.items():
                 self.writer.add_scalar(chart(name), value, step)
             self.writer.add_scalar("speed/samples_per_s", chunks, step)
             self.writer.add_scalar("speed/audio_seconds_per_s", chunks * self.hps.sample_length / self.hps.sr, step)
             self.writer.add_scalar("speed/step_seconds", seconds, step)
+            self.writer.add_scalar("speed/seconds_left", left, step)
             self.writer.add_scalar("train/epoch", epoch, step)
             self.writer.add_scalar("optimizer/skipped_in_all", self.skipped, step)
             self.writer.flush()
         if self.first and not self.terminal:
-            left = time_text((self.total_steps - step) * seconds)
-            print(
-                f"step {step} of {self.total_steps}, {describe(means, epoch, self.skipped)}, "
-                f"{chunks:.3g} samples/s, {left} left",
-                flush=True,
-            )
+            print(f"step {step} of {self.total_steps}, {self._line(means, epoch, chunks, left)}", flush=True)
         self._start_window()
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -148,7 +226,8 @@ def describe(metrics: Mapping[str, float], epoch: int, skipped: int) -> str:
 
 def _numbers(metrics: Mapping[str, float]) -> list[str]:
     unit = {"spectral_convergence": " dB"}
-    return [f"{name} {metrics[name]:.4g}{unit.get(name, '')}" for name in SHOWN if name in metrics]
+    names = [name for name in SHOWN if name in metrics and (metrics[name] or name not in OPTIONAL)]
+    return [f"{name} {metrics[name]:.4g}{unit.get(name, '')}" for name in names]
 
 
 def time_text(seconds: float) -> str:
@@ -160,13 +239,13 @@ def time_text(seconds: float) -> str:
     return f"{seconds}s"
 
 
-def _writer(folder: str) -> Any:
+def _writer(folder: str, purge_step: int | None) -> Any:
     try:
         from tensorboardX import SummaryWriter  # type: ignore[attr-defined,unused-ignore]
     except ImportError:
         print_once("tensorboardX is not installed, so no charts are written: pip install tensorboardX")
         return None
-    return SummaryWriter(logdir=folder, flush_secs=30)
+    return SummaryWriter(logdir=folder, flush_secs=30, purge_step=purge_step)
 
 
 def _bar(step: int, total_steps: int, shown: bool) -> Any:
@@ -174,4 +253,5 @@ def _bar(step: int, total_steps: int, shown: bool) -> Any:
         return None
     from tqdm import tqdm
 
-    return tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.05)
+    form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # its own pace would have evaluations in it
+    return tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, bar_format=form)

@@ -26,6 +26,7 @@ from jukebox.vqvae import tiling
 
 GIB = 2**30
 USUAL_GB = 80.0  # of one GPU, where none is there to ask
+USUAL_GPUS = 8  # of one host, likewise
 SPARE = 0.9  # share of a GPU's memory that may be planned for
 
 
@@ -70,6 +71,7 @@ def plan(hps: Hyperparams) -> list[str]:
     lines = [f"{what}: {everything:,} parameters{part}; computes in {kind}, {hps.bs} items a process"]
     activations = count_activations(model, hps)
     gpu = hps.plan_gb or _gpu_gb()
+    per_host = read_launch().local_size or torch.cuda.device_count() or USUAL_GPUS
     ranks = [int(n) for n in hps.plan_ranks.split(",") if n.strip()] or sorted({read_launch().size, 8, 64})
     lines.append("GiB per process    weights  gradients  optimizer  average  gathered  activations  VQ-VAE    total")
     fits: dict[tuple[int, bool], bool] = {}
@@ -82,8 +84,11 @@ def plan(hps: Hyperparams) -> list[str]:
             who = f"{n:4} rank{'s' if n > 1 else ' '} {'--fsdp' if sharded else '      '}"
             widths = (8, 10, 10, 8, 9, 12, 7, 8)
             lines.append(" ".join([who, *(f"{x:>{width}}" for x, width in zip(row, widths, strict=True))]))
-            if needs.host and n == ranks[0] and not sharded:
-                lines.append(f"     and {needs.host / GIB:.2f} GiB of host memory for the average")
+            if needs.host:
+                together = min(n, per_host)
+                host = f"     and {needs.host / GIB:.2f} GiB of host memory for the average"
+                more = f", {together * needs.host / GIB:.2f} on a host of {together} processes"
+                lines.append(host + (more if together > 1 else ""))
     lines += [_verdict(n, fits, gpu, hps) for n in ranks]
     return lines
 

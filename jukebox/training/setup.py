@@ -44,7 +44,7 @@ def make_model(hps: Hyperparams, path: str, device: torch.device) -> tuple[Any, 
         return vqvae, vqvae
     vqvae = make_vqvae(Hyperparams(hps), device)
     settings = Hyperparams(hps, restore_prior=path or hps.restore_prior)
-    sharded = hps.fsdp and dist.get_world_size() > 1
+    sharded = hps.fsdp and hps.train and dist.get_world_size() > 1
     place = torch.device("cpu") if sharded else device  # sharding moves it layer by layer
     prior = make_tuned_prior(settings, vqvae, place) if hps.restore_prior and not path else None
     if prior is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ class Training:
     shards: Shards | None = None
     averages_itself: bool = False  # whether the optimizer's step moves the average as well
     step: int = 0
+    skipped: int = 0  # updates that were skipped
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The trained parameters with their names in the model, as optimizer and average know them, in order."""
@@ -103,6 +104,7 @@ def train_step(training: Training, batches: Sequence[Batch], hps: Hyperparams) -
         training.optimizer.step(scale=clip_scale(grad_norm, hps.clip, scale))
         if training.average is not None and not training.averages_itself:
             training.average.step()
+    training.skipped += int(skipped)
     training.scaler.update(overflow)
     training.optimizer.zero_grad(set_to_none=True)
     lr = training.schedule.get_lr()
@@ -149,20 +151,49 @@ def mean_metrics(collected: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, f
     return dict(zip(names, table.mean(0).tolist(), strict=True))
 
 
+def batch_items(batch: Batch) -> int:
+    """Chunks in a batch."""
+    return len(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, average: WeightAverage | None, batches: Iterable[Batch], hps: Hyperparams, device: torch.device
+    model: nn.Module,
+    average: WeightAverage | None,
+    batches: Iterable[Batch],
+    hps: Hyperparams,
+    device: torch.device,
+    counts: Sequence[int] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Means of the metrics over the held-out batches of all ranks, with the averaged weights; empty without a batch."""
+    """Means of the metrics over the held-out items of all ranks, with the averaged weights.
+
+    How items are put together in batches, and on how many ranks, does not matter.
+
+    Args:
+        batches: as many on every rank, since sharded weights are gathered by all ranks together.
+        counts: items of each batch that count (0: it only keeps step with other ranks); None: all of them.
+        stop: asked before each batch, on all ranks; True ends the evaluation without a result.
+
+    Returns:
+        The metrics by name; empty without an item, or where it was ended.
+    """
     seed_everything(hps.seed, "evaluate", dist.get_rank())
     plain = Hyperparams(hps, aug_blend=False)
     training = model.training
     model.eval()
-    collected = []
+    items, sums, stopped = 0, dict[str, float](), False
     with averaged_weights(average):
-        for batch in batches:
+        for i, batch in enumerate(batches):
+            stopped = stop()
+            if stopped:
+                break
             loss, metrics = forward(model, batch, plain, device)
-            collected.append(mean_metrics([{"loss": loss, **metrics}]))
+            count = batch_items(batch) if counts is None else counts[i]
+            if count:
+                means = mean_metrics([{"loss": loss, **metrics}])
+                items, sums = items + count, {name: sums.get(name, 0.0) + count * means[name] for name in means}
     model.train(training)
-    everybody = [metrics for part in gather_objects(collected) for metrics in part]
-    return {name: sum(m[name] for m in everybody) / len(everybody) for name in (everybody[0] if everybody else ())}
+    everybody = [] if stopped else [part for part in gather_objects((items, sums)) if part[0]]
+    total = sum(count for count, _ in everybody)
+    return {name: sum(part[name] for _, part in everybody) / total for name in (everybody[0][1] if everybody else ())}

@@ -12,11 +12,13 @@ import os
 import re
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +28,10 @@ from jukebox.utils.errors import UserError
 from jukebox.utils.launch import Launch, abort_job, read_launch
 
 TIMEOUT = timedelta(minutes=30)  # a collective that waits longer than this ends the job
+DEFAULT_PORT = 29500
+MEET_SECONDS = 120.0  # processes that work by themselves for longer meet so often, and a silent one is still found out
+
+T = TypeVar("T")
 
 
 def _ask_mpi(launch: Launch) -> Launch:
@@ -122,7 +128,7 @@ _launch: Launch | None = None  # asked for once: an MPI library cannot be starte
 
 
 def setup_dist_from_mpi(
-    master_addr: str | None = None, backend: str | None = None, port: int = 29500, device: str = ""
+    master_addr: str | None = None, backend: str | None = None, port: int = DEFAULT_PORT, device: str = ""
 ) -> tuple[int, int, torch.device]:
     """Joins the job that a launcher started; without a launcher it is a job of one and needs nothing.
 
@@ -131,7 +137,7 @@ def setup_dist_from_mpi(
     Args:
         master_addr: address of the host of rank 0; None takes MASTER_ADDR, or finds it out.
         backend: "nccl" or "gloo"; None takes nccl for GPUs and gloo for CPUs.
-        port: a free TCP port on the host of rank 0.
+        port: a free TCP port on the host of rank 0; MASTER_PORT wins, since launchers that set it may listen there.
         device: as in `pick_device`.
 
     Returns:
@@ -158,6 +164,8 @@ def setup_dist_from_mpi(
     if torch_device.type == "cuda":
         torch.cuda.set_device(torch_device)
     if launch.size > 1 and not running:
+        if launch.port and port not in (launch.port, DEFAULT_PORT) and launch.rank == 0:
+            print(f"MASTER_PORT={launch.port} of the environment counts, --port={port} does not", file=sys.stderr)
         _start_group(launch, address, launch.port or port, backend, torch_device)
     return launch.rank, local_rank, torch_device
 
@@ -210,7 +218,8 @@ def _start_group(launch: Launch, address: Any, port: int, backend: str | None, d
         )
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         if "EADDRINUSE" in str(error) or "in use" in str(error):
-            raise UserError(f"port {port} is in use on {address}: choose another with --port={port + 1}") from error
+            advice = f"MASTER_PORT={port + 1} in the environment" if launch.port else f"--port={port + 1}"
+            raise UserError(f"port {port} is in use on {address}: choose another with {advice}") from error
         raise UserError(
             f"rank {launch.rank} of {launch.size} cannot meet the others at {address}:{port} "
             f"({str(error).splitlines()[0][:100]}); give the address of rank 0's host with MASTER_ADDR"
@@ -282,10 +291,53 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up on at least one rank; all of them must ask."""
+def any_rank(flag: bool, device: torch.device | None = None) -> bool:
+    """Whether the flag is up on at least one rank; all of them must ask.
+
+    Args:
+        device: where ranks meet; None: where their backend does.
+    """
     if dist_adapter.get_world_size() == 1:
         return flag
+    if device is None:
+        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
     tensor = torch.tensor(float(flag), device=device)
     dist_adapter.all_reduce(tensor, op=dist_adapter.ReduceOp.MAX)
     return tensor.item() > 0
+
+
+def in_step(items: Iterable[T], device: torch.device | None = None) -> Iterator[T]:
+    """The items of this rank, which may be slower or quicker than the others with theirs. All ranks must take part.
+
+    Every `MEET_SECONDS` all meet, and the last item is followed by such meetings until everybody is done. So no rank
+    waits in a collective for as long as ends the job.
+    """
+    left = iter(items)
+    while True:
+        until, more = time.monotonic() + MEET_SECONDS, False
+        for item in left:
+            yield item
+            more = time.monotonic() > until
+            if more:
+                break
+        if not any_rank(more, device):
+            return
+
+
+def first_rank_first(make: Callable[[], T]) -> T:
+    """What `make` makes, on rank 0 before the others, however long it takes there. All ranks must take part.
+
+    Rank 0 works in a thread and meets the others every `MEET_SECONDS`.
+    """
+    if dist_adapter.get_world_size() == 1:
+        return make()
+    if dist_adapter.get_rank() > 0:
+        while any_rank(False):
+            pass
+        return make()
+    pool = ThreadPoolExecutor(1)
+    made = pool.submit(make)
+    while any_rank(not wait([made], MEET_SECONDS).done):
+        pass
+    pool.shutdown(wait=False)
+    return made.result()

@@ -58,7 +58,8 @@ def load_audio(
         channels: 1 mixes all channels evenly, 2 doubles a mono file.
 
     Returns:
-        float32 [channels, duration] and its rate. Behind the end of the file there are zeros.
+        float32 [channels, duration] and its rate. Behind the end of the file there are zeros, and so where it has
+        samples that are no finite numbers, as files of floats may.
 
     Raises:
         AudioError: the file cannot be opened or decoded, has no audio, or ends before the offset.
@@ -88,17 +89,24 @@ def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None
     """
     ratio = Fraction(reader.rate, rate)  # source samples per sample of the result
     if ratio == 1:
-        return reader.read(first, None if wanted is None else first + wanted, approx)
+        return _finite(reader.read(first, None if wanted is None else first + wanted, approx))
     reach = FILTER_REACH * max(1, math.ceil(ratio))
     steps = max(0, (int(first * ratio) - reach) // ratio.numerator)
     start, stop = steps * ratio.numerator, None if wanted is None else math.ceil((first + wanted) * ratio) + reach
-    x = reader.read(start, stop, approx)
+    x = _finite(reader.read(start, stop, approx))
     if x.shape[1] == 0:
         return x
     skip = first - steps * ratio.denominator
     ends = math.ceil(x.shape[1] / ratio)  # the flushed filter may give a few samples more than there was sound
     y = resample_audio(x, reader.rate, rate)[:, :ends]
     return y[:, skip : None if wanted is None else skip + wanted]
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    """x with zeros where it is not finite: one such sample would spread over all it is mixed or filtered with."""
+    if np.isfinite(x.sum(dtype=np.float64)):  # float32 numbers cannot overflow this sum
+        return x
+    return np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

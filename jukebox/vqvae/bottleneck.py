@@ -23,6 +23,8 @@ from jukebox.utils.errors import UserError
 CHUNK_ELEMENTS = {"cpu": 2**20}
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
 
+BY_LEVEL = ("usage", "entropy", "dk")  # metrics that tell one codebook's trouble, which a mean over levels would hide
+
 
 class QuantizerOutput(NamedTuple):
     """Result of one level's bottleneck."""
@@ -145,13 +147,18 @@ class BottleneckBlock(nn.Module):
 
     @torch.no_grad()
     def init_k(self, x: Tensor) -> None:
-        """Starts the codebook with random rows of x [R, D]."""
-        self.k.copy_(self._candidates(x))
-        self.restore_k()
+        """Starts the codebook with random rows of x [R, D]; rows that are not finite leave that to the next batch."""
+        candidates = self._candidates(x)  # the same on all processes, and so is the decision
+        if bool(candidates.isfinite().all()):
+            self.k.copy_(candidates)
+            self.restore_k()
 
     @torch.no_grad()
     def update_k(self, x: Tensor, codes: Tensor) -> dict[str, Tensor]:
         """Moves the codebook towards a batch and revives unused codes.
+
+        A batch with numbers that are not finite, on any process, leaves codebook and running averages as they are: its
+        step is not used either, and one such number would stay in them for good. So does a codebook without a start.
 
         Args:
             x: encoder outputs [R, D].
@@ -160,9 +167,9 @@ class BottleneckBlock(nn.Module):
         Returns:
             entropy of the batch's codes in nats, codes used in the batch, codes in use, change of the codebook.
         """
-        assert self.k_sum is not None and self.k_elem is not None
-        if self.k_sum.device != self.k.device:
-            self.k_sum, self.k_elem = self.k_sum.to(self.k.device), self.k_elem.to(self.k.device)
+        started = self.k_sum is not None and self.k_elem is not None
+        k_sum = torch.zeros_like(self.k) if self.k_sum is None else self.k_sum.to(self.k.device)
+        k_elem = self.k.new_zeros(self.k_bins) if self.k_elem is None else self.k_elem.to(self.k.device)
         candidates = self._candidates(x)
         # Sums and counts by code, without a table of codes by positions; one message holds both.
         batch = self.k.new_zeros(self.k_bins, self.emb_width + 1)
@@ -171,12 +178,14 @@ class BottleneckBlock(nn.Module):
         dist.all_reduce(batch)
         batch_sum, batch_elem = batch[:, :-1], batch[:, -1]
 
-        self.k_sum = self.mu * self.k_sum + (1.0 - self.mu) * batch_sum
-        self.k_elem = self.mu * self.k_elem + (1.0 - self.mu) * batch_elem
-        alive = self.k_elem >= self.threshold
+        moved_sum = self.mu * k_sum + (1.0 - self.mu) * batch_sum
+        fit = moved_sum.isfinite().all() & candidates.isfinite().all() & started  # all processes come to the same
+        k_sum = torch.where(fit, moved_sum, k_sum)
+        k_elem = torch.where(fit, self.mu * k_elem + (1.0 - self.mu) * batch_elem, k_elem)
+        alive = k_elem >= self.threshold
         # A code without any count divides by zero, but is then not alive unless the threshold is 0 as well.
-        learned = self.k_sum / self.k_elem.clamp_min(torch.finfo(self.k_elem.dtype).tiny)[:, None]
-        new = torch.where(alive[:, None], learned, candidates)
+        learned = k_sum / k_elem.clamp_min(torch.finfo(k_elem.dtype).tiny)[:, None]
+        new = torch.where(fit, torch.where(alive[:, None], learned, candidates), self.k)
 
         share = batch_elem / batch_elem.sum()
         metrics = {
@@ -185,7 +194,9 @@ class BottleneckBlock(nn.Module):
             "usage": alive.sum().to(self.k.dtype),
             "dk": (new - self.k).norm() / math.sqrt(self.k.numel()),
         }
-        self.k.copy_(new)
+        if started:
+            self.k_sum, self.k_elem = k_sum, k_elem
+            self.k.copy_(new)
         return metrics
 
     # ------------------------------------------------------------------------------------------ quantising
@@ -287,15 +298,20 @@ class Bottleneck(nn.Module):
         return [block.decode(z) for block, z in zip(self.blocks[start_level:], zs, strict=False)]
 
     def forward(self, xs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], dict[str, Tensor]]:
-        """Latents of all levels -> codes, code vectors, commitment losses, metrics averaged over levels.
+        """Latents of all levels -> codes, code vectors, commitment losses, metrics.
 
+        Metrics are averaged over levels; those in `BY_LEVEL` are there for each level besides, numbered from 1: `_l1`.
         Without training the vectors are detached and there are no metrics.
         """
         outputs = [block(x, update_k=self.training) for block, x in zip(self.blocks, xs, strict=True)]
         if not self.training:
             outputs = [output._replace(quantized=output.quantized.detach()) for output in outputs]
         codes, quantized, commit_losses = ([output[i] for output in outputs] for i in range(3))
-        metrics = average_metrics([output.metrics for output in outputs]) if self.training else {}
+        metrics: dict[str, Tensor] = {}
+        if self.training:
+            metrics = average_metrics([output.metrics for output in outputs])
+            for level, output in enumerate(outputs, 1):
+                metrics.update({f"{name}_l{level}": output.metrics[name] for name in BY_LEVEL})
         return codes, quantized, commit_losses, metrics
 
 

@@ -62,8 +62,23 @@ def test_few_items_make_one_small_batch(n: int, bs: int, world: int, sizes: list
 
 def test_unshuffled_batches_hold_all_items_in_order() -> None:
     dealt = [items(EpochBatches(11, 2, rank, 2, shuffle=False)) for rank in range(2)]
-    assert dealt == [[[0, 1], [4, 5], [8]], [[2, 3], [6, 7], [9]]]
+    assert dealt == [[[0, 1], [4, 5], [8]], [[2, 3], [6, 7], [9, 10]]]
     assert items(EpochBatches(5, 2, shuffle=False)) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("bs", [1, 2, 3, 7])
+@pytest.mark.parametrize("n", [0, 1, 4, 11, 12])
+def test_unshuffled_every_item_counts_once(n: int, bs: int, world: int) -> None:
+    ranks = [EpochBatches(n, bs, rank, world, shuffle=False) for rank in range(world)]
+    dealt, counts = [items(sampler) for sampler in ranks], [sampler.counts() for sampler in ranks]
+    assert len({len(sampler) for sampler in ranks}) == 1  # they meet in every batch
+    assert all(len(d) == len(c) == len(ranks[0]) for d, c in zip(dealt, counts, strict=True))
+    assert all(1 <= len(batch) <= bs for d in dealt for batch in d)
+    own = [
+        item for d, c in zip(dealt, counts, strict=True) for batch, k in zip(d, c, strict=True) for item in batch[:k]
+    ]
+    assert sorted(own) == list(range(n))
 
 
 def test_going_on_in_the_middle_of_an_epoch() -> None:

@@ -238,6 +238,18 @@ def test_broken_files_are_named_once_and_left_out(tmp_path: Path, song_folder: P
     assert lines[0].startswith("1 songs") and sum("bad.mp3" in line for line in lines) == 1
 
 
+def test_a_file_that_breaks_is_told_by_one_worker(
+    tmp_path: Path, song_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        shutil.copy(song_folder / "flac" / "song_0000.flac", tmp_path / f"{i}.flac")
+    data = FilesAudioDataset(hparams(tmp_path))
+    (tmp_path / "1.flac").write_bytes(b"gone bad")
+    for _ in range(2):  # a worker of its own each time
+        assert len(list(torch.utils.data.DataLoader(data, num_workers=1))) == len(data)
+    assert capfd.readouterr().err.count("1.flac") == 1
+
+
 def test_a_file_that_breaks_while_training(
     tmp_path: Path, song_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,6 +95,25 @@ def test_the_promised_commands_pass(folder: Path, sets: str, values: dict[str, A
         ("small_vqvae", dict(n_segment=3), "a chunk has 1024 codes of the top level"),
         ("small_vqvae", dict(plan_ranks="8,none"), "such as --plan_ranks=8,64"),
         (TOP, dict(codes_dir="codes", aug_blend=True), "leave aug_blend out"),
+        ("small_vqvae", dict(train_test_split=0.0), "above 0 and at most 1, such as --train_test_split=0.9"),
+        ("small_vqvae", dict(train_test_split=1.5), "train_test_split=1.5"),
+        ("small_vqvae", dict(mu=1.0), "mu=1.0: must be in .0, 1., since 1 would keep the average"),
+        ("small_vqvae", dict(channels=3), "channels=3: use 1 or 2"),
+        ("small_vqvae", dict(l_bins=0), "l_bins=0: must be at least 1"),
+        ("small_vqvae", dict(width=-1), "width=-1: must be at least 1"),
+        ("small_vqvae", dict(l_mu=1.0), "l_mu=1.0: must be in"),
+        ("small_vqvae", dict(l_mu=-0.1), "l_mu=-0.1: must be in"),
+        ("small_vqvae", dict(loss_fn="l3"), "loss_fn=l3: use one of l1, l2, linf, lmix"),
+        ("small_vqvae", dict(loss_fn="lmix", lmix_l2=0.0, lmix_linf=0.0), "such as --lmix_l2=1.0"),
+        ("small_vqvae", dict(downs_t=[5, 0]), "downs_t=5,0: must be whole numbers from 1 on"),
+        (TOP, dict(fp16_loss_scale=0), "fp16_loss_scale=0: must be above 0"),
+        (TOP, dict(fp16_loss_scale=-2.0), "fp16_loss_scale=-2.0: must be above 0"),
+        (TOP, dict(heads=3), "heads=3: attention is m_attn . prior_width = 256 wide, .* use --heads=1"),
+        (TOP, dict(heads=0), "heads=0: must be at least 1"),
+        (TOP, dict(prior_width=0), "prior_width=0: must be at least 1"),
+        (TOP, dict(attn_order=13), "attn_order=13: choose one from 0 to 12"),
+        (TOP, dict(resid_dropout=1.0), "resid_dropout=1.0: must be in"),
+        ("vqvae,small_sep_enc_dec_prior,all_fp16,cpu_ema", dict(LYRICS, prime_heads=5), "prime_heads=5: attention is"),
     ],
 )
 def test_what_is_refused(folder: Path, sets: str, values: dict[str, Any], message: str) -> None:
@@ -106,6 +125,18 @@ def test_what_is_refused(folder: Path, sets: str, values: dict[str, Any], messag
 def test_raw_to_tokens() -> None:
     assert [raw_to_tokens(level, [3, 2, 2], [2, 2, 2]) for level in range(3)] == [8, 32, 128]
     assert raw_to_tokens(0, [5, 3], [2, 2]) == 32 and raw_to_tokens(1, [2, 1], [4, 2]) == 32
+
+
+def test_names_and_numbers_are_those_of_the_modules() -> None:
+    from jukebox.training.checks import ATTN_ORDERS, LOSSES
+    from jukebox.transformer.patterns import layer_kinds
+    from jukebox.vqvae.losses import LOSS_KINDS
+
+    assert LOSSES == LOSS_KINDS
+    assert all(layer_kinds(order, 3) for order in ATTN_ORDERS)
+    for order in (-1, len(ATTN_ORDERS)):
+        with pytest.raises(ValueError, match="attn_order"):
+            layer_kinds(order, 3)
 
 
 def test_no_torch_is_needed() -> None:

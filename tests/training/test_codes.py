@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import save_checkpoint
 from jukebox.training import loop
-from jukebox.training.codes import CodesDataset, PackedCodes, vqvae_digest
+from jukebox.training.codes import CodesDataset, CodesStore, PackedCodes, vqvae_digest
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
 
@@ -151,9 +152,59 @@ def test_codes_of_something_else_are_refused() -> None:
         train(codes_dir="codes", epochs=1, restore_vqvae="other.pth.tar", name="other")
     with pytest.raises(UserError, match="aug_shift=False"):
         train(codes_dir="codes", epochs=1, aug_shift=True, name="shift")
-    Path("music/4.wav").unlink()
-    with pytest.raises(UserError, match="other songs"):
-        train(codes_dir="codes", epochs=1, name="fewer")
+    rate = dict(sr=SR // 2, sample_length=T)
+    with pytest.raises(UserError, match="another sr: give another folder"):
+        train(codes_dir="codes", epochs=1, name="rate", **rate)
+
+
+def count_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the samples of everything that is encoded from now on to be written."""
+    append, seen = CodesStore.writer, []
+
+    @contextlib.contextmanager
+    def counting(self: CodesStore, *rest: Any) -> Any:
+        with append(self, *rest) as write:
+            yield lambda segment, codes: seen.append(segment[2]) or write(segment, codes)
+
+    monkeypatch.setattr(CodesStore, "writer", counting)
+    return seen
+
+
+@pytest.mark.parametrize("aug_shift", [False, True])
+def test_levels_and_lengths_share_a_folder(aug_shift: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each trains as if the folder were its own."""
+    seen = count_encoded(monkeypatch)
+    kinds: dict[str, dict[str, Any]] = {
+        "top": {},
+        "upsampler": dict(level=0, n_ctx=32, sample_length=1024, cond_width=8, cond_depth=1),
+        "longer": dict(n_ctx=32, sample_length=2 * T),  # two of the five songs are long enough by a chunk only
+    }
+    for name, kind in kinds.items():
+        values = dict(kind, aug_shift=aug_shift, epochs=1)
+        shared = train(name=name, codes_dir="codes", **values)
+        own = train(name=f"own {name}", codes_dir=f"own {name}", **values)
+        assert all(torch.equal(value, own["model"][key]) for key, value in shared["model"].items())
+    before = len(seen)
+    train(name="again", codes_dir="codes", aug_shift=aug_shift, epochs=1, **kinds["upsampler"])
+    assert len(seen) == before
+
+
+@pytest.mark.parametrize("aug_shift", [False, True])
+def test_songs_come_and_go(aug_shift: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = count_encoded(monkeypatch)
+    Path("music/4.wav").rename("4.wav")
+    train(name="four", codes_dir="codes", epochs=1, aug_shift=aug_shift)
+    before = len(seen)
+    Path("4.wav").rename("music/4.wav")
+    more = train(name="five", codes_dir="codes", epochs=1, aug_shift=aug_shift)
+    assert 0 < len(seen) - before < before  # the new song, and chunks that its place has moved
+    fresh = train(name="fresh", codes_dir="fresh", epochs=1, aug_shift=aug_shift)
+    assert all(torch.equal(value, fresh["model"][key]) for key, value in more["model"].items())
+    Path("music/0.wav").unlink()
+    train(name="fewer", codes_dir="codes", epochs=1, aug_shift=aug_shift)
+    Path("music/3.wav").replace("music/1.wav")  # another song under a name that has codes
+    with pytest.raises(UserError, match="holds codes of another 1.wav .of .* bytes, now .*another name"):
+        train(name="changed", codes_dir="codes", epochs=1, aug_shift=aug_shift)
 
 
 def test_the_digest_follows_what_codes_depend_on() -> None:

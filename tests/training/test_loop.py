@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import TinyData, tiny_hps
+from tiny_training import TinyData, read_events, tiny_hps
 
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import load_checkpoint, make_vqvae
@@ -293,20 +293,11 @@ def test_evaluation_alone_uses_the_averaged_weights(capsys: pytest.CaptureFixtur
 
 def events(folder: str = "logs/tiny/logs") -> dict[str, list[tuple[int, Any]]]:
     """Tags of the event files with (step, value or kind)."""
-    from tensorboardX.proto.event_pb2 import Event
-
     found: dict[str, list[tuple[int, Any]]] = {}
-    for name in sorted(os.listdir(folder)):
-        data, i = Path(folder, name).read_bytes(), 0
-        while i < len(data):  # length (8), its checksum (4), event, checksum (4)
-            size = int.from_bytes(data[i : i + 8], "little")
-            event = Event.FromString(data[i + 12 : i + 12 + size])
-            i += 16 + size
-            for value in event.summary.value:
-                kind = value.WhichOneof("value")
-                found.setdefault(value.tag, []).append(
-                    (event.step, value.simple_value if kind == "simple_value" else kind)
-                )
+    for event in read_events(folder):
+        for value in event.summary.value:
+            kind = value.WhichOneof("value")
+            found.setdefault(value.tag, []).append((event.step, value.simple_value if kind == "simple_value" else kind))
     return found
 
 
@@ -318,6 +309,9 @@ def test_the_log_of_a_vqvae() -> None:
     for tag in (
         "codebook/usage",
         "codebook/entropy",
+        "codebook/usage_l1",
+        "codebook/entropy_l2",
+        "speed/seconds_left",
         "optimizer/grad_norm",
         "optimizer/lr",
         "optimizer/loss_scale",
@@ -344,6 +338,152 @@ def test_the_log_of_a_prior(level: int) -> None:
     for sound in ("input", "codes", "sample"):
         for item in (0, 1):
             assert [step for step, _ in found[f"audio_{sound}/{item}"]] == [10]
+
+
+def test_the_last_steps_are_logged_too() -> None:
+    train(log_steps=4, epochs=1, save_iters=100)
+    assert [step for step, _ in events()["train/loss"]] == [4, 5]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_stopped_while_it_evaluates(
+    epochs: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It saves before, stops between two held-out batches, and evaluates when it goes on."""
+    from jukebox.training import checkpoint, step
+
+    undisturbed = train(name="a", test=True, epochs=epochs, save_iters=100)
+    capsys.readouterr()
+    forward, calls = step.forward, []
+
+    def interrupted(model: Any, *rest: Any) -> Any:
+        if not model.training:
+            calls.append(load_torch("logs/b/checkpoint_latest.pth.tar")["step"])
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(model, *rest)
+
+    monkeypatch.setattr(checkpoint, "RECENT", 0.0)
+    monkeypatch.setattr(step, "forward", interrupted)
+    assert loop.run(tiny_hps(name="b", test=True, epochs=epochs, save_iters=100, sample_iters=-1), "") == 130
+    assert calls == [5] and "held-out" not in capsys.readouterr().out
+    monkeypatch.setattr(step, "forward", forward)
+    resumed = train(name="b", test=True, epochs=epochs, save_iters=100)
+    assert capsys.readouterr().out.count("held-out songs: loss") == epochs
+    assert events("logs/a/logs")["test/loss"] == events("logs/b/logs")["test/loss"]
+    undisturbed["hps"]["name"] = "b"
+    same(dict(undisturbed, command=""), dict(resumed, command=""))
+
+
+def test_stopped_after_an_evaluation_there_is_no_further_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT) or {"loss": 1.0})
+    assert loop.run(tiny_hps(test=True, epochs=2, sample_iters=-1), "") == 130
+    checkpoint = load_torch("logs/tiny/checkpoint_latest.pth.tar")
+    assert checkpoint["step"] == 5 and checkpoint["data"] == {"epoch": 1, "done": 0}
+
+
+def test_random_weights_are_not_evaluated() -> None:
+    with pytest.raises(UserError, match="logs/tiny/checkpoint_latest.pth.tar does not exist; .*--restore_vqvae=CHECK"):
+        loop.run(tiny_hps(train=False, test=True), "")
+    path = vqvae_path()
+    with pytest.raises(UserError, match="--restore_prior=CHECKPOINT"):
+        loop.run(tiny_hps(train=False, test=True, prior=True, restore_vqvae=path), "")
+    assert loop.run(tiny_hps(train=False, test=True, restore_vqvae=path), "") == 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_only_training_shards_a_prior(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which then moves it to its device, layer by layer; without it the prior is built there at once."""
+    from jukebox.training import setup
+
+    class Placed(Exception):
+        pass
+
+    def place(hps: Hyperparams, vqvae: Any, device: torch.device) -> Any:
+        raise Placed(device.type)
+
+    monkeypatch.setattr(setup, "make_prior", place)
+    monkeypatch.setattr(setup.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(setup, "make_vqvae", lambda *_: None)
+    hps = tiny_hps(prior=True, fsdp=True, train=training, test=True)
+    with pytest.raises(Placed, match="cpu" if training else "meta"):
+        setup.make_model(hps, "", torch.device("meta"))
+
+
+def test_nothing_to_evaluate_is_said_at_the_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutHeldOut(TinyData):
+        def __init__(self, hps: Hyperparams, **rest: Any) -> None:
+            super().__init__(hps, **rest)
+            self.test_loader = []
+
+    monkeypatch.setattr(loop, "DataProcessor", WithoutHeldOut)
+    train(epochs=1, test=True, log_steps=1)
+    said = capsys.readouterr().out
+    assert "no songs are held out, so --test has nothing to evaluate" in said.split("step 1 of")[0]
+
+
+def test_what_would_train_nothing_is_refused() -> None:
+    values: dict[str, Any] = dict(prior=True, restore_vqvae=vqvae_path())
+    train(name="prior", **values)
+    path = "logs/prior/checkpoint_latest.pth.tar"
+    for start in (2, 4):
+        anneal = dict(restore_prior=path, lr_use_linear_decay=True, lr_start_linear_decay=start, lr_decay=6.0)
+        with pytest.raises(UserError, match=f"zero at step {start + 6} .*step 10: use --lr_start_linear_decay=10"):
+            train(name="anneal", epochs=100, **values, **anneal)
+    with pytest.raises(UserError, match="curr_epoch=2, epochs=2.*use --epochs=3"):
+        train(name="late", curr_epoch=2)
+    del anneal["restore_prior"]
+    train(name="prior", **values, **anneal)  # its own end at step 10: finished is finished
+    with pytest.raises(UserError, match="use --lr_start_linear_decay=10"):
+        train(name="prior", **values, **{**anneal, "lr_decay": 3.0})
+
+
+def test_another_precision_takes_the_weights_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    values: dict[str, Any] = dict(prior=True, restore_vqvae=vqvae_path())
+    start = train(name="prior", **values)
+    half = dict(fp16=True, fp16_params=True, fp16_opt=True, restore_prior="logs/prior/checkpoint_latest.pth.tar")
+    capsys.readouterr()
+    tuned = train(name="half", epochs=1, lr=1e-9, **values, **half)
+    said = capsys.readouterr().out
+    assert "trained with fp16_params=False, fp16_opt=False: its weights are taken, the optimizer begins anew" in said
+    assert tuned["step"] == 5
+    for key, value in tuned["model"].items():
+        torch.testing.assert_close(value.float(), start["model"][key], rtol=1e-3, atol=1e-5)
+
+
+def test_a_prior_stays_with_its_vqvae(capsys: pytest.CaptureFixture[str]) -> None:
+    path = vqvae_path()
+    train(name="prior", prior=True, epochs=1, restore_vqvae=path)
+    train(name="other", epochs=1, seed=7)
+    other = "logs/other/checkpoint_latest.pth.tar"
+    for values in (dict(epochs=2), dict(train=False, test=True)):
+        with pytest.raises(UserError, match="another VQ-VAE than restore_vqvae=logs/other/.*another --name"):
+            train(name="prior", prior=True, restore_vqvae=other, **values)
+    start = dict(restore_prior="logs/prior/checkpoint_latest.pth.tar")
+    train(name="moved", prior=True, restore_vqvae=other, **start)
+    assert "trained on the codes of another VQ-VAE" in capsys.readouterr().out
+
+
+def test_a_run_keeps_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    undisturbed = train(name="a", aug_blend=True)
+    train(name="b", aug_blend=True, crash_after=4)
+    resumed = train(name="b", aug_blend=True, seed=3)
+    assert "--seed=3 is for new runs: this one goes on with seed 0" in capsys.readouterr().out
+    undisturbed["hps"]["name"] = "b"
+    same(undisturbed, resumed)
+
+
+def test_skipped_steps_are_counted_over_all_lives() -> None:
+    train(epochs=1, ignore_grad_norm=1, lr=0.0, log_steps=5)
+    first = load_torch("logs/tiny/checkpoint_latest.pth.tar")["skipped"]
+    again = train(ignore_grad_norm=1, lr=0.0, log_steps=5)["skipped"]
+    assert 0 < first < again and [n for _, n in events()["optimizer/skipped_in_all"]] == [first, again]
+
+
+def test_steps_left_with_a_short_last_group() -> None:
+    hps = tiny_hps(epochs=3, iters_before_update=2)
+    assert [loop.steps_left(5, hps, 1, done) for done in (0, 2, 4, 5)] == [6, 5, 4, 3]
 
 
 def test_previews_change_nothing() -> None:

@@ -72,6 +72,18 @@ def test_freezing_saves_gradients_and_state() -> None:
     assert a.weights == b.weights and b.gradients < a.gradients / 2 and b.optimizer == 2 * b.gradients
 
 
+def test_host_memory_is_told_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning.torch.cuda, "device_count", lambda: 0)
+    hps = tiny_hps(prior=True, prior_width=512, prior_depth=16, cpu_ema=True, plan_ranks="1,4,16", dry_run=True)
+    model, vqvae = planning.build_without_memory(hps)
+    lines = planning.plan(hps)
+    for n, sharded in ((1, False), (4, False), (4, True), (16, False), (16, True)):
+        one = planning.count(model, vqvae, hps, n if sharded else 1, 0).host / 2**30
+        row = next(i for i, line in enumerate(lines) if line.split()[0] == str(n) and ("--fsdp" in line) == sharded)
+        all_of_host = f", {min(n, 8) * one:.2f} on a host of {min(n, 8)} processes" if n > 1 else ""
+        assert lines[row + 1] == f"     and {one:.2f} GiB of host memory for the average{all_of_host}"
+
+
 def test_a_gpu_of_some_size() -> None:
     hps = tiny_hps(prior=True, prior_width=64, prior_depth=16, plan_ranks="1,8", dry_run=True)
     model, vqvae = planning.build_without_memory(hps)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_training import CPU, TinyData, sound, tiny_hps, tiny_model
 
+from jukebox.data.data_processor import EpochBatches
 from jukebox.training.step import Training, evaluate, make_training, train_step
 
 
@@ -99,6 +100,22 @@ def test_what_is_not_finite_is_never_used(precision: dict[str, Any], wrong: tupl
     assert train_step(training, [sound(2, 1)], hps)["skipped"] == 0.0
 
 
+def test_a_batch_without_numbers_leaves_the_codebooks_alone() -> None:
+    training, hps = _training()
+    spoiled = sound(2, 1)
+    spoiled[0, 100] = math.nan
+    first = train_step(training, [spoiled], hps)  # before there is any codebook
+    assert first["skipped"] == 1.0 and not any(block.init for block in training.model.bottleneck.blocks)
+    train_step(training, [sound(2, 0)], hps)
+    before = copy.deepcopy(training.model.state_extra()), copy.deepcopy(training.model.state_dict())
+    assert train_step(training, [spoiled], hps)["skipped"] == 1.0
+    after = training.model.state_extra(), training.model.state_dict()
+    for one, two in zip(before[0], after[0], strict=True):
+        assert torch.equal(one["k_sum"], two["k_sum"]) and torch.equal(one["k_elem"], two["k_elem"])
+    assert all(torch.equal(value, after[1][key]) for key, value in before[1].items())
+    assert math.isfinite(train_step(training, [sound(2, 2)], hps)["loss"])
+
+
 def test_ignore_grad_norm_skips_outliers() -> None:
     training, hps = _training(prior=True)
     norm = train_step(training, [sound(2, 0)], hps)["grad_norm"]
@@ -173,6 +190,38 @@ def test_evaluation_uses_the_average_and_changes_nothing(prior: bool) -> None:
     assert all(torch.equal(a, state[k]) for k, a in training.model.state_dict().items())
     assert training.model.training
     assert evaluate(training.model, None, [], hps, CPU) == {}
+
+
+@pytest.mark.parametrize("values", [{}, dict(prior=True)])
+def test_the_held_out_loss_depends_on_no_batch_size_and_no_number_of_ranks(
+    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, hps = _training(mu=0.5, **values)
+    train_step(training, [sound(4, 0)], hps)
+    held_out = torch.cat([sound(1, 50 + i) * (1 + i) / 7 for i in range(7)])  # items that are worth different losses
+
+    def loss(bs: int, ranks: int) -> dict[str, float]:
+        parts: list[Any] = []
+        monkeypatch.setattr("jukebox.training.step.gather_objects", lambda part: parts.append(part) or parts)
+        for rank in range(ranks):  # the last of them has everybody's part
+            sampler = EpochBatches(7, bs, rank, ranks, shuffle=False)
+            batches = [held_out[[item for _, item in keys]] for keys in sampler]
+            found = evaluate(training.model, training.average, batches, hps, CPU, sampler.counts())
+        return found
+
+    whole = loss(7, 1)
+    for bs in (1, 2, 3, 5, 7):
+        for ranks in (1, 2, 3, 5, 8):
+            assert loss(bs, ranks) == pytest.approx(whole, rel=1e-5), (bs, ranks)
+
+
+def test_an_evaluation_can_be_ended() -> None:
+    training, hps = _training()
+    asked: list[int] = []
+    stop = lambda: asked.append(1) or len(asked) > 2  # noqa: E731
+    batches = [sound(2, i) for i in range(5)]
+    assert evaluate(training.model, None, batches, hps, CPU, stop=stop) == {} and len(asked) == 3
+    assert training.model.training
 
 
 def test_stereo_is_blended() -> None:

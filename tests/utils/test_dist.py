@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from jukebox.utils import dist_adapter
+from jukebox.utils import dist_adapter, dist_utils
 from jukebox.utils.dist_utils import average, gather_objects, pick_device, print_all, print_once, setup_dist_from_mpi
 from jukebox.utils.errors import UserError
 from jukebox.utils.launch import Launch, read_launch
@@ -261,3 +261,75 @@ def test_a_taken_port_is_said() -> None:
         done = launch(program, port)
     assert done.returncode != 0
     assert f"port {port} is in use" in done.stderr and f"--port={int(port) + 1}" in done.stderr
+
+
+WAITING = """
+import sys, time
+from datetime import timedelta
+from jukebox.utils import dist_utils
+from jukebox.utils.launch import leave_job
+dist_utils.TIMEOUT, dist_utils.MEET_SECONDS = timedelta(seconds=2), 0.3
+rank, _, _ = dist_utils.setup_dist_from_mpi(device="cpu", port=int(sys.argv[1]))
+
+def scan():
+    time.sleep(4 if rank == 0 else 0)
+    return time.monotonic()
+
+with dist_utils.failing_together():
+    made = dist_utils.gather_objects(dist_utils.first_rank_first(scan))
+    assert made[0] < made[1]
+    done = []
+    for i in dist_utils.in_step(range(3 if rank == 0 else 20)):
+        time.sleep(0.2)
+        done.append(i)
+    dist_utils.print_all(done == list(range(len(done))), len(done))
+
+    def fail():
+        raise dist_utils.UserError("no songs")
+
+    try:
+        dist_utils.first_rank_first(fail)
+    except dist_utils.UserError as error:
+        dist_utils.print_all(error)
+dist_utils.shutdown()
+leave_job()
+"""
+
+
+def test_long_work_of_one_rank_does_not_end_the_job() -> None:
+    """Longer than a collective may wait: the others meet it again and again."""
+    done = launch(WAITING, free_port())
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [
+        "[rank 0] True 3",
+        "[rank 0] no songs",
+        "[rank 1] True 20",
+        "[rank 1] no songs",
+    ]
+
+
+@pytest.mark.parametrize(("of_launcher", "advice"), [(True, "MASTER_PORT=%d in the environment"), (False, "--port=%d")])
+def test_a_port_in_use_is_named_by_what_chose_it(of_launcher: bool, advice: str) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        own = Launch("torchrun", 0, 2, 0, 2, "127.0.0.1", port if of_launcher else None)
+        with pytest.raises(
+            UserError, match=f"port {port} is in use on 127.0.0.1: choose another with {advice % (port + 1)}"
+        ):
+            dist_utils._start_group(own, "127.0.0.1", port, "gloo", torch.device("cpu"))
+
+
+def test_a_port_that_does_not_count_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = []
+    monkeypatch.setattr(dist_utils, "_launch", Launch("torchrun", 0, 2, 0, 2, "127.0.0.1", 1234))
+    monkeypatch.setattr(dist_utils, "_start_group", lambda launch, address, port, *_: started.append(port))
+    for port in (29500, 1234, 4321):
+        setup_dist_from_mpi(port=port, device="cpu")
+    assert started == [1234] * 3
+    assert capsys.readouterr().err == "MASTER_PORT=1234 of the environment counts, --port=4321 does not\n"

@@ -96,6 +96,37 @@ def test_unused_codes_restart_from_the_batch_and_used_ones_do_not() -> None:
     assert all(block.k_elem[i] < 1.0 for i in restarted)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e38])
+def test_a_batch_that_is_not_finite_leaves_no_trace(value: float) -> None:
+    """Not in the running averages either, where it would stay for good."""
+    torch.manual_seed(4)
+    block = trained_block()
+    block(torch.randn(3, 5, 20))
+    before = [t.clone() for t in (block.k, block.k_sum, block.k_elem)]  # type: ignore[union-attr]
+    spoiled = torch.randn(3, 5, 20)
+    spoiled[1] = value
+    metrics = block(spoiled).metrics
+    assert all(torch.equal(a, b) for a, b in zip(before, (block.k, block.k_sum, block.k_elem), strict=True))
+    assert metrics["dk"] == 0 and metrics["usage"] == (before[2] >= block.threshold).sum()
+    block(torch.randn(3, 5, 20))
+    assert not torch.equal(before[0], block.k) and block.k.isfinite().all()
+
+
+def test_candidates_that_are_not_finite_are_never_taken() -> None:
+    torch.manual_seed(5)
+    block = trained_block()
+    block.draw_rows = lambda rows: torch.full((12, 5), math.nan)
+    metrics = block(torch.randn(3, 5, 20)).metrics
+    assert not block.init and block.k_sum is None and not block.k.any()
+    block.draw_rows = None
+    after = block(torch.randn(3, 5, 20)).metrics  # the next batch starts it
+    assert block.init and block.k.isfinite().all() and metrics.keys() == after.keys()
+    k = block.k.clone()
+    block.draw_rows = lambda rows: torch.full((12, 5), math.nan)
+    block(torch.randn(3, 5, 20))
+    assert torch.equal(k, block.k)
+
+
 def test_the_threshold_of_the_constructor_counts_from_the_first_step() -> None:
     x = torch.randn(2, 5, 30)
     for threshold, revived in ((1e-6, False), (1e6, True)):
@@ -244,9 +275,13 @@ def test_levels_report_means_and_detach_without_training() -> None:
         twin.load_extra(block.state_extra())
     codes, quantized, losses, metrics = levels(xs)
     separate = [twin(x) for twin, x in zip(twins, xs, strict=True)]
-    assert set(metrics) == {"fit", "pn", "entropy", "used_curr", "usage", "dk"}
-    for key, value in metrics.items():
-        torch.testing.assert_close(value, torch.stack([s.metrics[key].float() for s in separate]).mean())
+    of_levels = {f"{key}_l{level}" for key in ("usage", "entropy", "dk") for level in (1, 2)}
+    assert set(metrics) == {"fit", "pn", "entropy", "used_curr", "usage", "dk"} | of_levels
+    for key in set(metrics) - of_levels:
+        torch.testing.assert_close(metrics[key], torch.stack([s.metrics[key].float() for s in separate]).mean())
+    for key in of_levels:
+        name, _, level = key.rpartition("_l")
+        assert metrics[key] == separate[int(level) - 1].metrics[name]
     assert all(q.requires_grad for q in quantized) and all(loss.requires_grad for loss in losses)
     before = [block.k.clone() for block in levels.blocks]
     _, quantized, _, metrics = levels.eval()(xs)
