@@ -50,7 +50,7 @@ FLAGS = [
         "windows",
     ),
     Flag("batch_size", None, "windows at a time, across files; chosen from free memory", "machine"),
-    Flag("fp16", None, "run the prior in half precision; on CUDA unless --nofp16", "machine"),
+    Flag("fp16", None, "run the prior in half precision; on CUDA unless --nofp16", "machine", "bool"),
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
     Flag("port", 29500, "where processes under mpiexec meet", "machine"),
 ]
