@@ -313,7 +313,10 @@ def _checkpoint_file(path: str) -> str:
 def _from_checkpoints(name: str, paths: list[str]) -> Model:
     vqvae_path, priors = "", []
     for path in paths:
-        checkpoint = load_checkpoint(path)
+        try:
+            checkpoint = load_checkpoint(path)
+        except UserError as error:
+            raise UserError(f"--model: {error}") from error
         if not isinstance(checkpoint.get("hps"), dict):
             raise UserError(f"--model: {path} holds no hyper-parameters; register a MODELS entry that names its sets")
         hps = Hyperparams({**all_defaults(), **checkpoint["hps"]}, train=False, test=False)
