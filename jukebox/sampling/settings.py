@@ -95,6 +95,7 @@ class Settings:
             "top_p": list(self.top_p),
             "seed": self.seed,
             "dtype": self.dtype,
+            **self.model.marks(self.sample_levels),
         }
 
 

@@ -179,12 +179,11 @@ def link_or_copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -
     temporary = os.path.join(folder, f".{name[:100]}.{os.getpid()}.tmp")
     try:
         os.link(source, temporary)
+        os.replace(temporary, path)  # does nothing where both are one file already
     except OSError:  # a file system without hard links
         with open(source, "rb") as old, atomic_write(path) as new:
             shutil.copyfileobj(old, new, 1 << 24)
         return
-    try:
-        os.replace(temporary, path)  # does nothing where both are one file already
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
