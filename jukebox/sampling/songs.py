@@ -100,6 +100,7 @@ def full_metas(
     flag = "total_sample_length_in_seconds"
     total_seconds = seconds_of(flags, flag)
     timed = model.top if model.top is not None and model.top.hps.labels and mode != "upsample" else None
+    asked = flags.get("sample_length_in_seconds") or f"{sample_length / model.sr:g}"
     demo: dict[str, str] = {}
     metas = []
     for song in range(n_samples):
@@ -120,7 +121,7 @@ def full_metas(
         else:
             where = f"{TOTAL} of song {song}" if TOTAL in meta else f"--{flag}"
             total = int(number(flag, seconds, above=0.0) * model.sr)
-        _check_timing(where, song, total, offset, sample_length, timed, model)
+        _check_timing(where, song, total, offset, sample_length, timed, model, asked)
         words = {key: as_text(key, meta[key]) or "" for key in ("artist", "genre", "lyrics")}
         metas.append({**words, "total_length": total, "offset": offset})
     return metas
@@ -153,15 +154,16 @@ def _usual_total(timed: Level | None, least: int, sr: int) -> int:
 
 
 def _check_timing(
-    where: str, song: int, total: int, offset: int, sample_length: int, timed: Level | None, model: Model
+    where: str, song: int, total: int, offset: int, sample_length: int, timed: Level | None, model: Model, asked: Any
 ) -> None:
     """Refuses times that the timing labels cannot say.
 
     Args:
         where: what gave the length of the whole song; "" where nothing did and it follows from the others.
+        asked: the length of the sample in seconds as it was given.
     """
     sr, top_hop = model.sr, model.hops[-1]
-    shown = f"--sample_length_in_seconds={sample_length / sr:g}"
+    shown = f"--sample_length_in_seconds={asked}"
     if offset + sample_length > total and where:
         need = offset + sample_length
         raise UserError(

@@ -102,7 +102,7 @@ WRONG = [
         r"0.96 s are too short: an upsampler works on 1.024 s .* "
         "use --sample_length_in_seconds=1.024 or more",
     ),
-    (dict(sample_length_in_seconds=70), "^--sample_length_in_seconds=69.952: .* ends at 60 s; use 59.904 or less"),
+    (dict(sample_length_in_seconds=70), "^--sample_length_in_seconds=70: .* ends at 60 s; use 59.904 or less"),
     (dict(total_sample_length_in_seconds=20), "=20 is shorter than the 24.00 s .* use 24.000 or more"),
     (dict(total_sample_length_in_seconds=60), "=60: the model knows songs of 2 s up to, not including, 60 s"),
     (
