@@ -50,7 +50,7 @@ FLAGS = [
         "windows",
     ),
     Flag("batch_size", None, "windows at a time, across files; chosen from free memory", "machine"),
-    Flag("fp16", None, "run the prior in half precision; on CUDA unless --nofp16", "machine"),
+    Flag("fp16", None, "run the prior in half precision; on CUDA unless --nofp16", "machine", "bool"),
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
     Flag("port", 29500, "where processes under mpiexec meet", "machine"),
 ]
@@ -80,8 +80,10 @@ def main(**flags: Any) -> int:
     from jukebox.features.activations import check_layers
     from jukebox.features.job import remove_stale, split_done, window_hop
     from jukebox.sampling.models import find_model
+    from jukebox.sampling.values import device_name, port_number
     from jukebox.utils.audio_index import find_audio_files
-    from jukebox.utils.dist_utils import failing_together, setup_dist_from_mpi, shutdown
+    from jukebox.utils.dist_utils import failing_together, pick_device, setup_dist_from_mpi, shutdown
+    from jukebox.utils.files import try_folder
 
     model = find_model(str(flags["model"]), str(flags["weights_from"]))
     level = read_level(flags["level"], len(model.levels))
@@ -93,6 +95,8 @@ def main(**flags: Any) -> int:
     names, _ = find_audio_files(folder)
     if not names:
         raise UserError(f"--audio_files_dir={folder}: there is no audio file in it or below")
+    port, wanted = port_number(flags["port"]), device_name(flags["device"])
+    half = pick_device(wanted=wanted).type == "cuda" if flags["fp16"] is None else bool(flags["fp16"])
     settings = {
         "model": flags["model"],
         "weights_from": flags["weights_from"],
@@ -102,13 +106,15 @@ def main(**flags: Any) -> int:
         "hop_fraction": float(flags["hop_fraction"]),
         "artist": flags["artist"],
         "genre": flags["genre"],
+        "dtype": "fp16" if half else "fp32",
     }
+    try_folder(out, "out")
     todo, done = split_done(names, folder, out, settings)
     remove_stale(out)
-    rank, _, device = setup_dist_from_mpi(port=int(flags["port"]), device=flags["device"], backend="gloo")
+    rank, _, device = setup_dist_from_mpi(port=port, device=wanted, backend="gloo")
     try:
         with failing_together():
-            return make_features(model, settings, folder, out, todo, len(done), batch, flags["fp16"], rank, device)
+            return make_features(model, settings, folder, out, todo, len(done), batch, rank, device)
     finally:
         shutdown()
 
@@ -126,7 +132,7 @@ def read_level(value: str, levels: int) -> int:
     """A level's number; "top" is the highest."""
     if value == "top":
         return levels - 1
-    if not value.isdigit():
+    if not value.isdecimal():
         raise UserError(f"--level={value}: choose top or a number from 0 to {levels - 1}")
     return int(value)
 
@@ -139,7 +145,6 @@ def make_features(
     todo: list[str],
     n_done: int,
     batch: int | None,
-    fp16: bool | None,
     rank: int,
     device: Any,
 ) -> int:
@@ -162,13 +167,12 @@ def make_features(
     for notice in model.notices:
         say(notice)
     seconds = {name: entry.seconds for name, entry in AudioIndex(folder).look_up(share).items()}
-    half = device.type == "cuda" if fp16 is None else bool(fp16)
     extractor = Extractor(
         model,
         settings["level"],
         settings["layers"],
         device,
-        "fp16" if half else "fp32",
+        settings["dtype"],
         settings["artist"],
         settings["genre"],
     )
@@ -188,7 +192,7 @@ def make_features(
         def advance(done: float) -> None:
             bar.update(max(0.0, min(done, bar.total - bar.n)))  # headers and samples differ by moments
 
-        job = Job(extractor, folder, out, {**settings, "dtype": "fp16" if half else "fp32"}, batch, advance, say)
+        job = Job(extractor, folder, out, settings, batch, advance, say)
         say(
             f"{len(share)} files, {sum(seconds.values()) / 60:.1f} min, in windows of {window:.2f} s, "
             f"{job.batch} at a time, on {device}"

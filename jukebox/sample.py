@@ -94,8 +94,9 @@ FLAGS = [
         None,
         "print the artists that the model knows and stop; =PART for those with that in the name",
         "labels",
+        "text",
     ),
-    Flag("list_genres", None, "the same for genres", "labels"),
+    Flag("list_genres", None, "the same for genres", "labels", "text"),
     Flag("temp", 0.99, "temperature; one value, or one per level, low to high", "drawing"),
     Flag("top_k", 0, "draw among the k likeliest codes only; 0: all. One value or one per level", "drawing"),
     Flag(

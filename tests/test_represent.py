@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from tiny_models import SR, make_tiny_runs
 
@@ -24,7 +25,7 @@ from jukebox.features.activations import Extractor
 from jukebox.features.job import Job, remove_stale
 from jukebox.features.results import MeanFile, RowsFile, is_done, note_path
 from jukebox.represent import FLAGS, main
-from jukebox.sampling.models import find_model
+from jukebox.sampling.models import Model, find_model
 from jukebox.utils.errors import UserError
 from jukebox.utils.io import write_audio
 
@@ -148,6 +149,38 @@ def test_files_that_cannot_be_read_are_named_and_left_out(
     assert "0 files made, 4 were there" in capsys.readouterr().out
 
 
+def test_links_to_nowhere_and_samples_that_are_no_numbers(
+    songs: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (songs / "gone.wav").symlink_to(songs / "nowhere.wav")
+    soundfile.write(songs / "nan.wav", np.array([0.1, np.nan] * 2000, np.float32), 8000, subtype="FLOAT")
+    assert main(**flags(songs, model)) == 1
+    text = capsys.readouterr().out
+    assert "4 files made, 0 were there" in text and "2 were left out:" in text
+    last = text.splitlines()[-2:]
+    assert last[0].startswith("  gone.wav: cannot open") and "nan.wav: 125 of its samples are no numbers" in last[1]
+    assert len(written(songs.parent / "out")) == 8
+
+
+def test_half_precision_is_another_setting(songs: Path, model: str) -> None:
+    assert main(**flags(songs, model, fp16=False)) == 0
+    assert main(**flags(songs, model)) == 0  # on a CPU the same
+    with pytest.raises(UserError, match="was made with dtype='fp32' instead of 'fp16': choose another --out"):
+        main(**flags(songs, model, fp16=True))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of POSIX")
+@pytest.mark.parametrize("out", ["file", "file/x", "n" * 300, "/dev/null", "/proc/nope"])
+def test_a_bad_folder_is_refused_before_anything_is_loaded(
+    songs: Path, model: str, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(songs.parent)
+    Path("file").write_text("")
+    monkeypatch.setattr(Model, "vqvae", None)
+    with pytest.raises(UserError, match=r"^--out=.*: cannot write there \(.*\); give a folder"):
+        main(**flags(songs, model, out=out))
+
+
 def test_as_a_command(songs: Path, model: str) -> None:
     """Both ways to start it; progress and the end are told."""
     damage(songs / "bad.wav")
@@ -211,6 +244,10 @@ def test_two_processes_share_the_files(songs: Path, model: str) -> None:
         (dict(hop_fraction=2), "--hop_fraction=2: must be above 0 and at most 1"),
         (dict(hop_fraction="x"), "--hop_fraction=x: give a number"),
         (dict(model="6b"), "unknown model '6b'"),
+        (dict(level="²"), "--level=².*choose top or a number"),
+        (dict(port="x"), "--port=x: give a whole number"),
+        (dict(port=65536), "--port=65536: must be 65535 or less"),
+        (dict(device="cpu:3"), "--device=cpu:3: choose cuda"),
     ],
 )
 def test_wrong_uses_say_what_to_type(songs: Path, model: str, given: dict[str, Any], message: str) -> None:
@@ -230,6 +267,7 @@ def test_a_folder_without_audio(tmp_path: Path, model: str) -> None:
 
 def make_job(songs: Path, model: str, out: Path, pool: str = "mean", batch: int = 2) -> Job:
     settings = dict(model=model, weights_from="", level=2, layers=[2], pool=pool, hop_fraction=1.0, artist="", genre="")
+    settings["dtype"] = "fp32"
     return Job(Extractor(find_model(model), 2, [2], torch.device("cpu")), songs, out, settings, batch, say=SAID.append)
 
 
@@ -306,11 +344,11 @@ def test_not_even_one_window_fits(songs: Path, model: str, monkeypatch: pytest.M
     job = make_job(songs, model, songs.parent / "out")
 
     def never(batch: Any) -> Any:
-        raise torch.OutOfMemoryError
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         yield
 
     monkeypatch.setattr(job.extractor, "run", never)
-    with pytest.raises(UserError, match="one window of 32 positions does not fit the memory of cpu: use --fp16"):
+    with pytest.raises(UserError, match="one window of 32 positions does not fit the memory of cpu: use another"):
         job.run(FILES)
     assert not (songs.parent / "out").exists()
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ from jukebox.features.results import POOLS, MeanFile, RowsFile, array_path, is_d
 from jukebox.sampling.windows import Window, schedule
 from jukebox.utils.errors import UserError
 from jukebox.utils.io import load_audio
-from jukebox.utils.memory import free_bytes
+from jukebox.utils.memory import free_bytes, is_out_of_memory
 from jukebox.utils.torch_utils import empty_cache
 
 READERS = min(4, os.cpu_count() or 1)  # threads that decode files while others run
@@ -174,7 +175,7 @@ class Job:
                     name, future = coming.pop(0)
                     try:
                         audio, size = future.result()
-                    except (OSError, ValueError) as error:  # AudioError, or a file that has gone
+                    except (OSError, ValueError) as error:  # AudioError, UserError, or a file that has gone
                         self.outcome.broken.append((name, str(error)))
                         self.say(f"left out: {error}")
                         continue
@@ -186,6 +187,9 @@ class Job:
     def _read(self, name: str) -> tuple[Tensor, int]:
         path = self.folder / name
         audio, _ = load_audio(path, self.extractor.sr, channels=1)
+        bad = audio.size - int(np.isfinite(audio).sum())
+        if bad:
+            raise UserError(f"{path}: {bad} of its samples are no numbers (NaN)")
         return torch.from_numpy(audio).t().contiguous(), os.path.getsize(path)
 
     # ------------------------------------------------------------------------------------------ windows
@@ -202,9 +206,10 @@ class Job:
             return
         of = self.extractor
         if len(items) == 1:
+            elsewhere = "another machine" if of.device.type == "cpu" else "--fp16, --device=cpu"
             raise UserError(
                 f"one window of {of.n_ctx} positions does not fit the memory of {of.device}: "
-                "use --fp16, --device=cpu, or a smaller model"
+                f"use {elsewhere} or a smaller model"
             )
         empty_cache()
         self.batch = len(items) // 2
@@ -220,7 +225,9 @@ class Job:
                 index = self.extractor.layers.index(layer)
                 for (song, window), rows in zip(items, h, strict=True):
                     song.add(window, index, rows)
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             return False
         return True
 
@@ -267,7 +274,11 @@ def split_done(names: Sequence[str], folder: Path, out: Path, settings: dict[str
     todo: list[str] = []
     done: list[str] = []
     for name in names:
-        finished = is_done(out, name, settings, os.path.getsize(folder / name))
+        try:
+            size = os.path.getsize(folder / name)
+        except OSError:  # a link that leads nowhere: reading it will say so
+            size = -1
+        finished = is_done(out, name, settings, size)
         (done if finished else todo).append(name)
     return todo, done
 

@@ -20,7 +20,7 @@ from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 
 # What features depend on; those of one folder agree in it.
-SETTINGS = ("model", "weights_from", "level", "layers", "pool", "hop_fraction", "artist", "genre")
+SETTINGS = ("model", "weights_from", "level", "layers", "pool", "hop_fraction", "artist", "genre", "dtype")
 
 
 def array_path(out: Path, name: str) -> Path:

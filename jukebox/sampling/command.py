@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from jukebox.sampling.levels import run_levels
+from jukebox.sampling.levels import remove_levels, run_levels
 from jukebox.sampling.models import Model, find_model
 from jukebox.sampling.plan import LevelPlan, check_memory, describe, level_plans
 from jukebox.sampling.report import Bars, Silent
@@ -31,11 +31,12 @@ from jukebox.sampling.start import (
     starting_codes,
     starting_lengths,
 )
-from jukebox.sampling.state import STATE_FILE, RunState, check_same
-from jukebox.sampling.values import whole
+from jukebox.sampling.state import STATE_FILE, RunState, check_same, difference
+from jukebox.sampling.values import port_number
 from jukebox.utils.dist_utils import failing_together, pick_device, read_launch, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
-from jukebox.utils.memory import free_bytes
+from jukebox.utils.files import WriteError, only_writer, try_folder
+from jukebox.utils.memory import enough_memory, free_bytes
 
 
 def run(flags: Mapping[str, Any]) -> int:
@@ -55,7 +56,8 @@ def run(flags: Mapping[str, Any]) -> int:
             "--model is missing: give a model, such as --model=1b_lyrics, or a run, such as --model=logs/RUN"
         )
     model = find_model(str(flags.get("model", "")), str(flags.get("weights_from", "")))
-    if flags.get("list_artists") or flags.get("list_genres"):
+    port = port_number(flags.get("port", 29500))
+    if any(_asks_for_names(flags, flag) for flag in ("list_artists", "list_genres")):
         return list_names(model, flags)
     settings = read_settings(flags, model)
     launch = read_launch()
@@ -70,17 +72,22 @@ def run(flags: Mapping[str, Any]) -> int:
             device = pick_device(0, 1, settings.device)
             settings = replace(settings, dtype=resolve_dtype(settings, device))
             folder = run_folder(settings, 0, launch.size)
-            state = open_state(settings, folder, songs, True, Bars()) if flags.get("resume") else None
+            try_folder(folder, "name", keep=False)
+            state = would_open(settings, folder, songs, bool(flags.get("resume")), Bars())
             known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
             make_plan(settings, songs, known, device, timed=True, report=Bars())
         return 0
-    port = whole("port", flags.get("port", 29500), least=1)
     rank, _, device = setup_dist_from_mpi(port=port, device=settings.device, backend="gloo")
     try:
         with failing_together():
             return make_songs(settings, flags, rank, launch.size, device)
     finally:
         shutdown()
+
+
+def _asks_for_names(flags: Mapping[str, Any], flag: str) -> bool:
+    """Whether a list is wanted; what stands behind the flag is text, also where it looks like a number."""
+    return flags.get(flag) is not None and flags[flag] is not False
 
 
 def list_names(model: Model, flags: Mapping[str, Any]) -> int:
@@ -95,7 +102,7 @@ def list_names(model: Model, flags: Mapping[str, Any]) -> int:
     }
     for flag, (matching, nearest) in lists.items():
         wanted = flags.get(flag)
-        if wanted:
+        if _asks_for_names(flags, flag):
             found = matching("" if wanted is True else str(wanted))
             if not found:
                 like = ", ".join(nearest(str(wanted)))
@@ -148,15 +155,33 @@ def run_folder(settings: Settings, rank: int, size: int) -> Path:
 
 
 def make_songs(settings: Settings, flags: Mapping[str, Any], rank: int, size: int, device: torch.device) -> int:
-    """Makes the songs of one process."""
+    """Makes the songs of one process, which alone writes to its folder."""
     folder = run_folder(settings, rank, size)
+    try_folder(folder, "name")
+    with only_writer(folder, "name"):
+        try:
+            return make_songs_in(folder, settings, flags, rank, size, device)
+        except KeyboardInterrupt:
+            if rank == 0:
+                saved = f"{folder} holds everything up to the last finished window"
+                print(f"\nstopped: {saved}. To go on: {again(sys.argv, size)}", file=sys.stderr)
+            return 130
+        except WriteError as error:
+            go_on = again(sys.argv, size)
+            raise UserError(f"{error.what}. What was saved before is whole; when that is mended: {go_on}") from error
+
+
+def make_songs_in(
+    folder: Path, settings: Settings, flags: Mapping[str, Any], rank: int, size: int, device: torch.device
+) -> int:
+    """Makes the songs of one process in its folder."""
     songs = songs_of_rank(settings.n_samples, rank, size)
     dtype = resolve_dtype(settings, device)
     settings = replace(settings, dtype=dtype)
     report = Bars() if rank == 0 else Silent()
 
     state = open_state(settings, folder, songs, bool(flags.get("resume")), report)
-    if state is not None and set(settings.sample_levels) <= set(state.done):
+    if state is not None and state.finished:
         report.message(f"{folder}: this run is finished, nothing is left to do")
         return 0
     clean_up(folder)
@@ -166,39 +191,30 @@ def make_songs(settings: Settings, flags: Mapping[str, Any], rank: int, size: in
     hps = run_hps(settings, folder, songs, flags)
     prompts = load_inputs(settings, hps) if state is None else None
 
-    vqvae = settings.model.vqvae(settings.sample_length, device)
-    priors = [settings.model.prior(level, vqvae, device, dtype) for level in range(len(settings.model.levels))]
+    with enough_memory("loading the VQ-VAE or encoding the prompts", "use --device=cpu, or a machine with more memory"):
+        vqvae = settings.model.vqvae(settings.sample_length, device)
+        priors = [settings.model.prior(level, vqvae, device, dtype) for level in range(len(settings.model.levels))]
+        zs = [] if state is not None else starting_codes(settings, prompts, priors, hps)
     if state is None:
-        zs = starting_codes(settings, prompts, priors, hps)
         kwargs = sampling_kwargs(settings, songs, plans, dtype)
-        state = RunState(folder, state_settings(settings, songs), zs, [], kwargs)
+        given = [z.shape[1] for z in zs]
+        remove_earlier(folder, settings, flags)
+        state = RunState(folder, state_settings(settings, songs), zs, [], kwargs, given, settings.sample_levels)
         state.save()
     else:
         keep_asked_sizes(state, settings)
     state.zs = [z.to(device) for z in state.zs]
-    try:
-        run_levels(
-            state.zs,
-            labels,
-            state.sampling_kwargs,
-            priors,
-            settings.sample_levels,
-            hps,
-            state=state,
-            alignments=known_alignments(settings, folder, songs, state, labels),
-            report=report,
-        )
-    except KeyboardInterrupt:
-        if rank == 0:
-            saved = f"{folder} holds everything up to the last finished window"
-            print(f"\nstopped: {saved}. To go on: {again(sys.argv, size)}", file=sys.stderr)
-        return 130
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror or error}. What was saved is whole; when there is room "
-            "again, go on "
-            f"with {again(sys.argv, size)}"
-        ) from error
+    run_levels(
+        state.zs,
+        labels,
+        state.sampling_kwargs,
+        priors,
+        settings.sample_levels,
+        hps,
+        state=state,
+        alignments=known_alignments(settings, folder, songs, state, labels),
+        report=report,
+    )
     return 0
 
 
@@ -210,27 +226,46 @@ def open_state(settings: Settings, folder: Path, songs: range, resume: bool, rep
     """The state to go on from, None for a new run.
 
     Raises:
-        UserError: --resume with other settings, or the very run that was interrupted without --resume.
+        UserError: --resume with other settings, or an interrupted run without --resume, which would be lost.
     """
     if not (folder / STATE_FILE).is_file():
         if resume:
             report.message(f"{folder} holds no interrupted run: starting from the beginning")
         return None
+    state = RunState.load(folder)
+    new = state_settings(settings, songs)
     if resume:
-        state = RunState.load(folder)
-        check_same(state.settings, state_settings(settings, songs))
+        check_same(state.settings, new)
         return state
-    try:
-        state = RunState.load(folder)
-        check_same(state.settings, state_settings(settings, songs))
-    except UserError:
-        return None  # another run was here
-    begun = [z.shape[1] for z in state.zs] != starting_lengths(settings)
-    if begun and not set(settings.sample_levels) <= set(state.done):
+    if state.finished or not state.begun:
+        return None
+    differs = difference(state.settings, new)
+    if differs:
         raise UserError(
-            f"{folder} holds this very run, interrupted: add --resume to go on with it, or choose another --name"
+            f"{folder} holds an interrupted run, with {differs}: repeat its command with --resume to go on with it, "
+            "choose another --name, or delete it"
         )
-    return None
+    raise UserError(
+        f"{folder} holds this very run, interrupted: add --resume to go on with it, or choose another --name"
+    )
+
+
+def would_open(settings: Settings, folder: Path, songs: range, resume: bool, report: Silent) -> RunState | None:
+    """The same for a plan, which only tells that the run itself would be refused."""
+    try:
+        return open_state(settings, folder, songs, resume, report)
+    except UserError as error:
+        if resume:
+            raise
+        report.message(f"would be refused: {error}")
+        return None
+
+
+def remove_earlier(folder: Path, settings: Settings, flags: Mapping[str, Any]) -> None:
+    """Removes what a finished run has left in the folder, so that nothing of it stands among the new songs."""
+    inputs = [settings.codes_file, *settings.audio_files, *(flags.get(key) for key in ("metas", "lyrics_file"))]
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    remove_levels(folder, [str(name) for name in inputs if name])
 
 
 def clean_up(folder: Path) -> None:

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jukebox.sampling.models import Model
-from jukebox.sampling.values import number, per_level, seconds_of
+from jukebox.sampling.values import at_most, enough, number, per_level, seconds_of
 from jukebox.utils.errors import UserError
 
 SECONDS = 24.0
 HOP_FRACTION = (0.5, 0.5, 0.125)
 
 
-def read_prompt_length(flags: Mapping[str, Any], mode: str, model: Model, codes_shape: Any) -> int | None:
+def read_prompt_length(
+    flags: Mapping[str, Any], mode: str, model: Model, codes_shape: Any, notices: list[str]
+) -> int | None:
     """Samples of the prompts or saved codes to keep; None keeps all that is saved."""
     flag = "prompt_length_in_seconds"
     seconds = seconds_of(flags, flag)
@@ -31,18 +33,40 @@ def read_prompt_length(flags: Mapping[str, Any], mode: str, model: Model, codes_
     length = int(seconds * model.sr) // top_hop * top_hop
     if length == 0:
         raise UserError(
-            f"--{flag}={seconds:g} is shorter than one token of the top level: use {top_hop / model.sr:.4f} or more"
+            f"--{flag}={seconds:g} is shorter than one token of the top level: use {enough(top_hop, model.sr)} or more"
         )
     if codes_shape is not None and length > codes_shape[1] * top_hop:
-        have = codes_shape[1] * top_hop / model.sr
-        raise UserError(
-            f"--{flag}={seconds:g}: the saved codes hold {have:.2f} s; use that or less, or leave it out for all"
-        )
+        have = at_most(codes_shape[1] * top_hop, model.sr)
+        raise UserError(f"--{flag}={seconds:g}: the saved codes end there, use {have} or less, or leave it out for all")
+    _tell_cut(notices, f"--{flag}={seconds:g}", seconds, length, model)
     return length
 
 
+def _tell_cut(notices: list[str], asked: str, seconds: float, length: int, model: Model) -> None:
+    """Notes that a time was cut down to samples of whole tokens."""
+    if abs(length / model.sr - seconds) > 1e-9:
+        notices.append(f"{asked} is cut to {length / model.sr:.4f} s, whole tokens of {model.hops[-1]} samples")
+
+
+def shortest_song(model: Model, sample_levels: Sequence[int]) -> int:
+    """The least samples of a song: an upsampler reads the codes above of a whole context."""
+    top_hop = model.hops[-1]
+    contexts = [
+        found.sample_length
+        for level in sample_levels
+        if level < len(model.levels) - 1 and (found := model.levels[level]) is not None
+    ]
+    return max([top_hop, *(-(-context // top_hop) * top_hop for context in contexts)])
+
+
 def read_sample_length(
-    flags: Mapping[str, Any], mode: str, model: Model, codes_shape: Any, prompt_length: int | None, notices: list[str]
+    flags: Mapping[str, Any],
+    mode: str,
+    model: Model,
+    sample_levels: Sequence[int],
+    codes_shape: Any,
+    prompt_length: int | None,
+    notices: list[str],
 ) -> int:
     """Samples of a finished song."""
     flag = "sample_length_in_seconds"
@@ -53,24 +77,23 @@ def read_sample_length(
         if seconds is None:
             return given
         if int(seconds * sr) > given + top_hop:
-            raise UserError(f"--{flag}={seconds:g}: --mode=upsample has {given / sr:.2f} s of codes; use that or less")
+            raise UserError(f"--{flag}={seconds:g}: the codes to upsample end there, use {at_most(given, sr)} or less")
     asked = SECONDS if seconds is None else seconds
     length = int(asked * sr) // top_hop * top_hop
     if mode == "upsample":
         length = min(length, given)
     if length == 0:
-        raise UserError(
-            f"--{flag}={asked:g} is shorter than one token of the top level: use {top_hop / sr:.4f} or more"
-        )
+        least = enough(shortest_song(model, sample_levels), sr)
+        raise UserError(f"--{flag}={asked:g} is shorter than one token of the top level: use {least} or more")
     if mode in ("primed", "continue") and given >= length:
         what = "prompt" if mode == "primed" else "saved codes"
         shorten = "a shorter --prompt_length_in_seconds" if length > top_hop else "a longer --sample_length_in_seconds"
+        least = enough(max(given + top_hop, shortest_song(model, sample_levels)), sr)
         raise UserError(
-            f"--{flag}={asked:g} leaves nothing to make after {given / sr:.2f} s of {what}: "
-            f"use more than {given / sr:.2f}, or {shorten}"
+            f"--{flag}={asked:g} leaves nothing to make after {given / sr:.2f} s of {what}: use {least} or more, "
+            f"or {shorten}"
         )
-    if abs(length / sr - asked) > 1e-9 and mode != "upsample":
-        notices.append(f"{asked:g} s are cut to {length / sr:.4f} s, whole tokens of {top_hop} samples")
+    _tell_cut(notices, f"--{flag}={asked:g}", asked, length, model)
     return length
 
 
@@ -87,17 +110,20 @@ def check_something_to_do(
         )
 
 
-def check_context(model: Model, level: int, sample_length: int) -> None:
-    """An upsampler reads the codes above of a whole context, so the song must be as long as one."""
-    found = model.levels[level]
-    assert found is not None
-    if level < len(model.levels) - 1 and sample_length < found.sample_length:
-        least = math.ceil(found.sample_length / model.hops[-1]) * model.hops[-1] / model.sr
-        raise UserError(
-            f"{sample_length / model.sr:.2f} s are too short: the upsampler of level {level} works on {least:.3f} "
-            "s at a time; "
-            f"use --sample_length_in_seconds={math.ceil(least * 1000) / 1000:.3f} or more"
-        )
+def check_context(model: Model, sample_levels: Sequence[int], sample_length: int, most: int | None = None) -> None:
+    """Refuses a song that is shorter than the context of an upsampler.
+
+    Args:
+        sample_length: of the song, in samples; most: what can be asked for, where there is a limit.
+    """
+    least = shortest_song(model, sample_levels)
+    if sample_length >= least:
+        return
+    seconds = enough(least, model.sr)
+    said = f"{sample_length / model.sr:.2f} s are too short: an upsampler works on {seconds} s at a time"
+    if most is not None and most < least:
+        raise UserError(f"{said}; give codes of that length or more, which --mode=continue makes")
+    raise UserError(f"{said}; use --sample_length_in_seconds={seconds} or more")
 
 
 def read_hop_fraction(flags: Mapping[str, Any], model: Model, sample_levels: list[int]) -> list[float]:

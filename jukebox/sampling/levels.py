@@ -8,7 +8,9 @@ at work is on the device. Change here what a level leaves behind; the page's con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from jukebox.sampling.state import RunState, uninterrupted
 from jukebox.sampling.windows import schedule, walk_level
 from jukebox.save_html import save_html
 from jukebox.utils.files import load_torch, save_torch
+from jukebox.utils.memory import enough_memory
 
 DATA_FILE = "data.pth.tar"
 
@@ -76,9 +79,14 @@ class _Run:
     def level(self, level: int) -> None:
         """Makes and writes one level."""
         device, top = self.zs[level].device, len(self.zs) - 1
+        advice = self._elsewhere(level, device)
         if level < top and self.alignments is None and wants_alignment(self.priors[top]):
-            use_prior(self.priors[top], device, self._align)
-        x = use_prior(self.priors[level], device, lambda prior: self._make(prior, level))
+            with enough_memory("aligning the lyrics", advice):
+                use_prior(self.priors[top], device, self._align)
+        with enough_memory(f"loading or running the prior of level {level}", advice):
+            use_prior(self.priors[level], device, lambda prior: self._make(prior, level))
+        with enough_memory(f"decoding level {level}", advice):  # the prior has gone by now
+            x = self.priors[level].decode(self.zs[level:], start_level=level, bs_chunks=max(1, self.zs[level].shape[0]))
         with uninterrupted():
             write_level(level, x, self.zs, self.labels, self.sampling_kwargs, self.alignments, self.hps)
             if self.state is not None:
@@ -86,8 +94,17 @@ class _Run:
                 self._save()
         self.report.message(f"level {level} is written to {Path(self.hps.name) / f'level_{level}'}")
 
-    def _make(self, prior: Any, level: int) -> Tensor:
-        """Makes the codes of a level, and of the top level the alignments; returns the audio."""
+    def _elsewhere(self, level: int, device: torch.device) -> str:
+        """Where there may be more memory, in the type that the run was started in."""
+        go_on = "try again" if self.state is None else "what is made is saved, go on with --resume"
+        if device.type == "cpu":
+            return f"{go_on} on a machine with more memory, or when other programs are closed"
+        kwargs = self.sampling_kwargs[level]
+        dtype = kwargs.get("dtype") or ("fp16" if kwargs.get("fp16") else "fp32")
+        return f"{go_on} when {device} is free of other work, or with --device=cpu --dtype={dtype}"
+
+    def _make(self, prior: Any, level: int) -> None:
+        """Makes the codes of a level, and of the top level the alignments."""
         total = self.hps.sample_length // prior.raw_to_tokens
         hop = int(self.hps.hop_fraction[level] * prior.n_ctx)
         n, known = self.zs[level].shape
@@ -109,7 +126,6 @@ class _Run:
             self.report.end()
         if level == len(self.zs) - 1 and self.alignments is None:
             self._align(prior)
-        return prior.decode(self.zs[level:], start_level=level, bs_chunks=max(1, n))
 
     def _after_window(self, zs: list[Tensor]) -> None:
         self.zs = zs
@@ -167,6 +183,33 @@ def write_level(
     }
     save_torch(data, folder / DATA_FILE)
     save_html(folder, x, zs, own, alignments, hps)
+
+
+# What `write_level` and the page leave in a level's folder.
+_OURS = re.compile(
+    r"index\.html|data\.pth\.tar|item_\d+\.(wav|flac|mp3)|"
+    r"item_\d+/(audio\.(wav|flac|mp3)|lyrics\.json|align\.json|align\.png|lyrics\.lrc)"
+)
+
+
+def remove_levels(folder: Path, inputs: Collection[str]) -> None:
+    """Removes what the levels of an earlier run have left in a folder, and nothing else.
+
+    Args:
+        folder: of the run.
+        inputs: files that the new run reads; a level that one of them lies in is left alone.
+    """
+    read = [Path(name).resolve() for name in inputs]
+    for level in folder.glob("level_*"):
+        place = level.resolve()
+        if not re.fullmatch(r"level_\d+", level.name) or any(place in (path, *path.parents) for path in read):
+            continue
+        for file in [*level.glob("*"), *level.glob("item_*/*")]:
+            if file.is_file() and _OURS.fullmatch(file.relative_to(level).as_posix()):
+                file.unlink()
+        for emptied in [*level.glob("item_*"), level]:
+            with contextlib.suppress(OSError):
+                emptied.rmdir()
 
 
 def tags(info: Mapping[str, Any], hps: Any) -> dict[str, str]:

@@ -12,11 +12,13 @@ Change here where models come from; how modules are built is in `make_models.py`
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +43,7 @@ from jukebox.utils.remote_utils import is_remote
 from jukebox.utils.torch_utils import empty_cache
 
 LATEST = "checkpoint_latest.pth.tar"
+_HEAD, _TAIL = 1 << 16, 1 << 20  # bytes of a checkpoint that `weights_mark` reads
 Result = TypeVar("Result")
 
 
@@ -117,10 +120,40 @@ class Model:
             hps.restore_vqvae = ""
         return make_vqvae(hps, device)
 
+    def marks(self, levels: Sequence[int]) -> dict[str, str]:
+        """For the VQ-VAE and the priors of some levels, which weights are meant, see `weights_mark`."""
+        paths = {"vqvae": self.vqvae_hps.restore_vqvae}
+        paths.update({f"level_{i}": found.hps.restore_prior for i in levels if (found := self.levels[i]) is not None})
+        return {f"weights_of_{part}": weights_mark(path) for part, path in paths.items()}
+
     def prior(self, level: int, vqvae: Any, device: torch.device, dtype: str = "fp32") -> LazyPrior | None:
         """The prior of a level, to be loaded when it is needed."""
         found = self.levels[level]
         return None if found is None else LazyPrior(found, len(self.levels), vqvae, device, dtype)
+
+
+def weights_mark(path: str) -> str:
+    """What tells the weights of a checkpoint from others, wherever the file lies and whenever it was copied.
+
+    The size and a digest of both ends are looked at: the last bytes of PyTorch's files hold checksums of all tensors.
+    An address is its own mark.
+    """
+    part = split_part(path)
+    if part is None and is_remote(path):
+        return path
+    files = [Path(path)]
+    if part is not None:
+        files = sorted(file for end in ("safetensors", "bin") for file in Path(part[0]).glob(f"*.{end}"))
+    digest = hashlib.blake2b(digest_size=8)
+    size = 0
+    for file in files:
+        with open(file, "rb") as content:
+            digest.update(content.read(_HEAD))
+            length = content.seek(0, os.SEEK_END)
+            content.seek(max(0, length - _TAIL))
+            digest.update(content.read())
+        size += length
+    return f"{size:,} bytes, {digest.hexdigest()}"
 
 
 class LazyPrior:
@@ -148,6 +181,11 @@ class LazyPrior:
         half_matrices(prior, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.dtype])
         prior.labeller = self.labeller
         return prior.to(self.device)
+
+    def decode(self, zs: Sequence[torch.Tensor], start_level: int, bs_chunks: int = 1) -> torch.Tensor:
+        """Codes of the levels from `start_level` on -> audio [N, T, 1], by the VQ-VAE; nothing is loaded for it."""
+        with torch.no_grad():
+            return self._vqvae.decode(zs, start_level=start_level, end_level=self.levels, bs_chunks=bs_chunks)
 
 
 def use_prior(prior: Any, device: torch.device, work: Callable[[Any], Result]) -> Result:
@@ -313,7 +351,10 @@ def _checkpoint_file(path: str) -> str:
 def _from_checkpoints(name: str, paths: list[str]) -> Model:
     vqvae_path, priors = "", []
     for path in paths:
-        checkpoint = load_checkpoint(path)
+        try:
+            checkpoint = load_checkpoint(path)
+        except UserError as error:
+            raise UserError(f"--model: {error}") from error
         if not isinstance(checkpoint.get("hps"), dict):
             raise UserError(f"--model: {path} holds no hyper-parameters; register a MODELS entry that names its sets")
         hps = Hyperparams({**all_defaults(), **checkpoint["hps"]}, train=False, test=False)

@@ -21,10 +21,12 @@ from jukebox.sampling.models import Level, Model, bare_prior
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.windows import DTYPES, Window, schedule
 from jukebox.utils.errors import UserError
-from jukebox.utils.memory import free_bytes
+from jukebox.utils.memory import free_bytes, half_dtype
 from jukebox.utils.torch_utils import empty_cache
 
 RESERVE = 0.9  # share of the free memory that a run plans with
+_SONGS = {"cpu": 4}  # most songs that are timed at once; 32 on other devices
+_BUDGET = 1.0  # seconds after which no further token is timed
 _PREFILL = 256  # positions whose activations are counted: the engine takes more at a time only where there is room
 
 
@@ -117,8 +119,14 @@ def check_memory(plan: LevelPlan, free: int, device: torch.device, dtype: str) -
         UserError: says what is needed, what there is, and what would fit.
     """
     if plan.weights + plan.per_song <= free:
+        if plan.memory > free:
+            largest = (free - plan.weights) // plan.per_song
+            raise UserError(
+                f"level {plan.level} needs {gigabytes(plan.memory)} for {plan.batch} songs at a time and {device} has "
+                f"{gigabytes(free)} free: use --max_batch_size={largest} for this level, or leave it out"
+            )
         return
-    halves = "--dtype=fp16 halves the matrices, " if dtype == "fp32" else ""
+    halves = f"--dtype={half_dtype(device)} halves the matrices, " if dtype == "fp32" else ""
     where = "--device=cpu if the host has more memory, " if device.type != "cpu" else ""
     raise UserError(
         f"level {plan.level} needs {gigabytes(plan.weights + plan.per_song)} for one song and {device} has "
@@ -143,7 +151,15 @@ class Speed:
 
 
 def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dtype: str) -> Speed:
-    """Times a shortened copy of a level's transformer with random weights on the device itself."""
+    """Times a shortened copy of a level's transformer on the device itself, within about two seconds.
+
+    At most some songs and tokens are run; larger batches are taken to cost in proportion. On a CPU in fp16, which may
+    be a hundred times slower, it is run in float32 and slowed down as a product of matrices is.
+    """
+    slow_step = slow_given = 1.0
+    songs, batch = batch, min(batch, _SONGS.get(device.type, 32))
+    if device.type == "cpu" and dtype == "fp16":
+        slow_step, slow_given, dtype = _slowdown(batch), _slowdown(8), "fp32"
     layers, depth = _shortened(level)
     hps = replace(level, hps=type(level.hps)(level.hps, prior_depth=layers))
     model = bare_prior(hps, vqvae).prior.eval()
@@ -153,7 +169,8 @@ def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dt
         torch.nn.init.constant_(parameter.data, 0.01)
     if model.share_x_emb_x_out:
         model.x_out.weight = model.x_emb.weight
-    given, steps = min(64, model.input_dims // 2), min(8, model.input_dims // 4)
+    given = max(2, min(64 // _SONGS.get(device.type, 1), model.input_dims // 2))
+    steps = min(8, model.input_dims // 4)
     y_cond = torch.zeros(batch, 1, model.width, device=device) if model.y_cond else None
     encoder_kv = torch.zeros(batch, model.encoder_dims, model.width, device=device) if model.encoder_dims else None
     with torch.inference_mode():
@@ -162,11 +179,23 @@ def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dt
         engine = Engine(model, batch, None, y_cond, encoder_kv, DTYPES[dtype])
         prefill = _clock(device, partial(engine.prefill, prompt))
         engine.step(prompt[:, 0])
-        taken = sorted(_clock(device, partial(engine.step, prompt[:, 0])) for _ in range(steps))
+        taken: list[float] = []
+        while len(taken) < max(1, steps) and sum(taken) < _BUDGET:
+            taken.append(_clock(device, partial(engine.step, prompt[:, 0])))
     share = depth / layers
+    step = sorted(taken)[len(taken) // 2] * songs / batch
     del engine, model
     empty_cache()
-    return Speed(taken[len(taken) // 2] * share, prefill / given / batch * share)
+    return Speed(step * share * slow_step, prefill / given / batch * share * slow_given)
+
+
+def _slowdown(rows: int) -> float:
+    """How many times longer a product of so many rows and a matrix takes the CPU in fp16 than in float32."""
+    seconds = []
+    for dtype in (torch.float32, torch.float16):
+        x, w = torch.ones(rows, 2048, dtype=dtype), torch.ones(2048, 2048, dtype=dtype)
+        seconds.append(min(_clock(torch.device("cpu"), partial(torch.matmul, x, w)) for _ in range(2)))
+    return max(1.0, seconds[1] / seconds[0])
 
 
 def _shortened(level: Level) -> tuple[int, int]:

@@ -13,19 +13,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from jukebox.sampling.values import LONGEST
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
 
+TOTAL, OFFSET = "total_length_in_seconds", "offset_in_seconds"
 # Keys of one entry of --metas, with the types they take.
 META_TYPES: dict[str, tuple[type, ...]] = {
     "artist": (str,),
     "genre": (str,),
     "lyrics": (str,),
-    "total_length_in_seconds": (int, float),
-    "offset_in_seconds": (int, float),
+    TOTAL: (int, float),
+    OFFSET: (int, float),
 }
 
 
@@ -76,6 +79,9 @@ def _load_prompt(name: str, duration: int, sr: int) -> Tensor:
         raise UserError(f"--audio_file={name}: there is no such file")
     long_enough = get_duration_sec(name, cache=False) * sr >= duration
     audio = load_audio(name, sr, duration=duration if long_enough else None, channels=1)[0][0, :duration]
+    if not np.isfinite(audio).all():
+        bad = int((~np.isfinite(audio)).sum())
+        raise UserError(f"--audio_file={name}: {bad} of its samples are no numbers (NaN); mend it or leave it out")
     missing = duration - audio.shape[0]
     if missing > 0:
         warnings.warn(
@@ -90,16 +96,67 @@ def read_codes(codes_file: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a `data.pth.tar` of an earlier run.
 
     Raises:
-        UserError: no such file, or it holds no codes.
+        UserError: no such file, or it holds no codes of songs, or labels that are none.
     """
     path = Path(codes_file)
     if path.is_dir() and (path / "data.pth.tar").is_file():
         path = path / "data.pth.tar"
-    data = load_torch(path)
+    instead = "give the data.pth.tar of an earlier run, such as RUN/level_2/data.pth.tar"
+    if not path.is_file():
+        raise UserError(f"--codes_file={path}: there is no such file; {instead}")
+    try:
+        data = load_torch(path)
+    except UserError as error:
+        raise UserError(f"--codes_file: {error}") from error
     zs = data.get("zs") if isinstance(data, dict) else None
     if not isinstance(zs, (list, tuple)) or not zs or not all(isinstance(z, Tensor) and z.dim() == 2 for z in zs):
-        raise UserError(f"--codes_file={path} holds no codes: give the data.pth.tar of an earlier run's level_2, say")
+        raise UserError(f"--codes_file={path} holds no codes: {instead}")
+    counts = {z.shape[0] for z in zs}
+    odd = next((z.dtype for z in zs if z.is_floating_point() or z.is_complex() or z.dtype == torch.bool), None)
+    if odd is not None:
+        raise UserError(f"--codes_file={path} holds codes of type {odd}, not whole numbers: {instead}")
+    if len(counts) > 1 or 0 in counts:
+        number = ", ".join(str(z.shape[0]) for z in zs)
+        raise UserError(f"--codes_file={path} holds {number} songs at its levels, not one number from 1 up: {instead}")
+    _check_labels(path, data.get("labels"), zs[0].shape[0])
     return data
+
+
+def _check_labels(path: Path, labels: Any, songs: int) -> None:
+    """Refuses labels that are not as runs save them: per level None or {y, info}, for so many songs."""
+    for entry in labels if isinstance(labels, (list, tuple)) else [labels]:
+        if entry is None:
+            continue
+        fine = isinstance(entry, dict)
+        info, y = (entry.get("info"), entry.get("y")) if fine else (None, None)
+        fine = fine and (not info or (isinstance(info, (list, tuple)) and all(isinstance(i, dict) for i in info)))
+        fine = fine and (not info or len(info) == songs)
+        if y is not None:
+            fine = fine and isinstance(y, Tensor) and y.dim() == 2 and y.shape[0] == songs
+            fine = fine and not (y.is_floating_point() or y.is_complex())
+        if not fine:
+            raise UserError(
+                f"--codes_file={path} holds labels that do not belong to its {songs} songs: give the file as a run "
+                "left it, or without labels"
+            )
+
+
+def check_codes(codes_file: str, zs: Sequence[Tensor], levels: int, bins: int, model: str) -> None:
+    """Refuses codes that are not of a model with so many levels and codes.
+
+    Raises:
+        UserError: what does not fit.
+    """
+    if len(zs) != levels:
+        raise UserError(f"--codes_file={codes_file} holds codes of {len(zs)} levels, model {model} has {levels}")
+    if zs[-1].shape[1] == 0:
+        raise UserError(f"--codes_file={codes_file} holds no codes of the top level: take the file of a finished level")
+    for code in (min(int(z.min()) for z in zs if z.numel()), max(int(z.max()) for z in zs if z.numel())):
+        if not 0 <= code < bins:
+            raise UserError(
+                f"--codes_file={codes_file} holds code {code}, model {model} knows 0 to {bins - 1}: "
+                "use the model that made the file"
+            )
 
 
 def load_codes(
@@ -168,6 +225,10 @@ def read_metas(path: str) -> list[dict[str, Any]]:
             if not isinstance(value, META_TYPES[key]) or isinstance(value, bool):
                 kind = "text" if META_TYPES[key] == (str,) else "a number"
                 raise UserError(f"--metas={path}: {key} of entry {number} is {value!r}, not {kind}")
+            # JSON has NaN and Infinity, too; a whole song is longer than 0 s.
+            if isinstance(value, (int, float)) and not (0 <= value <= LONGEST and (value > 0 or key != TOTAL)):
+                least = "more than 0" if key == TOTAL else "0 or more"
+                raise UserError(f"--metas={path}: {key} of entry {number} is {value!r}: give seconds, {least}")
     return metas
 
 

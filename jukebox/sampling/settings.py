@@ -20,9 +20,9 @@ from jukebox.sampling.lengths import (
     read_sample_length,
 )
 from jukebox.sampling.models import Model
-from jukebox.sampling.prompts import read_codes, split_names
-from jukebox.sampling.songs import full_metas, given_metas
-from jukebox.sampling.values import choice, number, per_level, whole
+from jukebox.sampling.prompts import check_codes, read_codes, split_names
+from jukebox.sampling.songs import full_metas, read_said
+from jukebox.sampling.values import choice, device_name, number, per_level, port_number, whole
 from jukebox.utils.errors import UserError
 
 MODES = ("ancestral", "primed", "continue", "upsample")
@@ -95,6 +95,7 @@ class Settings:
             "top_p": list(self.top_p),
             "seed": self.seed,
             "dtype": self.dtype,
+            **self.model.marks(self.sample_levels),
         }
 
 
@@ -124,17 +125,27 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
     sample_levels = _sample_levels(model, mode)
     audio_files, codes = _inputs(flags, mode, model)
     n_codes = None if codes is None else codes["zs"][-1].shape
-    prompt_length = read_prompt_length(flags, mode, model, n_codes)
-    sample_length = read_sample_length(flags, mode, model, n_codes, prompt_length, notices)
-    for level in sample_levels:
-        check_context(model, level, sample_length)
+    prompt_length = read_prompt_length(flags, mode, model, n_codes, notices)
+    sample_length = read_sample_length(flags, mode, model, sample_levels, n_codes, prompt_length, notices)
+    most = None if mode != "upsample" or codes is None else prompt_length or codes["zs"][-1].shape[1] * model.hops[-1]
+    check_context(model, sample_levels, sample_length, most)
     if codes is not None and prompt_length is None:
         check_something_to_do(flags, model, sample_levels, codes["zs"], sample_length)
     hop_fraction = read_hop_fraction(flags, model, sample_levels)
 
-    said = given_metas(flags, model, codes, notices)
-    n_samples = whole("n_samples", flags.get("n_samples", _natural_count(audio_files, n_codes, said)), least=1)
+    said = read_said(flags, model, codes, notices)
+    given = {
+        "prompts": len(audio_files),
+        "songs of --codes_file": 0 if n_codes is None else n_codes[0],
+        "entries of --metas": len(said.metas),
+    }
+    # Where --n_samples is left out, as many songs as prompts, saved songs or entries of --metas.
+    n_samples = whole("n_samples", flags.get("n_samples", max(1, *given.values())), least=1)
+    for what, count in given.items():
+        if count > n_samples:
+            notices.append(f"{count - n_samples} of {count} {what} are not used: --n_samples={n_samples}")
     metas = full_metas(flags, said, n_samples, model, mode, sample_length, notices)
+    port_number(flags.get("port", 29500))
     temp = [number("temp", t, above=0.0) for t in per_level("temp", flags.get("temp", TEMP), levels)]
     top_k = [whole("top_k", k, least=0) for k in per_level("top_k", flags.get("top_k", 0), levels)]
     top_p = [number("top_p", p, least=0.0, below=1.0) for p in per_level("top_p", flags.get("top_p", 0.0), levels)]
@@ -160,7 +171,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         seed=whole("seed", flags.get("seed", 0)),
         batch=_sizes("max_batch_size", flags, levels),
         chunk=_sizes("chunk_size", flags, levels),
-        device=str(flags.get("device", "")),
+        device=device_name(flags.get("device", "")),
         dtype="" if not flags.get("dtype") else choice("dtype", str(flags["dtype"]), DTYPES),
         format=choice("format", str(flags.get("format", FORMATS[0])), FORMATS),
         notices=notices,
@@ -207,23 +218,5 @@ def _inputs(flags: Mapping[str, Any], mode: str, model: Model) -> tuple[list[str
     if not codes_file:
         return audio_files, None
     codes = read_codes(codes_file)
-    found = len(codes["zs"])
-    if found != len(model.levels):
-        raise UserError(
-            f"--codes_file={codes_file} holds codes of {found} levels, model {model.name} has {len(model.levels)}"
-        )
-    if codes["zs"][-1].shape[1] == 0:
-        raise UserError(f"--codes_file={codes_file} holds no codes of the top level: take the file of a finished level")
-    largest = max(int(z.max()) for z in codes["zs"] if z.numel())
-    if largest >= model.vqvae_hps.l_bins:
-        raise UserError(
-            f"--codes_file={codes_file} holds code {largest}, model {model.name} knows 0 to "
-            f"{model.vqvae_hps.l_bins - 1}: "
-            "use the model that made the file"
-        )
+    check_codes(codes_file, codes["zs"], len(model.levels), model.vqvae_hps.l_bins, model.name)
     return audio_files, codes
-
-
-def _natural_count(audio_files: list[str], codes_shape: Any, metas: list[dict[str, Any]]) -> int:
-    """Songs where --n_samples is left out: as many as prompts, saved songs or entries of --metas."""
-    return max(1, len(audio_files), codes_shape[0] if codes_shape is not None else 1, len(metas))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ import numpy as np
 from jukebox.data.metadata import as_text
 from jukebox.hparams import Hyperparams
 from jukebox.sampling.models import Level, Model
-from jukebox.sampling.prompts import read_lyrics, read_metas
-from jukebox.sampling.values import number, seconds_of
+from jukebox.sampling.prompts import OFFSET, TOTAL, read_lyrics, read_metas
+from jukebox.sampling.values import at_most, enough, number, seconds_of
 from jukebox.utils.errors import UserError
 
 TOTAL_SECONDS = 240.0
@@ -34,10 +35,30 @@ DEMO = {
 }
 
 
-def given_metas(
-    flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | None, notices: list[str]
-) -> list[dict[str, Any]]:
-    """What is said about the songs: by --metas, by the label flags, or by the run that the codes come from."""
+@dataclass(frozen=True)
+class Said:
+    """What is said about the songs: by the run that codes come from, by the label flags, and by --metas.
+
+    `saved` and `metas` have one entry a song and start over where there are more songs; `saved` has total_length and
+    offset in samples.
+    """
+
+    saved: list[dict[str, Any]]
+    words: dict[str, str]
+    metas: list[dict[str, Any]]
+
+    def about(self, song: int) -> dict[str, Any]:
+        """All that is said about one song; the later source wins, and its times take the place of saved ones."""
+        meta = dict(self.metas[song % len(self.metas)]) if self.metas else {}
+        saved = dict(self.saved[song % len(self.saved)]) if self.saved else {}
+        for seconds, samples in ((TOTAL, "total_length"), (OFFSET, "offset")):
+            if seconds in meta:
+                saved.pop(samples, None)
+        return {**saved, **self.words, **meta}
+
+
+def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | None, notices: list[str]) -> Said:
+    """Reads what --metas, the label flags and the run that codes come from say."""
     if flags.get("lyrics") and flags.get("lyrics_file"):
         raise UserError("--lyrics and --lyrics_file exclude each other: leave one out")
     words = {key: str(flags[key]) for key in ("artist", "genre", "lyrics") if flags.get(key) is not None}
@@ -48,11 +69,8 @@ def given_metas(
         notices.append(f"model {model.name} was trained without labels: artist, genre and lyrics have no effect")
     elif "lyrics" in words and not any(level.n_tokens for level in conditioned):
         notices.append(f"model {model.name} was trained without lyrics: they have no effect")
-    if flags.get("metas"):
-        return [{**words, **meta} for meta in read_metas(str(flags["metas"]))]
-    if words or codes is None:
-        return [words] if words else []
-    return _saved_metas(codes)
+    metas = read_metas(str(flags["metas"])) if flags.get("metas") else []
+    return Said([] if codes is None else _saved_metas(codes), words, metas)
 
 
 def _saved_metas(codes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -71,7 +89,7 @@ def _saved_metas(codes: dict[str, Any]) -> list[dict[str, Any]]:
 
 def full_metas(
     flags: Mapping[str, Any],
-    given: list[dict[str, Any]],
+    said: Said,
     n_samples: int,
     model: Model,
     mode: str,
@@ -82,26 +100,28 @@ def full_metas(
     flag = "total_sample_length_in_seconds"
     total_seconds = seconds_of(flags, flag)
     timed = model.top if model.top is not None and model.top.hps.labels and mode != "upsample" else None
-    demo = _demo(model) if any({"artist", "genre", "lyrics"} - set(meta) for meta in given or [{}]) else DEMO
+    asked = flags.get("sample_length_in_seconds") or f"{sample_length / model.sr:g}"
+    demo: dict[str, str] = {}
     metas = []
     for song in range(n_samples):
-        meta = {**demo, **(given[song % len(given)] if given else {})}
-        where = f"--{flag}" if "total_length_in_seconds" not in meta else f"total_length_in_seconds of song {song}"
-        offset = meta.get(
-            "offset", int(number("offset_in_seconds", meta.get("offset_in_seconds", 0), least=0.0) * model.sr)
-        )
-        seconds = meta.get("total_length_in_seconds", total_seconds)
+        meta = said.about(song)
+        if {"artist", "genre", "lyrics"} - set(meta):
+            demo = demo or _demo(model)
+        meta = {**demo, **meta}
+        offset = int(meta[OFFSET] * model.sr) if OFFSET in meta else meta.get("offset", 0)
+        seconds = meta.get(TOTAL, total_seconds)
         if seconds is None and meta.get("total_length", 0) >= offset + sample_length:
-            total = meta["total_length"]
+            where, total = f"total_length of song {song} of --codes_file", meta["total_length"]
         elif seconds is None:
-            total = _usual_total(timed, offset + sample_length, model.sr)
+            where, total = "", _usual_total(timed, offset + sample_length, model.sr)
             if timed is not None and song == 0 and total < TOTAL_SECONDS * model.sr:
                 notices.append(
                     f"the imagined whole song is {total / model.sr:.1f} s long, the most that the model knows"
                 )
         else:
-            total = int(number("total_length_in_seconds", seconds, above=0.0) * model.sr)
-        _check_timing(where, total, offset, sample_length, timed, model.sr)
+            where = f"{TOTAL} of song {song}" if TOTAL in meta else f"--{flag}"
+            total = int(number(flag, seconds, above=0.0) * model.sr)
+        _check_timing(where, song, total, offset, sample_length, timed, model, asked)
         words = {key: as_text(key, meta[key]) or "" for key in ("artist", "genre", "lyrics")}
         metas.append({**words, "total_length": total, "offset": offset})
     return metas
@@ -133,30 +153,44 @@ def _usual_total(timed: Level | None, least: int, sr: int) -> int:
     return total
 
 
-def _check_timing(where: str, total: int, offset: int, sample_length: int, timed: Level | None, sr: int) -> None:
-    """Refuses times that the timing labels cannot say."""
-    if offset + sample_length > total:
-        need = (offset + sample_length) / sr
+def _check_timing(
+    where: str, song: int, total: int, offset: int, sample_length: int, timed: Level | None, model: Model, asked: Any
+) -> None:
+    """Refuses times that the timing labels cannot say.
+
+    Args:
+        where: what gave the length of the whole song; "" where nothing did and it follows from the others.
+        asked: the length of the sample in seconds as it was given.
+    """
+    sr, top_hop = model.sr, model.hops[-1]
+    shown = f"--sample_length_in_seconds={asked}"
+    if offset + sample_length > total and where:
+        need = offset + sample_length
         raise UserError(
-            f"{where}={total / sr:g} is shorter than the {need:.2f} s that offset and sample reach: "
-            f"use {math.ceil(need * 100) / 100:g} or more, or a shorter --sample_length_in_seconds"
+            f"{where}={total / sr:g} is shorter than the {need / sr:.2f} s that offset and sample reach: "
+            f"use {enough(need, sr)} or more, or a shorter --sample_length_in_seconds"
         )
     if timed is None:
         return
     low, high = _limits(timed.hps)
+    window = max(sample_length, timed.sample_length)
     # As the timing embedding checks it: in float32.
-    if np.float32(total) < np.float32(low * sr) or np.float32(total) >= np.float32(high * sr):
+    known = np.float32(low * sr) <= np.float32(total) < np.float32(high * sr)
+    if where and not known:
         raise UserError(
             f"{where}={total / sr:g}: the model knows songs of {low:g} s up to, not including, {high:g} s; use "
             "such a length"
         )
-    end = offset + max(sample_length, timed.sample_length)
-    if end > high * sr:
-        latest = high - (end - offset) / sr
-        if latest < 0:
-            raise UserError(
-                f"--sample_length_in_seconds={sample_length / sr:g}: the model's timing ends at {high:g} s; use less"
-            )
-        raise UserError(
-            f"offset_in_seconds={offset / sr:g}: the model's timing ends at {high:g} s; use {latest:.2f} or less"
-        )
+    if known and offset + window <= high * sr:
+        return
+    ends = f"the model's timing ends at {high:g} s"
+    if window > int(high * sr) - top_hop:
+        longest = (int(high * sr) - top_hop) // top_hop * top_hop
+        if longest < timed.sample_length:
+            raise UserError(f"{shown}: {ends}, which is shorter than a window of it; use another model")
+        raise UserError(f"{shown}: {ends}; use {at_most(longest, sr)} or less")
+    latest = at_most(int(high * sr) - top_hop - window, sr)
+    raise UserError(
+        f"{OFFSET} of song {song} is {offset / sr:g}: {ends}, and the song is to be {sample_length / sr:.2f} s long; "
+        f"use {latest} or less, or a shorter --sample_length_in_seconds"
+    )

@@ -144,7 +144,7 @@ def known_alignments(settings: Settings, folder: Path, songs: range, state: RunS
     if settings.mode != "upsample" or labels[-1] is None:
         return None
     saved = read_codes(settings.codes_file).get("alignments")
-    if not saved:
+    if not isinstance(saved, (list, tuple)) or not saved or not all(isinstance(a, torch.Tensor) for a in saved):
         return None
     chosen = [saved[song % len(saved)].numpy() for song in songs]
     shapes = [(state.zs[-1].shape[1], len(info["full_tokens"])) for info in labels[-1]["info"]]

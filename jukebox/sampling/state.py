@@ -5,8 +5,8 @@ that the tokens depend on. A run that goes on reads it, checks that it was start
 the next window just as the dead run would have: draws are functions of position (`streams.py`), so there is no random
 state to keep.
 
-    {"version": 1, "settings": {...}, "zs": [int32 [N, T_level], ...], "done": [levels],
-     "sampling_kwargs": [{...}, ...]}
+    {"version": 2, "settings": {...}, "zs": [int32 [N, T_level], ...], "done": [levels],
+     "sampling_kwargs": [{...}, ...], "given": [tokens per level], "levels": [levels]}
 
 Change here what is kept; bump VERSION when an older file can no longer be gone on with.
 """
@@ -27,7 +27,7 @@ from torch import Tensor
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch, save_torch
 
-VERSION = 1
+VERSION = 2
 STATE_FILE = "state.pth.tar"
 
 
@@ -41,6 +41,7 @@ class RunState:
         zs: codes per level, low to high, int64 [N, T_level].
         done: levels whose audio and page are written.
         sampling_kwargs: per level, with the batch and chunk sizes in use: other sizes may round differently.
+        given: tokens per level that the run began with; levels: those that it makes.
     """
 
     folder: Path
@@ -48,6 +49,18 @@ class RunState:
     zs: list[Tensor]
     done: list[int] = field(default_factory=list)
     sampling_kwargs: list[dict[str, Any]] = field(default_factory=list)
+    given: list[int] = field(default_factory=list)
+    levels: list[int] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all levels are written."""
+        return set(self.levels) <= set(self.done)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to lose: tokens were made."""
+        return [z.shape[1] for z in self.zs] != self.given
 
     def save(self) -> None:
         """Writes the state; Ctrl-C waits until it is on the disk.
@@ -61,6 +74,8 @@ class RunState:
             "zs": [z.to("cpu", torch.int32) for z in self.zs],
             "done": list(self.done),
             "sampling_kwargs": [dict(kwargs) for kwargs in self.sampling_kwargs],
+            "given": list(self.given),
+            "levels": list(self.levels),
         }
         with uninterrupted():
             save_torch(content, self.folder / STATE_FILE)
@@ -75,15 +90,21 @@ class RunState:
         path = folder / STATE_FILE
         if not path.is_file():
             raise UserError(f"--resume: {folder} holds no interrupted run; leave --resume out to start one")
-        content = load_torch(path)
+        instead = "the run cannot be gone on with: choose another --name, or delete the folder"
+        try:
+            content = load_torch(path)
+        except UserError as error:
+            raise UserError(f"{path} is damaged, {instead}") from error
         if not isinstance(content, dict) or content.get("version") != VERSION:
-            raise UserError(f"--resume: {path} is of another version of this program; start anew without --resume")
+            raise UserError(f"{path} is of another version of this program, {instead}")
         return cls(
             folder=folder,
             settings=content["settings"],
             zs=[z.long() for z in content["zs"]],
             done=content["done"],
             sampling_kwargs=content["sampling_kwargs"],
+            given=content["given"],
+            levels=content["levels"],
         )
 
 
@@ -93,12 +114,17 @@ def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
     Raises:
         UserError: names the first setting that differs and both values.
     """
+    differs = difference(old, new)
+    if differs:
+        raise UserError(f"--resume: the run was started with {differs}; repeat its command, or choose another --name")
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The first setting that differs, as `KEY=OLD, not NEW`, or ""."""
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
-            raise UserError(
-                f"--resume: the run was started with {key}={_short(old.get(key))}, not {_short(new.get(key))}; "
-                "repeat its command, or choose another --name"
-            )
+            return f"{key}={_short(old.get(key))}, not {_short(new.get(key))}"
+    return ""
 
 
 def _short(value: Any) -> str:

@@ -6,10 +6,15 @@ What the flags mean for a run is checked in `settings.py`, `lengths.py` and `son
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jukebox.utils.errors import UserError
+
+LONGEST = 1_000_000_000  # seconds that are taken for a time at all
+_LARGEST = sys.float_info.max
 
 
 def choice(flag: str, value: str, allowed: Sequence[str]) -> str:
@@ -19,20 +24,35 @@ def choice(flag: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def whole(flag: str, value: Any, least: int | None = None) -> int:
-    """Returns a whole number, `least` or more, else raises UserError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+def whole(flag: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """Returns a whole number from `least` to `most`, else raises UserError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value % 1 != 0:
         raise UserError(f"--{flag}={value}: give a whole number")
     if least is not None and value < least:
         raise UserError(f"--{flag}={value}: must be {least} or more")
+    if most is not None and value > most:
+        raise UserError(f"--{flag}={value}: must be {most} or less")
     return int(value)
+
+
+def port_number(value: Any) -> int:
+    """Returns the value of --port, 1 to 65535, else raises UserError."""
+    return whole("port", value, least=1, most=65535)
+
+
+def device_name(value: Any) -> str:
+    """Returns the value of --device if it has the form of one, else raises UserError; "" is the best there is."""
+    name = str(value or "")
+    if not re.fullmatch(r"|cpu|mps|cuda(:[0-9]+)?", name):
+        raise UserError(f"--device={name}: choose cuda, cuda:0 (the number of a GPU), mps or cpu")
+    return name
 
 
 def number(
     flag: str, value: Any, least: float | None = None, above: float | None = None, below: float | None = None
 ) -> float:
     """Returns a finite number inside the limits, else raises UserError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
         raise UserError(f"--{flag}={value}: give a number")
     if least is not None and value < least:
         raise UserError(f"--{flag}={value}: must be {least:g} or more")
@@ -56,6 +76,27 @@ def per_level(flag: str, value: Any, levels: int) -> list[Any]:
     return list(value)
 
 
+def enough(samples: int, sr: int, digits: int = 3) -> str:
+    """The shortest time of so many digits, in seconds, that is so many samples or more when it is read back."""
+    n = max(0, math.ceil(samples / sr * 10**digits) - 1)
+    while int(float(f"{n / 10**digits:.{digits}f}") * sr) < samples:
+        n += 1
+    return f"{n / 10**digits:.{digits}f}"
+
+
+def at_most(samples: int, sr: int, digits: int = 3) -> str:
+    """The longest time of so many digits, in seconds, that is no more than so many samples when it is read back."""
+    n = math.floor(samples / sr * 10**digits) + 1
+    while n > 0 and float(f"{n / 10**digits:.{digits}f}") * sr > samples:
+        n -= 1
+    return f"{n / 10**digits:.{digits}f}"
+
+
 def seconds_of(flags: Mapping[str, Any], flag: str) -> float | None:
     """The value of a flag in seconds, None where it is left out."""
-    return None if flags.get(flag) is None else number(flag, flags[flag], above=0.0)
+    if flags.get(flag) is None:
+        return None
+    seconds = number(flag, flags[flag], above=0.0)
+    if seconds > LONGEST:
+        raise UserError(f"--{flag}={flags[flag]}: must be {LONGEST:,} or less")
+    return seconds

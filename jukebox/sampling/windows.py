@@ -30,6 +30,7 @@ from torch import Tensor
 
 from jukebox.sampling.streams import window_noise
 from jukebox.utils.errors import UserError
+from jukebox.utils.memory import half_dtype, is_out_of_memory
 from jukebox.utils.sample_utils import get_starts
 from jukebox.utils.torch_utils import empty_cache
 
@@ -149,7 +150,7 @@ def sample_window(
             result = None
         if result is None:  # outside of `except`, whose traceback would hold on to the memory
             empty_cache()
-            _lower(sampling_kwargs, size, known)
+            _lower(sampling_kwargs, size, known, z.device)
             continue
         made.append(result[:, known:])
         done += size
@@ -158,14 +159,7 @@ def sample_window(
     return zs
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the host has no memory left."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(s in str(error) for s in ("out of memory", "can't allocate memory"))
-    )
-
-
-def _lower(sampling_kwargs: SamplingKwargs, batch: int, known: int) -> None:
+def _lower(sampling_kwargs: SamplingKwargs, batch: int, known: int, device: torch.device) -> None:
     """Takes a smaller batch, or where it is 1 a smaller chunk, after memory ran out."""
     chunk = sampling_kwargs.get("chunk_size") or known
     if batch > 1:
@@ -173,9 +167,10 @@ def _lower(sampling_kwargs: SamplingKwargs, batch: int, known: int) -> None:
     elif chunk > 16:
         sampling_kwargs["chunk_size"] = chunk // 2
     else:
-        raise UserError(
-            "out of memory with one song at a time: use --dtype=fp16, a device with more memory, or --device=cpu"
-        )
+        half = sampling_kwargs.get("fp16") or sampling_kwargs.get("dtype", "fp32") != "fp32"
+        ways = [] if half else [f"--dtype={half_dtype(device)}"]
+        ways += ["a machine with more of it"] if device.type == "cpu" else ["a larger device", "--device=cpu"]
+        raise UserError(f"out of memory with one song at a time: use {' or '.join(ways)}")
 
 
 class _Counter:

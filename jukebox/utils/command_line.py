@@ -5,7 +5,8 @@
 
 Flags are read by the rules of the `fire` library: `--k=v`, `--k v`, `--k` for True, `--nok` for False, dashes as good
 as underscores, and its parser for values (`--y_bins=10,100` is a tuple). A flag whose default is text keeps its value
-as it was typed. Nothing here imports torch: help and usage errors come at once.
+as it was typed, and one whose default is True or False takes these alone, or yes, no, 1 and 0. Nothing here imports
+torch: help and usage errors come at once.
 """
 
 from __future__ import annotations
@@ -24,17 +25,21 @@ from jukebox.utils.allocator import keep_freed_blocks
 from jukebox.utils.errors import UserError
 from jukebox.utils.launch import abort_job, leave_job, read_launch
 
-_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag: its name without dashes, its default, one line that says what it is for, and a heading in the help."""
+    """One flag: its name without dashes, its default, one line that says what it is for, and a heading in the help.
+
+    `kind` is for those whose default does not tell: "bool", or "text" for one that may also stand alone, as True.
+    """
 
     name: str
     default: Any
     help: str
     group: str = ""
+    kind: str = ""
 
 
 def parse_flags(arguments: Sequence[str], flags: Sequence[Flag]) -> dict[str, Any]:
@@ -82,13 +87,15 @@ def _is_flag(word: str) -> bool:
 
 
 def _wants_bool(flag: Flag) -> bool:
-    return isinstance(flag.default, bool)
+    return flag.kind == "bool" or isinstance(flag.default, bool)
 
 
 def _parse_value(flag: Flag, text: str) -> Any:
-    if isinstance(flag.default, str):
+    if flag.kind == "text" or isinstance(flag.default, str):
         return text
-    if _wants_bool(flag) and text.lower() in _BOOLEANS:
+    if _wants_bool(flag):
+        if text.lower() not in _BOOLEANS:
+            raise UserError(f"--{flag.name}={text}: choose true or false (yes and no, 1 and 0 mean the same)")
         return _BOOLEANS[text.lower()]
     from fire.parser import DefaultParseValue
 

@@ -17,6 +17,15 @@ from typing import IO, Any
 
 from jukebox.utils.errors import UserError
 
+
+class WriteError(UserError):
+    """A file could not be written; `what` says which and why, without the advice that the message ends with."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}; {advice}")
+        self.what = what
+
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
 
 
@@ -59,7 +68,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         mode: "wb", or "w" for text, which is written as utf-8 with newlines as they are.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written.
+        WriteError: the disk is full, or the file cannot be written for another reason of the system's. What the block
+            says about other files passes.
     """
     path = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(path)
@@ -80,12 +90,86 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         cause = _os_error(error) if isinstance(error, (OSError, RuntimeError)) else None
-        if cause is not None and cause.errno in _FULL:
+        if cause is None or cause.errno is None or not _concerns(cause, folder):
+            raise
+        if cause.errno in _FULL:
             kept = "the earlier file is kept" if os.path.exists(path) else "nothing was written"
-            raise UserError(f"no space left to write {path}: {kept}; free some space and repeat the command") from error
-        if cause is not None and cause.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            raise UserError(f"cannot write {path}: {cause.strerror}; choose a folder that you may write to") from error
-        raise
+            what = f"no space left to write {path}: {kept}"
+            raise WriteError(what, "free some space and repeat the command") from error
+        raise WriteError(f"cannot write {path}: {cause.strerror}", "choose a folder that you may write to") from error
+
+
+def _concerns(error: OSError, folder: str) -> bool:
+    """Whether an error is about the file that is being written: about no named file, or one on the way to it."""
+    if not isinstance(error.filename, (str, os.PathLike)):
+        return True
+    about = os.path.abspath(os.fspath(error.filename))
+    return os.path.dirname(about) == folder or f"{folder}{os.sep}".startswith(about.rstrip(os.sep) + os.sep)
+
+
+def try_folder(folder: str | os.PathLike[str], flag: str, keep: bool = True) -> None:
+    """Makes a folder and writes to it for a moment, so that one that cannot be used is refused before any work.
+
+    Args:
+        folder: where results shall be.
+        flag: name of the flag that gave it, for the message.
+        keep: leave the folder there; else what was made is removed again.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    made: list[str] = []
+    place = os.path.abspath(os.fspath(folder))
+    try:
+        missing = place
+        while not os.path.lexists(missing):
+            made.append(missing)
+            missing = os.path.dirname(missing)
+        os.makedirs(place, exist_ok=True)
+        handle, probe = tempfile.mkstemp(prefix=".probe.", suffix=".tmp", dir=place)
+        os.close(handle)
+        os.unlink(probe)
+    except OSError as error:
+        keep = False
+        shown = os.fspath(folder)
+        shown = shown if len(shown) <= 100 else f"{shown[:97]}..."
+        raise UserError(
+            f"--{flag}={shown}: cannot write there ({error.strerror}); give a folder that can be made and written to"
+        ) from error
+    finally:
+        for path in [] if keep else made:
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+
+
+@contextlib.contextmanager
+def only_writer(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
+    """Keeps other processes from writing to a folder while the block runs; the system lets go when its holder dies.
+
+    Systems and file systems that have no such locks are worked on without.
+
+    Raises:
+        UserError: another process is at work there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--{flag}={os.fspath(folder)}: another process is writing to this folder; wait until it has ended, or "
+                f"choose another --{flag}"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 def link_or_copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
@@ -95,12 +179,11 @@ def link_or_copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -
     temporary = os.path.join(folder, f".{name[:100]}.{os.getpid()}.tmp")
     try:
         os.link(source, temporary)
+        os.replace(temporary, path)  # does nothing where both are one file already
     except OSError:  # a file system without hard links
         with open(source, "rb") as old, atomic_write(path) as new:
             shutil.copyfileobj(old, new, 1 << 24)
         return
-    try:
-        os.replace(temporary, path)  # does nothing where both are one file already
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

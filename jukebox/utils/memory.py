@@ -1,10 +1,14 @@
-"""How much memory a device has left, so that batches and chunks can be chosen to fit."""
+"""How much memory a device has left, so that batches and chunks can be chosen to fit; and what to say when none is."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
+
+from jukebox.utils.errors import UserError
 
 
 def free_bytes(device: torch.device | str) -> int:
@@ -27,3 +31,34 @@ def free_bytes(device: torch.device | str) -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 4 << 30  # a system that does not say: assume a small machine
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host has no memory left."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(s in str(error) for s in ("out of memory", "can't allocate memory"))
+    )
+
+
+@contextlib.contextmanager
+def enough_memory(what: str, advice: str) -> Iterator[None]:
+    """Turns lack of memory inside the block into a line for the user.
+
+    Args:
+        what: what is being done, for "out of memory while ...".
+        advice: what to do instead.
+
+    Raises:
+        UserError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"out of memory while {what}: {advice}") from error
+
+
+def half_dtype(device: torch.device | str) -> str:
+    """The half precision that a device is quick in: a CPU has none for fp16 and is many times slower with it."""
+    return "bf16" if torch.device(device).type == "cpu" else "fp16"

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import ssl
 import sys
@@ -77,18 +78,35 @@ def cache_path(remote_path: str) -> Path:
     if prefix:
         inner = remote_path[len(prefix) :].removeprefix("jukebox/")
     else:
-        parts = urllib.parse.urlsplit(remote_path)
+        parts = _split_address(remote_path, remote_path)
         inner = f"other/{parts.netloc.replace(':', '_')}/{parts.path}"
     return cache_folder().joinpath(*[piece for piece in inner.split("/") if piece not in ("", ".", "..")])
 
 
 def addresses(remote_path: str) -> list[str]:
-    """The addresses to try for a file: those at the mirrors where any is set, else its own."""
+    """The addresses to try for a file: those at the mirrors where any is set, else its own.
+
+    Raises:
+        UserError: a mirror is no address.
+    """
     mirrors = [mirror.strip() for mirror in os.environ.get("JUKEBOX_MIRROR", "").split(",") if mirror.strip()]
+    for mirror in mirrors:
+        parts = _split_address(mirror, f"JUKEBOX_MIRROR={mirror}")
+        if parts.scheme not in ("http", "https", "file") or not (parts.netloc or parts.scheme == "file"):
+            raise UserError(f"JUKEBOX_MIRROR={mirror}: give addresses such as https://HOST/FOLDER, separated by commas")
     prefix = _prefix(remote_path)
     if not mirrors or not prefix:
         return [remote_path]
     return [f"{mirror.rstrip('/')}/{remote_path[len(prefix) :]}" for mirror in mirrors]
+
+
+def _split_address(address: str, shown: str) -> urllib.parse.SplitResult:
+    try:
+        parts = urllib.parse.urlsplit(address)
+        _ = parts.port  # looked at only when it is asked for
+        return parts
+    except ValueError as error:
+        raise UserError(f"{shown} is no address ({error}): give one such as https://HOST/FOLDER") from error
 
 
 def _prefix(remote_path: str) -> str:
@@ -198,8 +216,11 @@ def download(
                 problem = f"the server answers {refused.code} {refused.reason}"
                 break
             part, state = _part(path)
-            os.replace(part, path)
-            state.unlink(missing_ok=True)
+            try:
+                os.replace(part, path)
+                state.unlink(missing_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot write {path}: {error.strerror}; what has come is in {part}") from error
             _write_note(path, digest)
             return
         problems.append(f"{address}: {problem}")
@@ -215,7 +236,13 @@ class _Transfer:
     def __init__(self, address: str, path: Path, size: int | None, progress: bool) -> None:
         self.address, self.path, self.size, self.progress = address, path, size, progress
         self.part, self.state = _part(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the folder {path.parent}: {error.strerror}; set JUKEBOX_CACHE to a folder that you may "
+                "write to"
+            ) from error
 
     def run(self, tries: int, first_wait: float) -> str:
         """Returns the digest of the part file once it is complete."""
@@ -240,12 +267,14 @@ class _Transfer:
 
     def _connect(self) -> int | None:
         """Adds to the part file what one connection brings; returns the size of the whole, if the server says it."""
-        have, tag = _size(self.part), self._tag()
+        version = self._noted()
+        if not version.get("tag"):  # nothing says which version of the file the part is of
+            _forget_part(self.path)
+        have = _size(self.part)
         request = urllib.request.Request(self.address, headers={"User-Agent": "jukebox", "Accept-Encoding": "identity"})
         if have:
             request.add_header("Range", f"bytes={have}-")
-            if tag:
-                request.add_header("If-Range", tag)
+            request.add_header("If-Range", version["tag"])
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 return self._receive(answer, have)
@@ -265,11 +294,17 @@ class _Transfer:
             raise UserError(f"cannot write {self.part}: {error.strerror}; what has come so far is kept") from error
 
     def _receive(self, answer: Any, have: int) -> int | None:
-        length = answer.headers.get("Content-Length")
-        goes_on = have > 0 and answer.status == 206
-        if not goes_on:
+        length = answer.headers.get("Content-Length") or ""
+        goes_on = answer.status == 206
+        if goes_on:
+            first, total = _content_range(answer.headers.get("Content-Range") or "")
+            noted = self._noted().get("total")
+            if first != have or None not in (total, noted) and total != noted:
+                _forget_part(self.path)
+                raise _Passing("the server goes on with another place or version of the file")
+        else:
             have = 0
-        total = have + int(length) if length and length.isdigit() else None
+            total = int(length) if length.isdecimal() else None
         free = shutil.disk_usage(self.path.parent).free
         if total is not None and total - have > free:
             raise UserError(
@@ -277,7 +312,9 @@ class _Transfer:
                 "free some space, or set JUKEBOX_CACHE to another disk"
             )
         tag = answer.headers.get("ETag") or ""
-        self.state.write_text(json.dumps({"tag": "" if tag.startswith("W/") else tag}), encoding="utf-8")
+        if not tag or tag.startswith("W/"):  # a weak one stands for several versions
+            tag = answer.headers.get("Last-Modified") or ""
+        self.state.write_text(json.dumps({"tag": tag, "total": total}), encoding="utf-8")
         with open(self.part, "ab" if goes_on else "wb") as file, self._bar(total, have) as bar:
             try:
                 while chunk := answer.read(CHUNK):
@@ -288,12 +325,13 @@ class _Transfer:
                 os.fsync(file.fileno())
         return total
 
-    def _tag(self) -> str:
-        """The server's name for the version that the part file is of."""
+    def _noted(self) -> dict[str, Any]:
+        """What the part file is of: `tag`, the server's name or date of the version, and `total`, its bytes."""
         try:
-            return str(json.loads(self.state.read_text(encoding="utf-8"))["tag"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            noted = json.loads(self.state.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) and isinstance(noted.get("tag"), str) else {}
 
     def _bar(self, total: int | None, have: int) -> Any:
         from tqdm import tqdm
@@ -308,6 +346,14 @@ class _Transfer:
             file=sys.stderr,
             leave=False,
         )
+
+
+def _content_range(header: str) -> tuple[int | None, int | None]:
+    """First byte and size of the whole of `bytes 1000-1999/5000`; None for what it does not say."""
+    found = re.fullmatch(r"bytes\s+(\d+)-\d+/(\d+|\*)", header.strip())
+    if not found:
+        return None, None
+    return int(found[1]), int(found[2]) if found[2] != "*" else None
 
 
 def _part(path: Path) -> tuple[Path, Path]:

@@ -83,6 +83,8 @@ def test_a_models_entry_of_ones_own(runs: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_is_said_about_wrong_names(runs: Path, tmp_path: Path) -> None:
+    torch.save({"zs": [], "labels": []}, tmp_path / "data.pth.tar")
+    (tmp_path / "song.wav").write_bytes(b"RIFF")
     for name, message in [
         ("5b_lyric", "unknown model '5b_lyric'; did you mean 5b_lyrics"),
         ("logs/nothing", "unknown model .* or the folder of a training run, such as logs/RUN"),
@@ -91,6 +93,8 @@ def test_what_is_said_about_wrong_names(runs: Path, tmp_path: Path) -> None:
         (f"{runs}/top,{runs}/top", "gives two priors of level 2"),
         (f"{runs}/top,{runs}/nothing", "there is no run or checkpoint .*nothing"),
         (f"{runs}", "holds no checkpoint_latest.pth.tar"),
+        (f"{tmp_path}/data.pth.tar", "^--model: .*data.pth.tar holds no checkpoint: .* found zs, labels"),
+        (f"{tmp_path}/song.wav", "^--model: .*song.wav is damaged or no PyTorch file"),
     ]:
         with pytest.raises(UserError, match=message):
             find_model(name)

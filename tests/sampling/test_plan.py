@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from tiny_models import make_tiny_runs
 
 from jukebox.sample import main
-from jukebox.sampling import models, plan
+from jukebox.sampling import command, models, plan
 from jukebox.sampling.models import bare_prior, find_model
 from jukebox.sampling.plan import (
     LevelPlan,
@@ -18,12 +19,13 @@ from jukebox.sampling.plan import (
     check_memory,
     duration,
     level_plans,
+    measure_speed,
     prior_bytes,
     song_bytes,
     with_time,
 )
 from jukebox.sampling.settings import read_settings
-from jukebox.sampling.windows import Window
+from jukebox.sampling.windows import DTYPES, Window
 from jukebox.utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -74,9 +76,14 @@ def plan_of(**values: int) -> LevelPlan:
 
 
 def test_memory_is_checked_and_the_advice_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_memory(plan_of(), 1100, CPU, "fp32")
-    with pytest.raises(UserError, match="level 0 needs .* for one song and cpu has .* free: --dtype=fp16 halves"):
+    check_memory(plan_of(), 1200, CPU, "fp32")
+    with pytest.raises(UserError, match="level 0 needs .* for one song and cpu has .* free: --dtype=bf16 halves"):
         check_memory(plan_of(), 1099, CPU, "fp32")
+    with pytest.raises(UserError, match="--dtype=fp16 halves"):
+        check_memory(plan_of(), 1099, torch.device("cuda"), "fp32")
+    with pytest.raises(UserError, match="for 5 songs at a time and cpu has .* free: use --max_batch_size=3 for"):
+        check_memory(plan_of(batch=5), 1399, CPU, "fp32")
+    check_memory(plan_of(batch=3), 1399, CPU, "fp32")
     with pytest.raises(UserError, match="--device=cpu if the host has more"):
         check_memory(plan_of(), 0, torch.device("cuda"), "fp16")
 
@@ -114,6 +121,36 @@ def test_dry_run_of_a_large_model_takes_seconds(tmp_path: Path, capsys: pytest.C
     assert [rows[level][1:3] for level in "210"] == [["1", "6,890"], ["6", "27,560"], ["26", "110,240"]]
     assert any("extrapolated from a few layers" in line for line in lines)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_batch_that_does_not_fit_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plan, "free_bytes", lambda device: 30_000_000_000)
+    monkeypatch.setattr(command, "free_bytes", lambda device: 30_000_000_000)
+    given = dict(model="1b_lyrics", name=str(tmp_path / "run"), device="cpu", n_samples=64, max_batch_size=64)
+    assert main(**given, dry_run=True) == 0
+    found = re.findall(r"does not fit: level (\d) needs .* use --max_batch_size=(\d+) for", capsys.readouterr().out)
+    assert [level for level, _ in found] == ["2", "1", "0"]
+    sizes = tuple(int(size) for _, size in reversed(found))
+    assert main(**{**given, "max_batch_size": sizes}, dry_run=True) == 0
+    assert "does not fit" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="level 2 needs .* for 64 songs at a time"):
+        main(**given)
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("name", ["5b_lyrics", "1b_lyrics"])
+def test_timing_keeps_to_its_budget(name: str) -> None:
+    """Half precision on a CPU, and many songs: a few seconds for each level, and more for more songs."""
+    model = find_model(name)
+    vqvae = model.vqvae(1 << 20, "meta")
+    begin = time.monotonic()
+    speeds = {(dtype, n): measure_speed(model.levels[2], vqvae, n, CPU, dtype) for dtype in DTYPES for n in (1, 32)}
+    assert time.monotonic() - begin < 60  # about 5 s of a free core; before, minutes
+    assert speeds["fp32", 32].step > 2 * speeds["fp32", 1].step
+    assert speeds["fp16", 32].step > speeds["fp32", 32].step
 
 
 def test_dry_run_of_ones_own_model_loads_nothing(

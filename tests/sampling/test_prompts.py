@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from sampling_fakes import FakePrior
 
@@ -56,6 +57,14 @@ def test_a_short_file_gets_silence_in_front(folder: Path) -> None:
         warnings.simplefilter("error")
         exact = load_prompts([str(folder / "with, comma.wav")], 4000, Hyperparams(sr=SR, n_samples=1))
     assert torch.allclose(exact[0], x[0, 4000:])
+
+
+def test_samples_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    x = np.zeros(4000, np.float32)
+    x[100:103] = np.nan, np.inf, -np.inf
+    soundfile.write(tmp_path / "nan.wav", x, SR, subtype="FLOAT")
+    with pytest.raises(UserError, match="--audio_file=.*nan.wav: 3 of its samples are no numbers"):
+        load_prompts([str(tmp_path / "nan.wav")], 2000, Hyperparams(sr=SR, n_samples=1))
 
 
 def test_names_with_commas(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tiny_models import make_tiny_runs
 from jukebox.sampling.models import Model, find_model
 from jukebox.sampling.settings import Settings, read_settings
 from jukebox.sampling.songs import DEMO
+from jukebox.sampling.values import at_most, enough
 from jukebox.utils.errors import UserError
 
 
@@ -36,6 +38,31 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         zs = [torch.full((2, 0 if i < levels - 1 else length), code) for i in range(levels)]
         torch.save({"zs": zs}, f"{name}.pth.tar")
     torch.save({"zs": [torch.zeros(1, n, dtype=torch.long) for n in (400, 200, 100)]}, "whole.pth.tar")
+    odd = {
+        "negative": [torch.full((1, n), -1) for n in (0, 0, 100)],
+        "float": [torch.zeros(1, n) for n in (0, 0, 100)],
+        "counts": [torch.zeros(songs, 100, dtype=torch.long) for songs in (1, 1, 2)],
+        "nobody": [torch.zeros(0, 100, dtype=torch.long)] * 3,
+        "short": [torch.zeros(1, n, dtype=torch.long) for n in (0, 0, 10)],
+    }
+    for name, zs in odd.items():
+        torch.save({"zs": zs}, f"{name}.pth.tar")
+    zs = [torch.zeros(2, n, dtype=torch.long) for n in (0, 0, 100)]
+    info, y = [{"artist": "a"}] * 2, torch.zeros(2, 5, dtype=torch.long)
+    labels: dict[str, Any] = {
+        "text": ["abc"],
+        "info": [{"info": [1, 2], "y": y}],
+        "few": [{"info": info[:1], "y": y}],
+        "y": [{"info": info, "y": "y"}],
+        "floats": [{"info": info, "y": y / 3}],
+        "rows": [{"info": info, "y": y[:1]}],
+    }
+    for name, entry in labels.items():
+        torch.save({"zs": zs, "labels": entry}, f"labels_{name}.pth.tar")
+    for name, number in {"minus": "-1", "nan": "NaN", "inf": "1e999", "zero": "0"}.items():
+        key = "total_length_in_seconds" if name == "zero" else "offset_in_seconds"
+        Path(f"{name}.json").write_text(f'[{{}}, {{"{key}": {number}}}]')
+    Path("late.json").write_text('[{}, {"offset_in_seconds": 50}]')
     torch.save([1, 2], "list.pth.tar")
     Path("bad.json").write_text("{")
     Path("key.json").write_text(json.dumps([{"artist": "a"}, {"artst": "b"}]))
@@ -56,6 +83,12 @@ WRONG = [
     (dict(levels=2), "--levels=2: model .* has 3 levels; use 3 or leave it out"),
     (dict(sr=44100), "--sr=44100: model .* makes 250 Hz"),
     (dict(n_samples=0), "--n_samples=0: must be 1 or more"),
+    (dict(n_samples=float("inf")), "--n_samples=inf: give a whole number"),
+    (dict(seed=float("nan")), "--seed=nan: give a whole number"),
+    (dict(temp=10**400), "--temp=1.*0: give a number"),
+    (dict(port=70000), "--port=70000: must be 65535 or less"),
+    (dict(port="x"), "--port=x: give a whole number"),
+    (dict(device="cpu:3"), "--device=cpu:3: choose cuda, cuda:0 .*, mps or cpu"),
     (dict(n_samples=1.5), "--n_samples=1.5: give a whole number"),
     (dict(seed="x"), "--seed=x: give a whole number"),
     (dict(format="ogg"), "--format=ogg: choose wav, flac or mp3"),
@@ -63,20 +96,26 @@ WRONG = [
     # lengths
     (dict(sample_length_in_seconds=0), "--sample_length_in_seconds=0: must be above 0"),
     (dict(sample_length_in_seconds="long"), "--sample_length_in_seconds=long: give a number"),
-    (dict(sample_length_in_seconds=0.05), "shorter than one token of the top level: use 0.0640 or more"),
+    (dict(sample_length_in_seconds=0.05), "shorter than one token of the top level: use 1.024 or more"),
     (
         dict(sample_length_in_seconds=1.0),
-        r"0.96 s are too short: the upsampler of level 1 works on 1.024 s .* "
+        r"0.96 s are too short: an upsampler works on 1.024 s .* "
         "use --sample_length_in_seconds=1.024 or more",
     ),
-    (dict(sample_length_in_seconds=70), "--total_sample_length_in_seconds=.*songs of 2 s up to, not including, 60 s"),
-    (dict(total_sample_length_in_seconds=20), "=20 is shorter than the 24.00 s .* use 24 or more"),
+    (dict(sample_length_in_seconds=70), "^--sample_length_in_seconds=70: .* ends at 60 s; use 59.904 or less"),
+    (dict(total_sample_length_in_seconds=20), "=20 is shorter than the 24.00 s .* use 24.000 or more"),
     (dict(total_sample_length_in_seconds=60), "=60: the model knows songs of 2 s up to, not including, 60 s"),
     (
         dict(sample_length_in_seconds=1.2, total_sample_length_in_seconds=1.5),
         "=1.5: the model knows songs of 2 s up to, not including, 60 s",
     ),
     (dict(metas="far.json"), "total_length_in_seconds of song 0=31 is shorter than the 54.00 s"),
+    (dict(metas="minus.json"), "--metas=minus.json: offset_in_seconds of entry 1 is -1: give seconds, 0 or more"),
+    (dict(metas="nan.json"), "offset_in_seconds of entry 1 is nan: give seconds"),
+    (dict(metas="inf.json"), "offset_in_seconds of entry 1 is inf: give seconds"),
+    (dict(metas="zero.json"), "total_length_in_seconds of entry 1 is 0: give seconds, more than 0"),
+    (dict(metas="late.json"), "offset_in_seconds of song 1 is 50: .* ends at 60 s, .* use 35.936 or less"),
+    (dict(sample_length_in_seconds=1e300), "^--sample_length_in_seconds=1e.300: must be 1,000,000,000 or less"),
     # windows
     (dict(hop_fraction=0), "--hop_fraction=0: must be above 0"),
     (dict(hop_fraction=1.5), "--hop_fraction=1.5 of level 0: windows would leave gaps; use 1 or less"),
@@ -97,34 +136,43 @@ WRONG = [
     (dict(mode="primed", audio_file="b.wav", prompt_length_in_seconds=1), "--audio_file=b.wav: there is no such file"),
     (
         dict(mode="primed", audio_file="a.wav", prompt_length_in_seconds=0.01),
-        "=0.01 is shorter than one token of the top level: use 0.0640 or more",
+        "=0.01 is shorter than one token of the top level: use 0.064 or more",
     ),
     (
         dict(mode="primed", audio_file="a.wav", prompt_length_in_seconds=24),
-        "=24 leaves nothing to make after 24.00 s of prompt: use more than 24.00",
+        "=24 leaves nothing to make after 24.00 s of prompt: use 24.064 or more",
     ),
     (dict(audio_file="a.wav"), "--audio_file is for --mode=primed, not --mode=ancestral"),
     (dict(prompt_length_in_seconds=3), "--prompt_length_in_seconds is for the other modes"),
     (dict(mode="continue"), "--mode=continue needs --codes_file, such as EARLIER_RUN/level_2/data.pth.tar"),
     (dict(mode="upsample"), "--mode=upsample needs --codes_file"),
     (dict(codes_file="codes.pth.tar"), "--codes_file is for --mode=continue or --mode=upsample, not --mode=ancestral"),
-    (dict(mode="continue", codes_file="x.pth.tar"), "x.pth.tar does not exist"),
-    (dict(mode="continue", codes_file="a.wav"), "a.wav is damaged or no PyTorch file"),
+    (dict(mode="continue", codes_file="x.pth.tar"), "^--codes_file=x.pth.tar: there is no such file; give the"),
+    (dict(mode="continue", codes_file="a.wav"), "^--codes_file: a.wav is damaged or no PyTorch file"),
     (dict(mode="continue", codes_file="list.pth.tar"), "list.pth.tar holds no codes"),
     (dict(mode="continue", codes_file="two.pth.tar"), "holds codes of 2 levels, model .* has 3"),
     (dict(mode="continue", codes_file="large.pth.tar"), "holds code 16, model .* knows 0 to 15"),
+    (dict(mode="continue", codes_file="negative.pth.tar"), "--codes_file=.* holds code -1, model .* knows 0 to 15"),
+    (dict(mode="continue", codes_file="float.pth.tar"), "--codes_file=.* holds codes of type torch.float32"),
+    (dict(mode="continue", codes_file="counts.pth.tar"), "--codes_file=.* holds 1, 1, 2 songs at its levels"),
+    (dict(mode="continue", codes_file="nobody.pth.tar"), "--codes_file=.* holds 0, 0, 0 songs at its levels"),
+    (dict(mode="upsample", codes_file="short.pth.tar"), "on 1.024 s at a time; give codes of that length or more"),
+    *[
+        (dict(mode="continue", codes_file=f"labels_{name}.pth.tar"), "--codes_file=.* labels that do not belong")
+        for name in ("text", "info", "few", "y", "floats", "rows")
+    ],
     (dict(mode="continue", codes_file="empty.pth.tar"), "holds no codes of the top level"),
     (
         dict(mode="continue", codes_file="codes.pth.tar", sample_length_in_seconds=6.4),
-        "leaves nothing to make after 6.40 s of saved codes: use more than 6.40",
+        "leaves nothing to make after 6.40 s of saved codes: use 6.464 or more",
     ),
     (
         dict(mode="continue", codes_file="codes.pth.tar", prompt_length_in_seconds=7),
-        "the saved codes hold 6.40 s; use that or less",
+        "=7: the saved codes end there, use 6.400 or less",
     ),
     (
         dict(mode="upsample", codes_file="codes.pth.tar", sample_length_in_seconds=10),
-        "=10: --mode=upsample has 6.40 s of codes; use that or less",
+        "=10: the codes to upsample end there, use 6.400 or less",
     ),
     (
         dict(mode="upsample", codes_file="whole.pth.tar"),
@@ -185,7 +233,90 @@ def test_a_suggested_hop_is_accepted(released: dict[str, Model]) -> None:
 def test_seconds_are_cut_to_tokens_and_it_is_said(released: dict[str, Model]) -> None:
     made = settings(released["5b"], sample_length_in_seconds=20)
     assert made.totals() == [110240, 27560, 6890]
-    assert made.notices == ["20 s are cut to 19.9982 s, whole tokens of 128 samples"]
+    assert made.notices == ["--sample_length_in_seconds=20 is cut to 19.9982 s, whole tokens of 128 samples"]
+
+
+SUGGESTING = [(flags, message) for flags, message in WRONG if " or more" in message or " or less" in message]
+
+
+@pytest.mark.parametrize("flags, message", SUGGESTING, ids=lambda value: str(value)[:60])
+def test_what_is_suggested_is_accepted(tiny: Model, files: Path, flags: dict[str, Any], message: str) -> None:
+    """Whatever a message tells to type for the flag that it begins with works, also where it rounded."""
+    tell_and_take(tiny, flags)
+
+
+def tell_and_take(model: Model, flags: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as caught:
+        settings(model, **flags)
+    text = str(caught.value)
+    found = re.search(r"use (?:--(\w+)=)?([\d.]+) or (?:more|less)", text)
+    if not found:
+        assert "codes of that length" in text or "must be" in text or "0 or more" in text or "more than 0" in text, text
+        return
+    flag = found[1] or re.match(r"--(\w+)=", text)
+    if flag is None:  # of an entry of --metas
+        metas = json.loads(Path(flags["metas"]).read_text())
+        key = text.split(" of ")[0]
+        metas[-1][key] = float(found[2])
+        Path("better.json").write_text(json.dumps(metas))
+        settings(model, **{**flags, "metas": "better.json"})
+        return
+    name = flag if isinstance(flag, str) else flag[1]
+    settings(model, **{**flags, name: float(found[2])})
+
+
+@pytest.mark.parametrize("rate_model", ["5b", "5b_lyrics"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        dict(sample_length_in_seconds=0.001),
+        dict(sample_length_in_seconds=4),
+        dict(sample_length_in_seconds=1000),
+        dict(mode="primed", audio_file="a.wav", prompt_length_in_seconds=0.002),
+        dict(mode="primed", audio_file="a.wav", prompt_length_in_seconds=5.9999, sample_length_in_seconds=6),
+        dict(mode="primed", audio_file="a.wav", prompt_length_in_seconds=2, sample_length_in_seconds=1),
+        dict(sample_length_in_seconds=61.237, total_sample_length_in_seconds=61.1),
+        dict(mode="upsample", codes_file="codes.pth.tar", sample_length_in_seconds=30),
+        dict(mode="continue", codes_file="codes.pth.tar", prompt_length_in_seconds=30, sample_length_in_seconds=60),
+        dict(mode="continue", codes_file="codes.pth.tar", sample_length_in_seconds=20),
+    ],
+    ids=str,
+)
+def test_what_is_suggested_is_accepted_at_44100_hz(
+    released: dict[str, Model], files: Path, rate_model: str, flags: dict[str, Any]
+) -> None:
+    torch.save({"zs": [torch.zeros(1, n, dtype=torch.long) for n in (0, 0, 7001)]}, "codes.pth.tar")
+    tell_and_take(released[rate_model], flags)
+
+
+def test_times_that_are_enough_and_no_more() -> None:
+    for sr in (250, 11025, 44100):
+        for samples in [*range(0, 2000, 7), 10**7 + 1]:
+            assert int(float(enough(samples, sr)) * sr) >= samples > int((float(enough(samples, sr)) - 0.001) * sr) - 1
+            assert float(at_most(samples, sr)) * sr <= samples < (float(at_most(samples, sr)) + 0.0011) * sr + 1
+
+
+def test_what_is_cut_is_told(tiny: Model, files: Path) -> None:
+    primed = dict(mode="primed", audio_file="a.wav", sample_length_in_seconds=2.56)
+    told = settings(tiny, **primed, prompt_length_in_seconds=1.3).notices
+    assert told[0] == "--prompt_length_in_seconds=1.3 is cut to 1.2800 s, whole tokens of 16 samples"
+    up = dict(mode="upsample", codes_file="codes.pth.tar")
+    shorter = settings(tiny, **up, sample_length_in_seconds=5)
+    assert shorter.notices[0] == "--sample_length_in_seconds=5 is cut to 4.9920 s, whole tokens of 16 samples"
+    assert not any("is cut to" in notice for notice in settings(tiny, **up).notices)
+
+
+def test_what_is_not_used_is_told(tiny: Model, files: Path) -> None:
+    (files / "three.json").write_text("[{}, {}, {}]")
+    primed = dict(mode="primed", audio_file="a.wav,a.wav,a.wav", prompt_length_in_seconds=1.024, n_samples=1)
+    whole = dict(sample_length_in_seconds=2.56)
+    assert "2 of 3 prompts are not used: --n_samples=1" in settings(tiny, **primed, **whole).notices
+    assert (
+        "1 of 3 entries of --metas are not used: --n_samples=2"
+        in settings(tiny, metas="three.json", n_samples=2, **whole).notices
+    )
+    codes = dict(mode="upsample", codes_file="codes.pth.tar", n_samples=1)
+    assert "1 of 2 songs of --codes_file are not used: --n_samples=1" in settings(tiny, **codes).notices
 
 
 def test_one_value_or_one_per_level(tiny: Model) -> None:
@@ -224,7 +355,17 @@ def test_labels_of_saved_songs_are_kept(tiny: Model, files: Path) -> None:
     made = settings(tiny, mode="upsample", codes_file="run.pth.tar")
     assert made.metas[1] == dict(artist="y", genre="g", lyrics="yy", total_length=10_001, offset=0)
     assert made.metas[0]["offset"] == 250 and made.sample_length == 1600 and made.sample_levels == [0, 1]
-    assert settings(tiny, mode="continue", codes_file="run.pth.tar", artist="z").metas[1]["artist"] == "z"
+    again = dict(mode="continue", codes_file="run.pth.tar")
+    assert settings(tiny, **again, artist="z").metas == [{**meta, "artist": "z"} for meta in made.metas]
+    (files / "genre.json").write_text('[{"genre": "polka"}, {"offset_in_seconds": 2}, {"total_length_in_seconds": 50}]')
+    mixed = settings(tiny, **again, metas="genre.json", lyrics="la").metas
+    assert mixed == [
+        dict(artist="x", genre="polka", lyrics="la", total_length=10_000, offset=250),
+        dict(artist="y", genre="g", lyrics="la", total_length=10_001, offset=500),
+        dict(artist="x", genre="g", lyrics="la", total_length=12_500, offset=250),
+    ]
+    longer = settings(tiny, **again, total_sample_length_in_seconds=45)
+    assert [meta["total_length"] for meta in longer.metas] == [11_250, 11_250]
 
 
 def test_flags_without_effect_are_told(tmp_path: Path) -> None:

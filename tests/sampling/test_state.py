@@ -15,7 +15,8 @@ from jukebox.utils.errors import UserError
 
 def state(folder: Path) -> RunState:
     zs = [torch.zeros(2, 0, dtype=torch.long), torch.randint(0, 2048, (2, 9))]
-    return RunState(folder, {"seed": 1, "temp": [0.9, 1.0]}, zs, [1], [{"temp": 0.9, "songs": [0, 1]}, {"temp": 1.0}])
+    kwargs = [{"temp": 0.9, "songs": [0, 1]}, {"temp": 1.0}]
+    return RunState(folder, {"seed": 1, "temp": [0.9, 1.0]}, zs, [1], kwargs, [0, 3], [0, 1])
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
@@ -23,6 +24,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     written.save()
     read = RunState.load(tmp_path / "run")
     assert (read.settings, read.done, read.sampling_kwargs) == (written.settings, [1], written.sampling_kwargs)
+    assert (read.given, read.levels, read.begun, read.finished) == ([0, 3], [0, 1], True, False)
     assert all(torch.equal(a, b) and a.dtype == torch.int64 for a, b in zip(read.zs, written.zs, strict=True))
 
 
@@ -30,7 +32,7 @@ def test_what_cannot_be_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no interrupted run"):
         RunState.load(tmp_path)
     torch.save({"version": 99}, tmp_path / STATE_FILE)
-    with pytest.raises(UserError, match="another version"):
+    with pytest.raises(UserError, match="another version of this program, .*: choose another --name, or delete"):
         RunState.load(tmp_path)
     (tmp_path / STATE_FILE).write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(UserError, match="damaged"):

@@ -184,7 +184,7 @@ def test_out_of_memory_halves_the_batch(error: Exception) -> None:
 def test_out_of_memory_then_halves_the_chunk_and_gives_up_with_advice() -> None:
     prior, options = FakePrior(), {"chunk_size": 64}
     prior.fails = [torch.OutOfMemoryError("CUDA out of memory")] * 3
-    with pytest.raises(UserError, match="one song at a time: use --dtype=fp16"):
+    with pytest.raises(UserError, match="one song at a time: use --dtype=bf16 or a machine with more"):
         sample_window(empty(n=1), fake_labels(1), options, 0, prior, 0, 8)
     assert [call["chunk_size"] for call in prior.calls] == [64, 32, 16]
 

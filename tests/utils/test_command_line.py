@@ -19,6 +19,8 @@ FLAGS = [
     Flag("y_bins", 0, "sizes of the label tables", "opt"),
     Flag("top_p", 0.0, "nucleus", "opt"),
     Flag("metas", None, "file of labels", "opt"),
+    Flag("fp16", None, "half precision", "opt", "bool"),
+    Flag("list", None, "names to list", "opt", "text"),
 ]
 
 
@@ -29,6 +31,13 @@ FLAGS = [
         (["--labels=False"], {"labels": False}),
         (["--labels=false", "--train=1"], {"labels": False, "train": True}),
         (["--nolabels"], {"labels": False}),
+        (["--labels=no", "--train", "YES", "--fp16=0"], {"labels": False, "train": True, "fp16": False}),
+        (["--fp16", "--bs=2"], {"fp16": True, "bs": 2}),
+        (["--nofp16"], {"fp16": False}),
+        (["--list"], {"list": True}),
+        (["--list=0"], {"list": "0"}),
+        (["--list=1e3"], {"list": "1e3"}),
+        (["--list="], {"list": ""}),
         (["--labels", "False", "--bs", "8"], {"labels": False, "bs": 8}),
         (["--y_bins=10,100"], {"y_bins": (10, 100)}),
         (["--y_bins=[10,100]"], {"y_bins": [10, 100]}),
@@ -64,6 +73,10 @@ def test_values_are_those_of_fire() -> None:
         (["--zzzzz"], "unknown flag --zzzzz; --help lists all flags"),
         (["logs/x"], "'logs/x' belongs to no flag"),
         (["--train", "song.mp3"], "'song.mp3' belongs to no flag"),
+        (["--train=maybe"], "--train=maybe: choose true or false"),
+        (["--labels=2"], "--labels=2: choose true or false"),
+        (["--fp16=None"], "--fp16=None: choose true or false"),
+        (["--train="], "--train=: choose true or false"),
         (["--name"], "--name needs a value"),
         (["--name", "--train"], "--name needs a value"),
     ],

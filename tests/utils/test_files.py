@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from jukebox.utils.errors import UserError
-from jukebox.utils.files import atomic_write, link_or_copy, load_torch, save_torch
+from jukebox.utils.files import WriteError, atomic_write, link_or_copy, load_torch, only_writer, save_torch, try_folder
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
@@ -62,6 +62,53 @@ def test_a_full_disk_keeps_the_last_good_state(tmp_path: Path, monkeypatch: pyte
         save_torch({"step": 2}, path)
     assert load_torch(path) == {"step": 1}
     assert os.listdir(tmp_path) == ["checkpoint.pth.tar"]
+
+
+IMPOSSIBLE = ["file/x", "file/x/y", "n" * 300, f"deep/{'n' * 300}", "/proc/nope/x", "/dev/null/x"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of POSIX")
+@pytest.mark.parametrize("name", [*IMPOSSIBLE, "folder"])
+def test_what_cannot_be_written_is_a_users_error(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("folder").mkdir()
+    with pytest.raises(WriteError, match="cannot write .*; choose a folder") as caught, atomic_write(name) as file:
+        file.write(b"x")
+    assert "\n" not in str(caught.value) and caught.value.what in str(caught.value)
+
+
+def test_errors_about_other_files_pass(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "new" / "a") as file:
+        file.write((tmp_path / "source").read_bytes())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of POSIX")
+def test_a_folder_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    for name in [*IMPOSSIBLE, "file", "/dev/null"]:
+        with pytest.raises(UserError, match=r"^--name=.*: cannot write there \(.*\); give a folder"):
+            try_folder(name, "name")
+    assert os.listdir() == ["file"]
+    try_folder("a/b", "name", keep=False)
+    assert os.listdir() == ["file"]
+    try_folder("a/b", "name")
+    try_folder("a/b", "name", keep=False)  # it was there before
+    assert os.listdir("a/b") == []
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with only_writer(tmp_path, "name"):
+        with pytest.raises(UserError, match="another process is writing to this folder; wait .* another --name"):
+            with only_writer(tmp_path, "name"):
+                raise AssertionError
+        (tmp_path / "other").mkdir()
+        with only_writer(tmp_path / "other", "name"):
+            pass
+    with only_writer(tmp_path, "name"):
+        pass
 
 
 @pytest.mark.skipif(os.name == "nt", reason="resource limits are not of Windows")

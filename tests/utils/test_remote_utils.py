@@ -41,9 +41,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
         rest = body[start:]
         self.send_response(status or (206 if start else 200))
         self.send_header("Content-Length", str(len(rest) if length is None else length))
+        if status is None and start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(BODY)}")
         self.send_header("ETag", '"one"')
         self.end_headers()
         self.wfile.write(rest)
+
+    def versioned(self, body: bytes, start: int, **headers: str) -> None:
+        """Sends all or, where the client asks for the version of `headers`, the rest; without a header no ETag."""
+        tag = headers.get("ETag", "").removeprefix("W/") or headers.get("Last-Modified")
+        if start and self.headers.get("If-Range") not in (None, tag):
+            start = 0
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(BODY) - start))
+        if start:
+            headers.setdefault("Content-Range", f"bytes {start}-{len(BODY) - 1}/{len(BODY)}")
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body[start:])
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -136,6 +152,7 @@ def test_a_server_without_ranges_starts_anew(server: Server, tmp_path: Path) -> 
 
 def test_part_that_is_already_whole(server: Server, tmp_path: Path) -> None:
     (tmp_path / "w.part").write_bytes(BODY)
+    (tmp_path / "w.part.json").write_text('{"tag": "one"}')
 
     def beyond(handler: Handler, start: int) -> None:
         handler.send_response(416)
@@ -145,6 +162,71 @@ def test_part_that_is_already_whole(server: Server, tmp_path: Path) -> None:
 
     get(server, tmp_path / "w", [beyond])
     assert_good(tmp_path / "w")
+
+
+OTHER = bytes(reversed(BODY))
+DATE, LATER = "Wed, 01 Jan 2025 10:00:00 GMT", "Thu, 02 Jan 2025 10:00:00 GMT"
+
+
+def version(body: bytes, after: int | None = None, **headers: str) -> Callable[[Handler, int], None]:
+    """A version of the file; `after`: the connection ends there."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda handler, start: handler.versioned(body[:after], start, **named)
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        (dict(), dict()),
+        (dict(ETag='W/"weak"'), dict(ETag='W/"weak"')),
+        (dict(Last_Modified=DATE), dict(Last_Modified=LATER)),
+        (dict(ETag='"one"'), dict(ETag='"two"')),
+    ],
+)
+def test_two_versions_are_not_joined(
+    server: Server, tmp_path: Path, first: dict[str, str], second: dict[str, str]
+) -> None:
+    get(server, tmp_path / "w", [version(OTHER, 5000, **first), version(BODY, **second)])
+    assert_good(tmp_path / "w")
+
+
+def test_the_date_of_a_version_will_do(server: Server, tmp_path: Path) -> None:
+    get(server, tmp_path / "w", [version(BODY, 5000, Last_Modified=DATE), version(BODY, Last_Modified=DATE)])
+    assert_good(tmp_path / "w")
+    assert server.requests[1][1:] == ("bytes=5000-", DATE)
+
+
+@pytest.mark.parametrize("said", ["bytes 4000-511999/512000", "bytes 5000-511999/511999", "nonsense"])
+def test_an_answer_with_another_place_starts_anew(server: Server, tmp_path: Path, said: str) -> None:
+    wrong = version(OTHER, ETag='"one"', Content_Range=said)
+    get(server, tmp_path / "w", [cut(5000), wrong, good])
+    assert_good(tmp_path / "w")
+    assert [r[1] for r in server.requests] == [None, "bytes=5000-", None]
+
+
+def test_a_part_of_an_unknown_version_is_not_gone_on_with(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w.part").write_bytes(b"x" * 5000)
+    get(server, tmp_path / "w", [good])
+    assert_good(tmp_path / "w")
+    assert server.requests[0][1] is None
+
+
+@pytest.mark.parametrize("mirror", ["foo", "http://[bad", "http://host:port/x", "https://", "ftp://host/x"])
+def test_mirrors_that_are_no_address(mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path))
+    monkeypatch.setenv("JUKEBOX_MIRROR", mirror)
+    with pytest.raises(UserError, match="^JUKEBOX_MIRROR=.*such as https://HOST/FOLDER"):
+        remote_utils.fetch(remote_utils.PREFIXES[0] + "jukebox/models/5b/w.pth.tar", progress=False)
+    with pytest.raises(UserError, match="is no address"):
+        remote_utils.fetch("http://[bad/x", progress=False)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_cache_that_is_no_folder(server: Server, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path / place))
+    with pytest.raises(UserError, match="cannot make the folder .*; set JUKEBOX_CACHE to a folder"):
+        remote_utils.fetch(f"http://127.0.0.1:{server.server_address[1]}/w", progress=False)
 
 
 def test_wrong_size(server: Server, tmp_path: Path) -> None:
