@@ -41,6 +41,12 @@ COMMANDS = {
         f"--restore_vqvae= --sample_length=8192 --bs=4 --epochs=1 {COMMON} --lr_warmup=50 --lr=0.0015 "
         "--lr_use_linear_decay --lr_start_linear_decay=2900 --lr_decay=1400"
     ),
+    # By now encoders and codebooks have settled. What decoders still learn by spectra, priors need not learn anew.
+    "the VQ-VAE's decoders, on the codes as they are": (
+        f"jukebox/train.py --hps=demo_vqvae --name=demo_decoders --audio_files_dir={VQVAE_DATA} --labels=False "
+        f"--restore_vqvae={VQVAE} --finetune_layers=decoders --spectral=10 --multispectral=10 --sample_length=8192 "
+        f"--bs=4 --epochs=1 {COMMON} --lr=0.001 --lr_use_linear_decay --lr_start_linear_decay=2000 --lr_decay=2000"
+    ),
     "top-level prior, conditioned on artist, genre, timing and timed lyrics": (
         f"jukebox/train.py --hps=demo_vqvae,demo_prior --name=demo_prior {PRIOR} --sample_length=73728 "
         "--lr_start_linear_decay=7000 --lr_decay=3000"
@@ -55,7 +61,7 @@ COMMANDS = {
     ),
 }
 PARTS = {  # run -> file of the shipped weights
-    "demo_vqvae": "vqvae",
+    "demo_decoders": "vqvae",
     "demo_upsampler_0": "prior_level_0",
     "demo_upsampler_1": "prior_level_1",
     "demo_prior": "prior_level_2",
