@@ -88,6 +88,16 @@ def build(config: dict[str, Any], **more: Any) -> Any:
     return ConditionalAutoregressive2D((values.pop("n_ctx"),), BINS, **values, **more)
 
 
+def build_frozen(config: dict[str, Any], dtype: Any = None) -> Any:
+    """For sampling, as `sample.py` loads it: matrices in their final type."""
+    from jukebox.make_models import half_matrices
+
+    model = build(config).eval().requires_grad_(False)
+    if dtype is not None:
+        half_matrices(model, dtype)
+    return model
+
+
 def plain_sample(model: Any, batch: int, tokens: int) -> None:
     """The slow twin of sampling: each token through the modules, as in training, with caches."""
     import torch
@@ -138,23 +148,29 @@ def main() -> None:
             row = f"sampling {name} batch {batch}"
             if not wanted(row):
                 continue
-            model = build(CONFIGS[name]).eval()
+            model, half = build_frozen(CONFIGS[name]), build_frozen(CONFIGS[name], torch.bfloat16)
             ours = {
                 "modules, token by token": lambda m=model, b=batch, t=tokens: plain_sample(m, b, t),
                 "token step": lambda m=model, b=batch, t=tokens: generate(m, b, t),
+                "token step, bf16": lambda m=half, b=batch, t=tokens: generate(m, b, t, dtype=torch.bfloat16),
             }
             opponent = peer(0, CONFIGS[name], batch, tokens)
             all_results[row] = measure(f"{row}, ms per token", ours, opponent, args.pairs, tokens)
     row = "prefill small 4096"
     if wanted(row):
-        model = build(CONFIGS["small"]).eval()
+        model, half = build_frozen(CONFIGS["small"]), build_frozen(CONFIGS["small"], torch.bfloat16)
         codes = torch.randint(0, BINS, (1, 4096))
 
-        def prefill(chunk: int | None) -> None:
+        def prefill(chunk: int | None, m: Any = model, dtype: Any = torch.float32) -> None:
             with torch.inference_mode():
-                Engine(model, 1).prefill(codes, chunk)
+                Engine(m, 1, dtype=dtype).prefill(codes, chunk)
 
-        ours = {"chunks of 256": lambda: prefill(256), "as memory allows": lambda: prefill(None)}
+        ours = {
+            "chunks of 32": lambda: prefill(32),
+            "chunks of 256": lambda: prefill(256),
+            "as memory allows": lambda: prefill(None),
+            "as memory allows, bf16": lambda: prefill(None, half, torch.bfloat16),
+        }
         opponent = peer(1, CONFIGS["small"], 1, 4096)
         all_results[row] = measure(f"{row}, ms", ours, opponent, max(1, args.pairs // 3), 1)
     row = "training step batch 4"
