@@ -245,7 +245,9 @@ def _writer(folder: str, purge_step: int | None) -> Any:
     except ImportError:
         print_once("tensorboardX is not installed, so no charts are written: pip install tensorboardX")
         return None
-    return SummaryWriter(logdir=folder, flush_secs=30, purge_step=purge_step)
+    # Files are named by the second; with the step as well, a run that goes on at once does not write over the last one.
+    suffix = f".from_{purge_step or 0}"
+    return SummaryWriter(logdir=folder, flush_secs=30, purge_step=purge_step, filename_suffix=suffix)
 
 
 def _bar(step: int, total_steps: int, shown: bool) -> Any:

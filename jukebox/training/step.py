@@ -120,7 +120,8 @@ def backward(training: Training, batches: Sequence[Batch], hps: Hyperparams) -> 
         with training.wrapped.no_sync() if alone else contextlib.nullcontext():  # ranks meet once, at the last batch
             loss, metrics = forward(training.wrapped, batch, hps, training.device)
             (loss * (training.scaler.scale / len(batches))).backward()
-        collected.append({"loss": loss.detach(), **metrics})
+        by_level = {} if hps.prior else training.model.bottleneck.by_level
+        collected.append({"loss": loss.detach(), **metrics, **by_level})
     if training.shards is not None:
         training.shards.take_gradients()
     return mean_metrics(collected)

@@ -89,11 +89,11 @@ def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None
     """
     ratio = Fraction(reader.rate, rate)  # source samples per sample of the result
     if ratio == 1:
-        return _finite(reader.read(first, None if wanted is None else first + wanted, approx))
+        return _finite(reader.read(first, None if wanted is None else first + wanted, approx), reader)
     reach = FILTER_REACH * max(1, math.ceil(ratio))
     steps = max(0, (int(first * ratio) - reach) // ratio.numerator)
     start, stop = steps * ratio.numerator, None if wanted is None else math.ceil((first + wanted) * ratio) + reach
-    x = _finite(reader.read(start, stop, approx))
+    x = _finite(reader.read(start, stop, approx), reader)
     if x.shape[1] == 0:
         return x
     skip = first - steps * ratio.denominator
@@ -102,11 +102,16 @@ def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None
     return y[:, skip : None if wanted is None else skip + wanted]
 
 
-def _finite(x: np.ndarray) -> np.ndarray:
-    """x with zeros where it is not finite: one such sample would spread over all it is mixed or filtered with."""
-    if np.isfinite(x.sum(dtype=np.float64)):  # float32 numbers cannot overflow this sum
-        return x
-    return np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+def _finite(x: np.ndarray, reader: AudioReader) -> np.ndarray:
+    """x as it is; one sample that is no number would spread over all it is mixed or filtered with, and into weights.
+
+    Raises:
+        AudioError: samples are NaN or infinite.
+    """
+    if not np.isfinite(x.sum(dtype=np.float64)):  # float32 numbers cannot overflow this sum
+        bad = int((~np.isfinite(x)).sum())
+        raise AudioError(f"cannot use {reader.file}: {bad} of its samples are no numbers (NaN or infinite)")
+    return x
 
 
 def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

@@ -282,6 +282,7 @@ class Bottleneck(nn.Module):
     def __init__(self, l_bins: int, emb_width: int, mu: float, levels: int, threshold: float = 1.0):
         super().__init__()
         self.levels = levels
+        self.by_level: dict[str, Tensor] = {}  # of the last batch: metrics numbered from 1, such as usage_l1
         self.level_blocks = nn.ModuleList(BottleneckBlock(l_bins, emb_width, mu, threshold) for _ in range(levels))
 
     @property
@@ -298,20 +299,21 @@ class Bottleneck(nn.Module):
         return [block.decode(z) for block, z in zip(self.blocks[start_level:], zs, strict=False)]
 
     def forward(self, xs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], dict[str, Tensor]]:
-        """Latents of all levels -> codes, code vectors, commitment losses, metrics.
+        """Latents of all levels -> codes, code vectors, commitment losses, metrics averaged over levels.
 
-        Metrics are averaged over levels; those in `BY_LEVEL` are there for each level besides, numbered from 1: `_l1`.
-        Without training the vectors are detached and there are no metrics.
+        Without training the vectors are detached and there are no metrics. `by_level` keeps some for each level.
         """
         outputs = [block(x, update_k=self.training) for block, x in zip(self.blocks, xs, strict=True)]
         if not self.training:
             outputs = [output._replace(quantized=output.quantized.detach()) for output in outputs]
         codes, quantized, commit_losses = ([output[i] for output in outputs] for i in range(3))
-        metrics: dict[str, Tensor] = {}
-        if self.training:
-            metrics = average_metrics([output.metrics for output in outputs])
-            for level, output in enumerate(outputs, 1):
-                metrics.update({f"{name}_l{level}": output.metrics[name] for name in BY_LEVEL})
+        metrics = average_metrics([output.metrics for output in outputs]) if self.training else {}
+        self.by_level = {
+            f"{name}_l{level}": output.metrics[name]
+            for level, output in enumerate(outputs, 1)
+            for name in BY_LEVEL
+            if name in output.metrics
+        }
         return codes, quantized, commit_losses, metrics
 
 
@@ -330,6 +332,7 @@ class NoBottleneck(nn.Module):
     def __init__(self, levels: int):
         super().__init__()
         self.levels = levels
+        self.by_level: dict[str, Tensor] = {}
         self.blocks: list[BottleneckBlock] = []
 
     def encode(self, xs: Sequence[Tensor], start_level: int = 0) -> list[Tensor]:

@@ -275,13 +275,13 @@ def test_levels_report_means_and_detach_without_training() -> None:
         twin.load_extra(block.state_extra())
     codes, quantized, losses, metrics = levels(xs)
     separate = [twin(x) for twin, x in zip(twins, xs, strict=True)]
-    of_levels = {f"{key}_l{level}" for key in ("usage", "entropy", "dk") for level in (1, 2)}
-    assert set(metrics) == {"fit", "pn", "entropy", "used_curr", "usage", "dk"} | of_levels
-    for key in set(metrics) - of_levels:
+    assert set(metrics) == {"fit", "pn", "entropy", "used_curr", "usage", "dk"}
+    for key in metrics:
         torch.testing.assert_close(metrics[key], torch.stack([s.metrics[key].float() for s in separate]).mean())
-    for key in of_levels:
+    assert set(levels.by_level) == {f"{key}_l{level}" for key in ("usage", "entropy", "dk") for level in (1, 2)}
+    for key, value in levels.by_level.items():
         name, _, level = key.rpartition("_l")
-        assert metrics[key] == separate[int(level) - 1].metrics[name]
+        assert value == separate[int(level) - 1].metrics[name]
     assert all(q.requires_grad for q in quantized) and all(loss.requires_grad for loss in losses)
     before = [block.k.clone() for block in levels.blocks]
     _, quantized, _, metrics = levels.eval()(xs)
