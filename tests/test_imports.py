@@ -39,9 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "represent": _MODELS | {"sampling", "features"},
     "reconstruction": _MODELS | {"page", "sampling"},
     "reconstruct": _MODELS | {"reconstruction"},
-    "training": _MODELS | {"sampling"},
-    "sample": _MODELS | {"save_html", "sampling", "align"},
-    "train": _MODELS | {"training"},
+    "training": _MODELS,
+    "sample": {"utils", "hparams", "sampling"},
+    "train": {"utils", "hparams", "training"},
 }
 # These run on any box that has torch and numpy: they import nothing else, wherever in the file.
 PURE = {"transformer", "vqvae", "prior"}

@@ -23,11 +23,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jukebox.data.labels import Labeller
 from jukebox.data.lrc import TimedLyrics, fit_times, parse_lrc, plain_text
 from jukebox.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from jukebox.data.labels import Labeller
 
 UNKNOWN = "unknown"
 FIELDS = ("artist", "genre", "lyrics")
