@@ -296,9 +296,18 @@ def _make_labeller(hps: Any) -> Labeller | None:
             )
         return None  # a VQ-VAE has no use for labels
     n_tokens = int(hps.n_tokens) if getattr(hps, "use_tokens", hps.n_tokens > 0) else 0
-    return Labeller.from_folder(
-        getattr(hps, "labels_dir", ""), words, n_tokens, int(hps.sample_length), v3=bool(hps.labels_v3)
-    )
+    folder = getattr(hps, "labels_dir", "")
+    labeller = Labeller.from_folder(folder, words, n_tokens, int(hps.sample_length), v3=bool(hps.labels_v3))
+    try:
+        _ = labeller.ag_processor.y_bins  # reads the tables
+    except UserError as error:
+        if folder:
+            raise
+        raise UserError(
+            f"{error}; tables of your own songs: python -m jukebox.data.labels build "
+            f"--audio_files_dir={hps.audio_files_dir}, then --labels_dir={hps.audio_files_dir}"
+        ) from error
+    return labeller
 
 
 def _count_endings(counts: dict[str, int]) -> str:

@@ -40,7 +40,7 @@ from jukebox.utils import dist_adapter as dist
 from jukebox.utils.audio_utils import calculate_bandwidth
 from jukebox.utils.dist_utils import failing_together, print_once, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
-from jukebox.utils.files import atomic_write
+from jukebox.utils.files import atomic_write, try_folder
 from jukebox.utils.torch_utils import count_parameters
 
 MOST_OVERFLOWS = 100  # so many steps in a row without finite gradients mean that the run is lost
@@ -74,6 +74,8 @@ def run(hps: Hyperparams, command: str) -> int:
     _, _, device = setup_dist_from_mpi(master_addr=hps.master_addr or None, port=hps.port, device=hps.device)
     with failing_together():
         choose_precision(hps, device)
+        if dist.get_rank() == 0:
+            try_folder(run_folder(hps), "local_logdir")
         path = newest_checkpoint(hps)
         checkpoint = load_checkpoint(path) if path else {}
         check_same_run(checkpoint, hps)

@@ -263,3 +263,14 @@ def test_a_file_that_breaks_while_training(
         (tmp_path / f"{i}.flac").unlink()
     with pytest.raises(UserError, match="any more"):
         data[0]
+
+
+def test_labels_without_tables_say_how_to_make_some(
+    song_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path))
+    monkeypatch.setenv("JUKEBOX_MIRROR", "http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setattr("jukebox.utils.remote_utils.time.sleep", lambda _: None)
+    values = dict(labels=True, labels_v3=True, max_bow_genre_size=1, y_bins=[9, 9], n_vocab=79)
+    with pytest.raises(UserError, match="python -m jukebox.data.labels build --audio_files_dir=.*--labels_dir="):
+        FilesAudioDataset(hparams(song_folder, **values))

@@ -534,3 +534,9 @@ def test_settings_of_the_optimizer_are_those_of_the_new_command() -> None:
     group = checkpoint["opt"]["param_groups"][0]
     assert group["weight_decay"] == 0.125 and tuple(group["betas"]) == (0.9, 0.5)
     assert checkpoint["step"] == 10
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="local_logdir"):
+        train(epochs=1, local_logdir=str(tmp_path / "file"))
