@@ -67,7 +67,7 @@ bench: $(VENV)/.installed ## speed and memory: every script in benchmarks/
 	@for script in benchmarks/*.py; do echo "$(PY) $$script"; $(PY) $$script || exit 1; done
 
 faults: $(VENV)/.installed-dev ## kill runs at many random moments and resume them
-	JUKEBOX_TEST_KILLS=100 $(PY) -m pytest -k "kill or killed or resume" $(PYTEST_ARGS)
+	JUKEBOX_TEST_KILLS=50 $(PY) -m pytest -k "kill or killed or resume" $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and build files; runs and samples stay
 	rm -rf $(VENV) build dist *.egg-info apex/build apex/*.egg-info tensorboardX/build tensorboardX/*.egg-info

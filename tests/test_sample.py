@@ -326,10 +326,12 @@ def test_sigkill_at_random_moments(model: str, tmp_path: Path, monkeypatch: pyte
         time.sleep(rng.random() * float(np.median(windows)))
         process.kill()
         process.join()
+        if process.exitcode == 0:  # each life makes a window at least, and many lives need all there are
+            break
         assert process.exitcode == -signal.SIGKILL and saves
         assert_readable(folder)
         deaths.append(max({0, 1, 2} - set(RunState.load(folder).done)))
-    assert set(deaths) == {0, 1, 2} and deaths == sorted(deaths, reverse=True)
+    assert set(deaths) == {0, 1, 2} and deaths == sorted(deaths, reverse=True) and len(deaths) >= min(KILLS, 20)
     process = context.Process(target=main, kwargs={**flags, "name": str(folder)})
     process.start()
     process.join()
