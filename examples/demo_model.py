@@ -57,7 +57,7 @@ COMMANDS = {
     ),
     "upsampler of level 0": (
         f"jukebox/train.py --hps=demo_vqvae,demo_upsampler_0 --name=demo_upsampler_0 {PRIOR} --sample_length=4096 "
-        "--lr_start_linear_decay=1500 --lr_decay=900"
+        "--lr_start_linear_decay=4400 --lr_decay=2000"
     ),
 }
 PARTS = {  # run -> file of the shipped weights
