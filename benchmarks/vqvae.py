@@ -3,8 +3,7 @@
     python benchmarks/vqvae.py [--only=encode] [--pairs=3] [--seconds=20] [--threads=2]
 
 The plain modules stand for a straightforward implementation (one PyTorch operator after the other over whole
-activations, memory as the C library gives it); the tiled path is what the command lines run by themselves
-(`jukebox/vqvae/tiling.py`, `jukebox/utils/allocator.py`). Weights are random, the
+activations); the tiled path is what the package runs by itself (`jukebox/vqvae/tiling.py`). Weights are random, the
 configurations those of the sets `vqvae` and `small_vqvae`. Figures are ratios of paired runs, see `common.py`; peak
 memory is that of a fresh process which does nothing else, less one that only builds the model.
 """
@@ -39,10 +38,8 @@ def build(name: str, samples: int) -> tuple[Any, Any]:
 
 
 def path(name: str) -> Any:
-    from jukebox.utils.allocator import keep_freed_blocks
     from jukebox.vqvae import tiling
 
-    keep_freed_blocks(name != "plain")
     return tiling.disabled() if name == "plain" else nullcontext()
 
 
