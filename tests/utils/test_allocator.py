@@ -42,7 +42,7 @@ def faults(mode: str) -> tuple[int, float]:
 
 def test_freed_blocks_are_used_again() -> None:
     (few, returned), (many, _) = faults("on"), faults("off")
-    assert few < 200 < 10_000 < many  # 5 steps of 128 MiB in pages of 4 KiB
+    assert 4 * few + 100 < many  # 5 steps of 128 MiB: 163,840 pages of 4 KiB, or 320 of 2 MiB
     assert returned > 60
 
 
