@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jukebox.transformer.transformer import Transformer
@@ -34,32 +35,9 @@ class Output(NamedTuple):
     weights: list[Tensor]
 
 
-class _MeanCrossEntropy(torch.autograd.Function):
-    """Mean cross entropy in nats of logits [R, K] in float32 and targets [R].
-
-    The logits are by far the largest tensor of a model with few layers. This keeps them alone for the backward pass,
-    where PyTorch's own function keeps their log softmax beside them, and fills a third table with zeros.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        normalizer = logits.logsumexp(-1)
-        ctx.save_for_backward(logits, normalizer, targets)
-        return (normalizer - logits.gather(-1, targets[:, None])[:, 0]).mean()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """softmax - one_hot, over the number of rows."""
-        logits, normalizer, targets = ctx.saved_tensors
-        grad = (logits - normalizer[:, None]).exp_()
-        grad[torch.arange(len(targets), device=targets.device), targets] -= 1.0
-        return grad.mul_(grads[0] / len(targets)), None
-
-
 def bits(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in bits; logits [N, L, K], targets [N, L]."""
-    rows = logits.reshape(-1, logits.shape[-1]).float()
-    return _MeanCrossEntropy.apply(rows, targets.reshape(-1)) / math.log(2)
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1)) / math.log(2)
 
 
 class PositionEmbedding(nn.Module):
@@ -256,12 +234,9 @@ class ConditionalAutoregressive2D(nn.Module):
         if self.only_encode:
             return Output(None, None, None, None, acts, weights)
         logits = self.x_out(acts)
-        p, length = self.prime_len or 0, x.shape[1]
-        if not p:
-            return Output(bits(logits, x), None, None, logits, acts, weights)
-        prime_loss = loss = bits(logits[:, :p], x[:, :p])
-        gen_loss = None
-        if length > p:
-            gen_loss = bits(logits[:, p:], x[:, p:])
-            loss = (p * prime_loss + (length - p) * gen_loss) / length
-        return Output(loss, prime_loss, gen_loss, logits, acts, weights)
+        prime_loss = gen_loss = None
+        if self.prime_len:
+            p = self.prime_len
+            prime_loss = bits(logits[:, :p], x[:, :p])
+            gen_loss = bits(logits[:, p:], x[:, p:]) if x.shape[1] > p else None
+        return Output(bits(logits, x), prime_loss, gen_loss, logits, acts, weights)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from jukebox.transformer.kv_cache import KVCache
 from jukebox.transformer.ops import Conv1D
-from jukebox.transformer.patterns import CROSS_KIND, LYRIC_KINDS, Column, make_pattern
-from jukebox.transformer.products import PRODUCTS, column_in_place, weights
+from jukebox.transformer.patterns import CROSS_KIND, LYRIC_KINDS, make_pattern
+from jukebox.transformer.products import PRODUCTS, weights
 
 
 class FactoredAttention(nn.Module):
@@ -113,11 +113,6 @@ class FactoredAttention(nn.Module):
             if encoder_kv is not None:
                 raise ValueError("only lyric layers of kind 6 read an encoder")
             q, k, v = (self._split(t) for t in self.c_attn(x).chunk(3, dim=-1))
-            short = x.shape[1] <= 2 * self.pattern.block
-            if cache is not None and start and short and isinstance(self.pattern, Column):
-                cache.append(k, v)
-                a = column_in_place(self.pattern, q, cache.k, cache.v, start, dropout)
-                return self._project(a, x)
             if cache is not None:
                 new_k, new_v = k, v
                 if start:
@@ -132,12 +127,8 @@ class FactoredAttention(nn.Module):
             a = self.product(self.pattern, q, k, v, start, first, dropout)
         else:
             a = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        y = self._project(a, x)
+        y = self.resid_dropout(self.c_proj(a.transpose(1, 2).reshape(*x.shape[:-1], self.n_state)))
         return (y, self._record(q, k)) if record else y
-
-    def _project(self, a: Tensor, x: Tensor) -> Tensor:
-        """[N, H, L, d] -> [N, L, n_in], the shape of x"""
-        return self.resid_dropout(self.c_proj(a.transpose(1, 2).reshape(*x.shape[:-1], self.n_state)))
 
     def _kept_of_chunk(self, start: int, length: int, device: torch.device) -> Tensor | None:
         """Which of the chunk's own positions the pattern keeps, where it does not keep all: those are all it reads."""

@@ -27,24 +27,10 @@ class Conv1D(nn.Module):
         else:
             nn.init.normal_(self.w, std=0.02 * init_scale)
 
-    @torch.no_grad()
-    def lay_out(self, by_output: bool) -> None:
-        """Moves the weights in memory so that those of one output lie together, or those of one input, as in files.
-
-        Values, shape and name stay; while it moves there is a second copy of this one matrix.
-        """
-        if (self.w.t() if by_output else self.w).is_contiguous():
-            return
-        with torch.inference_mode(False):  # so that the matrix can be trained afterwards
-            self.w.data = self.w.data.t().contiguous().t() if by_output else self.w.data.contiguous()
-
     def forward(self, x: Tensor, scale: float = 1.0, w_scale: float = 1.0) -> Tensor:
         """scale * (w_scale * x w + b); the factors cost nothing, they ride along in the product."""
-        w, b, factor = self.w.to(x.dtype), self.b.to(x.dtype), scale * w_scale
-        if factor != 1.0 and torch.is_grad_enabled() and x.dtype == torch.float32:
-            # Into the small tensors: as factors of the product they would scale gradients of all positions once more.
-            w, b, scale, factor = w * factor, b * scale, 1.0, 1.0
-        y = torch.addmm(b, x.reshape(-1, self.n_in), w, beta=scale, alpha=factor)
+        w, b = self.w.to(x.dtype), self.b.to(x.dtype)
+        y = torch.addmm(b, x.reshape(-1, self.n_in), w, beta=scale, alpha=scale * w_scale)
         return y.view(*x.shape[:-1], self.n_out)
 
 

@@ -105,32 +105,6 @@ def column(pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, start: int, first:
     return a[:, :, before : before + length]
 
 
-def column_in_place(pattern: Column, q: Tensor, k: Tensor, v: Tensor, start: int, dropout: float = 0.0) -> Tensor:
-    """`column` for a short run that is in the cache already: reads the columns it visits where they lie.
-
-    Args:
-        q: [N, H, L, d] for positions start .. start + L - 1.
-        k, v: the cache's slots [N, H, columns * blocks, d], column by column.
-    """
-    n, h, length, d = q.shape
-    b = pattern.block
-    k, v = (x.view(n, h, b, pattern.blocks, d) for x in (k, v))
-    parts = []
-    for at in _row_starts(b, start, length):
-        row, first = divmod(at, b)
-        n_columns = min(b - first, start + length - at)
-        query = q[:, :, at - start : at - start + n_columns, None]  # [N, H, columns, 1, d]
-        keys, values = (x[:, :, first : first + n_columns, : row + 1] for x in (k, v))  # [N, H, columns, blocks, d]
-        query, keys, values = (x.flatten(1, 2) for x in (query, keys, values))  # a view where there is one head
-        parts.append(F.scaled_dot_product_attention(query, keys, values, dropout_p=dropout).view(n, h, n_columns, d))
-    return torch.cat(parts, dim=2)
-
-
-def _row_starts(block: int, start: int, length: int) -> list[int]:
-    """Where a run begins, and where it enters each further block."""
-    return [start, *range((start // block + 1) * block, start + length, block)]
-
-
 def previous(pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, start: int, first: int, dropout: float = 0.0) -> Tensor:
     n, h, length, d = q.shape
     b = pattern.block

@@ -56,22 +56,6 @@ def _layer(layer: ResAttnBlock, cache: KVCache, dtype: torch.dtype) -> _Layer:
     )
 
 
-# Rows from which a CPU's float32 product reads a matrix faster by outputs. On one core, 1024 x 1024, GB/s of weights
-# by inputs / by outputs: 20 / 16 for 1 row, 13 / 11 for 2, 8 / 11 for 4, 7 / 8 for 8.
-ROWS_BY_OUTPUT = 3
-
-
-def lay_out(transformer: Transformer, n: int, dtype: torch.dtype) -> None:
-    """Puts the matrices of a transformer in the order in which products of n rows read them fastest.
-
-    Those of a model in training stay as they are: sums in another order would round differently from then on.
-    """
-    for module in transformer.modules():
-        if isinstance(module, Conv1D) and module.w.device.type == "cpu" and module.w.dtype == dtype == torch.float32:
-            if not module.w.requires_grad:
-                module.lay_out(by_output=n >= ROWS_BY_OUTPUT)
-
-
 class TokenStep:
     """Runs single positions of a batch through a transformer, with caches that earlier positions have filled.
 
@@ -82,7 +66,6 @@ class TokenStep:
     def __init__(self, transformer: Transformer, caches: list[KVCache], dtype: torch.dtype) -> None:
         self.dtype = dtype
         self.width = transformer.n_in
-        lay_out(transformer, caches[0].kv.shape[0], dtype)
         self.layers = [_layer(layer, cache, dtype) for layer, cache in zip(transformer.layers, caches, strict=True)]
 
     def __call__(self, x: Tensor) -> Tensor:

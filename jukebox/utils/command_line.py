@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from jukebox.utils.allocator import keep_freed_blocks
 from jukebox.utils.errors import UserError
 from jukebox.utils.launch import abort_job, leave_job, read_launch
 
@@ -152,7 +151,6 @@ def run_command(
         only_given: hand over only the flags that were given, not the defaults of the others.
     """
     wait_politely()
-    keep_freed_blocks()
     for stream in (sys.stdout, sys.stderr):  # Windows pipes and LANG=C would die at the first accent
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

@@ -11,17 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from jukebox.utils.allocator import give_back
-
 
 def empty_cache() -> None:
-    """Frees unreachable objects, then gives cached memory of device and host back to the system."""
+    """Frees unreachable objects, then gives cached device memory back to the system."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
-    give_back()
 
 
 def freeze_model(model: nn.Module) -> None:

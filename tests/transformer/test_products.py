@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jukebox.transformer.kv_cache import KVCache
 from jukebox.transformer.patterns import make_pattern
-from jukebox.transformer.products import PRODUCTS, column_in_place, masked
+from jukebox.transformer.products import PRODUCTS, masked
 
 KINDS = [0, 1, 2, 3, 4, 5, 7]
 
@@ -39,18 +38,6 @@ def test_run_after_others(kind: int, start: int, length: int) -> None:
         args = (q[:, :, start:], k[:, :, begin:], v[:, :, begin:], start, begin, 0.0)
         got = PRODUCTS[type(pattern)](pattern, *args)
         torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("heads", [1, 3])
-@pytest.mark.parametrize(("start", "length"), [(1, 1), (5, 3), (6, 6), (7, 12), (12, 11), (23, 1), (11, 2)])
-def test_columns_are_read_in_place(heads: int, start: int, length: int) -> None:
-    torch.manual_seed(0)
-    pattern = pattern_of(2, 24, 4)
-    q, k, v = (torch.randn(2, heads, start + length, 5) for _ in range(3))
-    cache = KVCache(pattern, 2, heads, 5, torch.float32, "cpu")
-    cache.append(k, v)
-    got = column_in_place(pattern, q[:, :, start:], cache.k, cache.v, start)
-    torch.testing.assert_close(got, masked(pattern, q, k, v, 0, 0)[:, :, start:], atol=1e-6, rtol=1e-5)
 
 
 def test_first_block_attends_to_nothing_before_it() -> None:

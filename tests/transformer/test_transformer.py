@@ -74,23 +74,6 @@ def test_token_step_in_half_follows_float(dtype: torch.dtype) -> None:
     assert ((got - want).norm() / want.norm()).item() < 0.02
 
 
-def test_matrices_lie_as_the_batch_reads_them() -> None:
-    model = build(2).requires_grad_(False)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    weights = [layer.mlp.c_fc.w for layer in model.layers]
-    outputs = []
-    for n, by_output in ((4, True), (4, True), (1, False)):
-        x = torch.randn(n, 16, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            outputs.append(TokenStep(model, model.new_caches(n, torch.float32, "cpu"), torch.float32)(x))
-        assert all(w.t().is_contiguous() == by_output and not w.is_inference() for w in weights)
-        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    torch.testing.assert_close(outputs[0][:1], outputs[2])
-    trained = build(2).train()
-    TokenStep(trained, trained.new_caches(4, torch.float32, "cpu"), torch.float32)
-    assert all(layer.mlp.c_fc.w.is_contiguous() for layer in trained.layers)
-
-
 @pytest.mark.parametrize("flag", ["checkpoint_res", "checkpoint_attn", "checkpoint_mlp"])
 def test_recomputation_changes_neither_names_nor_numbers(flag: str) -> None:
     plain, again = build(2).train(), build(2, **{flag: 1}).train()
