@@ -31,7 +31,7 @@ sample: $(VENV)/.installed ## hear it: two songs by the demo model, and the page
 quickstart: $(VENV)/.installed ## train a VQ-VAE, a prior and an upsampler on a minute of made-up songs, and sample
 	$(PY) examples/quickstart.py
 
-demo-model: $(VENV)/.installed ## train the demo model anew, about three hours
+demo-model: $(VENV)/.installed ## train the demo model anew, some three hours
 	$(PY) examples/demo_model.py
 
 docs: $(VENV)/.installed ## write the generated parts of docs/ anew

@@ -4,8 +4,9 @@ Makes songs by rule and trains the VQ-VAE, two upsamplers and the top-level prio
 before it runs. A stopped run goes on where it was when the command is repeated. Then writes the averaged weights, in
 half precision and without optimizer state, to `jukebox/demo/`, where MODELS["demo"] finds them.
 
-The hyper-parameters are the sets `demo_*` of `jukebox/hparams.py`; docs/demo.md tells how good the result is, and
-`examples/demo_report.py` measures it. It takes about three hours on two processor cores.
+The hyper-parameters are the sets `demo_*` of `jukebox/hparams.py`. The shipped weights came about in a few more steps:
+docs/demo.md tells which, and how good they are. `examples/demo_report.py` measures a model that this makes. It takes
+some three hours on two processor cores, by the sum of its parts.
 """
 
 from __future__ import annotations
