@@ -191,7 +191,7 @@ def test_a_function_from_a_file(song_folder: Path, label_folder: Path, tmp_path:
     assert data.labeller is not None
     assert data.labeller.describe_label(train[0][1])["lyrics"] == "train"
     assert data.labeller.describe_label(test[0][1])["lyrics"] == "test"
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         FilesAudioDataset(labelled(song_folder, label_folder, metadata_py=str(tmp_path / "none.py")))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +212,22 @@ def test_loading_a_function(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(UserError, match=message):
             load_hook(str(path))
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         load_hook(str(tmp_path / "missing.py"))
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(UserError, match=r"end in \.py"):
         load_hook(str(tmp_path / "mine.txt"))
+
+
+def test_a_function_edited_within_a_second_is_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import would leave bytecode beside the file and run it again: same length, same second."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "mine.py"
+    for genre in ("jazz", "punk"):
+        path.write_text(f"def get_metadata(filename, test):\n    return filename, {genre!r}, ''\n")
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        assert load_hook(str(path))("f", False)[1] == genre
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.py"]
 
 
 @pytest.mark.parametrize("content", ["3", "true", "null", "1.5", '"a"', "[" * 100_000])
