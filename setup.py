@@ -5,19 +5,28 @@ of their own, and tests, benchmarks and examples stay in the repository.
 """
 
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+
 setup(
     name="jukebox",
-    version="1.0.0",
+    version=run_path(str(HERE / "jukebox" / "version.py"))["__version__"],
     description="Music with singing, made from raw audio: VQ-VAE and transformer priors (arXiv 2005.00341)",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["jukebox", "jukebox.*"]),
-    package_data={"jukebox": ["*.ipynb", "demo/*", "page/*", "page/**/*", "data/*", "data/**/*"]},
+    package_data={"jukebox": ["py.typed", "*.ipynb", "demo/*", "page/*", "page/**/*", "data/*", "data/**/*"]},
+    entry_points={
+        "console_scripts": [
+            f"jukebox-{command} = jukebox.{command}:command"
+            for command in ("sample", "train", "align", "represent", "reconstruct")
+        ]
+    },
     install_requires=[
         "torch>=2.8",
         "numpy>=1.26",

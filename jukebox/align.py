@@ -7,16 +7,18 @@ judges every head that looks at lyrics. The arithmetic is in `sampling/alignment
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-if __name__ == "__main__":  # the folder of this script would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages behind our own
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from jukebox.utils.command_line import Flag, run_command
+from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
 
-if TYPE_CHECKING or __name__ != "__main__":  # as a command, help and wrong flags must not wait for PyTorch
+if TYPE_CHECKING:
     from jukebox.sampling.alignment import get_alignment, rank_heads
+else:
+    __getattr__ = import_lazily(__name__, "sampling.alignment")
 
 __all__ = ["get_alignment", "rank_heads"]
 
@@ -168,5 +170,10 @@ def keep(model: str, checkpoint: str, best: Any) -> str:
     return f"{checkpoint} says so from now on"
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs `jukebox-align`."""
     run_command(main, FLAGS, DESCRIPTION)
+
+
+if __name__ == "__main__":
+    command()

@@ -7,9 +7,9 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-if __name__ == "__main__":  # the folder of this script would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages behind our own
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, run_command
@@ -183,5 +183,10 @@ def read_seconds(flag: str, value: Any, from_zero: bool = False) -> float:
     return float(value)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs `jukebox-reconstruct`."""
     run_command(main, FLAGS, DESCRIPTION)
+
+
+if __name__ == "__main__":
+    command()

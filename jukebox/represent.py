@@ -7,17 +7,19 @@ Activations of chosen layers of a prior, as `.npy` files. The command line is he
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-if __name__ == "__main__":  # the folder of this script would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages behind our own
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from jukebox.utils.command_line import Flag, run_command
+from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
 
-if TYPE_CHECKING or __name__ != "__main__":  # as a command, help and wrong flags must not wait for PyTorch
+if TYPE_CHECKING:
     from jukebox.features.activations import AudioWindow, Extractor
     from jukebox.features.job import Job
+else:
+    __getattr__ = import_lazily(__name__, "features.activations", "features.job")
 
 __all__ = ["AudioWindow", "Extractor", "Job"]
 
@@ -222,5 +224,10 @@ def print_end(made: int, n_done: int, broken: list[tuple[str, str]], out: Path, 
         print(f"  {name}: {why}", flush=True)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs `jukebox-represent`."""
     run_command(main, FLAGS, DESCRIPTION)
+
+
+if __name__ == "__main__":
+    command()

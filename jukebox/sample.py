@@ -7,17 +7,19 @@ behind.
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-if __name__ == "__main__":  # the folder of this script would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages behind our own
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from jukebox.utils.command_line import Flag, run_command
+from jukebox.utils.command_line import Flag, import_lazily, run_command
 
-if TYPE_CHECKING or __name__ != "__main__":  # as a command, help and wrong flags must not wait for PyTorch
+if TYPE_CHECKING:
     from jukebox.sampling.modes import _sample, ancestral_sample, continue_sample, primed_sample, upsample
     from jukebox.sampling.prompts import load_codes, load_prompts
     from jukebox.sampling.windows import sample_level, sample_partial_window, sample_single_window
+else:
+    __getattr__ = import_lazily(__name__, "sampling.modes", "sampling.prompts", "sampling.windows")
 
 __all__ = [
     "_sample",
@@ -131,5 +133,10 @@ def main(**flags: Any) -> int:
     return run(flags)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs `jukebox-sample`."""
     run_command(main, FLAGS, DESCRIPTION, only_given=True)
+
+
+if __name__ == "__main__":
+    command()

@@ -6,12 +6,12 @@ The command line alone; the loop is in `training/loop.py`, one step in `training
 import os
 import sys
 
-if __name__ == "__main__":  # the folder of this script would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages behind our own
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import shlex
 import textwrap
-from typing import Any
+from typing import Any, NoReturn
 
 from jukebox.hparams import DEFAULTS, DESCRIPTIONS, HPARAMS_REGISTRY, Hyperparams, setup_hparams
 from jukebox.training.checks import check_training
@@ -73,5 +73,10 @@ def main(**given: Any) -> int:
     return run(hps, shlex.join(sys.argv))
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Runs `jukebox-train`."""
     run_command(main, flags(), DESCRIPTION, only_given=True)
+
+
+if __name__ == "__main__":
+    command()

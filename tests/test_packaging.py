@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -12,14 +13,29 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import jukebox
+
 ROOT = Path(__file__).parents[1]
 
 
+COMMANDS = ("sample", "train", "align", "represent", "reconstruct")
+
+
 def install(folder: Path, target: Path) -> None:
-    """Installs a copy of a folder's package into a target folder, without its requirements and without a network."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-    result = subprocess.run([*command, "--target", str(target), str(folder)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    """Builds a wheel of a copy of a folder and installs it into a target folder, without requirements or network."""
+    pip, wheels = [sys.executable, "-m", "pip", "--quiet"], target.with_name(f"{target.name}_wheel")
+    offline = ["--no-deps", "--no-index"]
+    run([*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", str(wheels), str(folder)])
+    (wheel,) = wheels.glob("*.whl")
+    run([*pip, "install", *offline, "--target", str(target), str(wheel)])
+
+
+def run(words: list[str], cwd: Path | None = None, path: Path | None = None) -> str:
+    """Runs a command, with `path` before all that is installed, and returns what it prints."""
+    environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def pins(file: str) -> dict[str, list[Requirement]]:
@@ -103,7 +119,9 @@ def top_level(folder: Path) -> list[str]:
 
 
 def test_installing_brings_our_package_alone(folders: Path) -> None:
-    assert top_level(folders / "jukebox") == ["jukebox"]
+    assert top_level(folders / "jukebox") == ["bin", "jukebox"]
+    scripts = {path.name for path in (folders / "jukebox" / "bin").iterdir() if path.is_file()}
+    assert scripts == {f"jukebox-{command}" for command in COMMANDS}
     assert top_level(folders / "apex") == ["apex"]
     assert top_level(folders / "monitor") == []
 
@@ -127,6 +145,23 @@ def test_installed_packages_import_from_anywhere(folders: Path, tmp_path: Path) 
     found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()
     assert found[0].startswith(str(folders / "jukebox")) and found[1].startswith(str(folders / "apex"))
     assert "site-packages" in found[2]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run_from_anywhere(folders: Path, command: str, tmp_path: Path) -> None:
+    """As `jukebox-sample`, as `python -m jukebox.sample` and as a script."""
+    installed = folders / "jukebox"
+    by_name = [str(installed / "bin" / f"jukebox-{command}")]
+    ways = [by_name, [sys.executable, "-m", f"jukebox.{command}"]]
+    ways.append([sys.executable, str(installed / "jukebox" / f"{command}.py")])
+    for words in ways:
+        assert run([*words, "--version"], tmp_path, installed) == f"jukebox {jukebox.__version__}\n"
+    assert run([*by_name, "--help"], tmp_path, installed).startswith(f"usage: jukebox-{command} [")
+
+
+def test_the_version_has_one_home(folders: Path) -> None:
+    (found,) = (folders / "jukebox").glob("jukebox-*.dist-info")
+    assert found.name == f"jukebox-{jukebox.__version__}.dist-info"
 
 
 def test_the_index_wins_in_the_repository() -> None:

@@ -131,7 +131,7 @@ def test_flags_and_targets_in_the_text_exist() -> None:
     known = {flag.name for flag in [*sample.FLAGS, *train.flags(), *align.FLAGS, *represent.FLAGS, *reconstruct.FLAGS]}
     targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     spans = code(prose(README))
-    assert {flag for span in spans for flag in re.findall(r"--(\w+)", span)} <= known | {"help"}
+    assert {flag for span in spans for flag in re.findall(r"--(\w+)", span)} <= known | {"help", "version"}
     assert {span.split()[1] for span in spans if span.startswith("make ")} <= {*targets}
     for names in re.findall(r"--hps=([\w,]+)", " ".join(spans)):
         setup_hparams(names, {})

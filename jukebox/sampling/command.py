@@ -33,6 +33,7 @@ from jukebox.sampling.start import (
 )
 from jukebox.sampling.state import STATE_FILE, RunState, check_same, difference
 from jukebox.sampling.values import port_number
+from jukebox.utils.command_line import this_program
 from jukebox.utils.dist_utils import failing_together, pick_device, read_launch, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import WriteError, only_writer, try_folder
@@ -164,10 +165,10 @@ def make_songs(settings: Settings, flags: Mapping[str, Any], rank: int, size: in
         except KeyboardInterrupt:
             if rank == 0:
                 saved = f"{folder} holds everything up to the last finished window"
-                print(f"\nstopped: {saved}. To go on: {again(sys.argv, size)}", file=sys.stderr)
+                print(f"\nstopped: {saved}. To go on: {again(size)}", file=sys.stderr)
             return 130
         except WriteError as error:
-            go_on = again(sys.argv, size)
+            go_on = again(size)
             raise UserError(f"{error.what}. What was saved before is whole; when that is mended: {go_on}") from error
 
 
@@ -275,8 +276,8 @@ def clean_up(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def again(arguments: list[str], size: int) -> str:
+def again(size: int) -> str:
     """The command that goes on with this run."""
-    words = [word for word in arguments if word not in ("--resume", "--resume=True")]
+    words = [word for word in sys.argv[1:] if word not in ("--resume", "--resume=True")]
     launcher = f"mpiexec -n {size} " if size > 1 else ""
-    return f"{launcher}python {shlex.join(words)} --resume"
+    return f"{launcher}{this_program()} {shlex.join(words)} --resume"

@@ -12,7 +12,9 @@ torch: help and usage errors come at once.
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
+import shlex
 import sys
 import textwrap
 import time
@@ -23,6 +25,7 @@ from typing import Any, NoReturn
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.launch import abort_job, leave_job, read_launch
+from jukebox.version import __version__
 
 _BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
@@ -122,6 +125,7 @@ def help_text(flags: Sequence[Flag], description: str, program: str) -> str:
             head, body = " " * 38, flag.help
         lines += textwrap.wrap(body, 118, initial_indent=head, subsequent_indent=" " * 38) or [head]
     lines += ["", "  -h, --help                            show this text and stop"]
+    lines += ["      --version                         show the version and stop"]
     return "\n".join(lines)
 
 
@@ -156,8 +160,11 @@ def run_command(
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if any(word in ("-h", "--help") for word in words):
+        if "-h" in words or "--help" in words:
             print(help_text(flags, description, os.path.basename(sys.argv[0])), flush=True)
+            sys.exit(0)
+        if "--version" in words:
+            print(f"jukebox {__version__}", flush=True)
             sys.exit(0)
         given = parse_flags(words, flags)
         defaults = {} if only_given else {flag.name: flag.default for flag in flags}
@@ -181,6 +188,31 @@ def run_command(
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def this_program() -> str:
+    """How this process was started, to be typed again: `python jukebox/sample.py`, or `jukebox-sample`."""
+    script = sys.argv[0]
+    return f"python {shlex.quote(script)}" if script.endswith(".py") else shlex.quote(os.path.basename(script))
+
+
+def import_lazily(module: str, *places: str) -> Callable[[str], Any]:
+    """A `__getattr__` for a module: what its `__all__` names is imported when it is first asked for.
+
+    Args:
+        module: name of the module.
+        places: modules of `jukebox` that have the names, such as "sampling.windows".
+    """
+
+    def find(name: str) -> Any:
+        if name in sys.modules[module].__all__:
+            for place in places:
+                found = importlib.import_module(f"jukebox.{place}")
+                if hasattr(found, name):
+                    return getattr(found, name)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return find
 
 
 def wait_politely() -> None:

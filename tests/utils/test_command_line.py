@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from jukebox import align, represent, sample
 from jukebox.hparams import setup_hparams
-from jukebox.utils.command_line import Flag, help_text, parse_flags, run_command
+from jukebox.utils.command_line import Flag, help_text, parse_flags, run_command, this_program
 from jukebox.utils.errors import UserError
+from jukebox.version import __version__
 
 FLAGS = [
     Flag("name", "", "name of the run", "script"),
@@ -141,3 +144,22 @@ def test_help_stops_before_main(capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("-h", "--help"):
         assert _status(lambda **_: 1, ["--train", word]) == 0
         assert "name of the run" in capsys.readouterr().out
+    assert _status(lambda **_: 1, ["--train", "--version"]) == 0
+    assert capsys.readouterr().out == f"jukebox {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "shown"),
+    [("jukebox/sample.py", "python jukebox/sample.py"), ("/a b/jukebox-sample", "jukebox-sample")],
+)
+def test_how_to_start_this_program(script: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [script, "--bs=2"])
+    assert this_program() == shown
+
+
+def test_lazy_names_are_those_of_all() -> None:
+    for module in (align, represent, sample):
+        for name in module.__all__:
+            assert getattr(module, name).__module__.startswith("jukebox.")
+        with pytest.raises(AttributeError, match="has no attribute 'Tensor'"):
+            module.Tensor  # noqa: B018
