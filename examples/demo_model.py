@@ -5,7 +5,7 @@ before it runs. A stopped run goes on where it was when the command is repeated.
 half precision and without optimizer state, to `jukebox/demo/`, where MODELS["demo"] finds them.
 
 The hyper-parameters are the sets `demo_*` of `jukebox/hparams.py`. The shipped weights came about in a few more steps:
-docs/demo.md tells which, and how good they are. `examples/demo_report.py` measures a model that this makes. It takes
+docs/demo.md tells which, and how good they are. `benchmarks/demo/report.py` measures a model that this makes. It takes
 some three hours on two processor cores, by the sum of its parts.
 """
 

@@ -154,8 +154,8 @@ def keep(model: str, checkpoint: str, best: Any) -> str:
     from jukebox.make_models import MODELS
     from jukebox.prior.lyrics import READABLE_FROM
     from jukebox.utils.files import load_torch, save_torch
-    from jukebox.utils.huggingface import split_part
     from jukebox.utils.remote_utils import is_remote
+    from jukebox.weights.huggingface import split_part
 
     if model in MODELS and setup_hparams(MODELS[model][-1], {}).alignment_layer is not None:
         return f"the set {MODELS[model][-1]} names a head: change alignment_layer and alignment_head there to use it"

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from jukebox.checkpoints import load_checkpoint, load_weights, restore_model, restore_opt, save_checkpoint
 from jukebox.data.labels import EmptyLabeller, Labeller
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams, nearest, setup_hparams
 from jukebox.prior.lyrics import READABLE_FROM
@@ -25,6 +24,7 @@ from jukebox.utils.errors import UserError
 from jukebox.utils.torch_utils import freeze_model
 from jukebox.vqvae.bottleneck import Bottleneck
 from jukebox.vqvae.vqvae import VQVAE
+from jukebox.weights.checkpoints import load_checkpoint, load_weights, restore_model, restore_opt, save_checkpoint
 
 MODELS: dict[str, tuple[str, ...]] = {
     "5b": ("vqvae", "upsampler_level_0", "upsampler_level_1", "prior_5b"),

@@ -135,7 +135,7 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
 
 def is_about(error: UserError, path: str) -> bool:
     """Whether an error is one file's own, so that the others can go on."""
-    from jukebox.utils.io import AudioError
+    from jukebox.utils.audio.reader import AudioError
 
     return isinstance(error, AudioError) or str(error).startswith(path)
 
@@ -150,7 +150,7 @@ def find_songs(audio_file: str, audio_files_dir: str) -> list[tuple[str, str]]:
         given = "are both given" if audio_file else "are missing"
         raise UserError(f"--audio_file and --audio_files_dir {given}: give one, such as --audio_file=song.mp3")
     if audio_files_dir:
-        from jukebox.utils.audio_index import find_audio_files
+        from jukebox.utils.audio.index import find_audio_files
 
         names, _ = find_audio_files(audio_files_dir)
         if not names:

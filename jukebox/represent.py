@@ -83,7 +83,7 @@ def main(**flags: Any) -> int:
     from jukebox.features.job import remove_stale, split_done, window_hop
     from jukebox.sampling.models import find_model
     from jukebox.sampling.values import device_name, port_number
-    from jukebox.utils.audio_index import find_audio_files
+    from jukebox.utils.audio.index import find_audio_files
     from jukebox.utils.dist_utils import failing_together, pick_device, setup_dist_from_mpi, shutdown
     from jukebox.utils.files import try_folder
 
@@ -155,7 +155,7 @@ def make_features(
 
     from jukebox.features.activations import Extractor
     from jukebox.features.job import Job
-    from jukebox.utils.audio_index import AudioIndex
+    from jukebox.utils.audio.index import AudioIndex
     from jukebox.utils.dist_adapter import get_world_size
     from jukebox.utils.dist_utils import gather_objects
 

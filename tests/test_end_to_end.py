@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from jukebox.data.synthesizer import make_song
-from jukebox.utils.io import load_audio, write_audio
+from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.write import write_audio
 
 ROOT = Path(__file__).parents[1]
 SR = 8000

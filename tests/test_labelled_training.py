@@ -14,7 +14,7 @@ from jukebox.data.synthesizer import ARTISTS, make_song, write_songs
 from jukebox.hparams import Hyperparams, setup_hparams
 from jukebox.make_models import load_checkpoint, make_prior, make_vqvae, save_checkpoint
 from jukebox.train import main
-from jukebox.utils.io import write_audio
+from jukebox.utils.audio.write import write_audio
 
 SR, SECONDS = 8000, 4.0
 VQVAE = dict(

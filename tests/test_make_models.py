@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from jukebox import checkpoints, make_models
+from jukebox import make_models
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams, setup_hparams
 from jukebox.make_models import (
     MODELS,
@@ -147,7 +147,7 @@ def test_building_a_labelled_prior_needs_no_table(monkeypatch: pytest.MonkeyPatc
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was fetched")
 
-    monkeypatch.setattr(checkpoints, "fetch", refuse)
+    monkeypatch.setattr("jukebox.weights.checkpoints.fetch", refuse)
     monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path))
     hps = setup_hparams("vqvae,prior_5b_lyrics", dict(restore_vqvae="", restore_prior="", sample_length=1048576))
     vqvae = make_vqvae(hps, "cpu")

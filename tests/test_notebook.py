@@ -24,8 +24,8 @@ from nbconvert import HTMLExporter
 from tiny_models import ARTISTS, GENRES, SR, make_tiny_runs
 
 from jukebox import sample
+from jukebox.utils.audio.index import get_duration_sec
 from jukebox.utils.command_line import parse_flags
-from jukebox.utils.io import get_duration_sec
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "jukebox" / "Interacting_with_Jukebox.ipynb"

@@ -30,8 +30,9 @@ from jukebox.reconstruction.figures import Figures, joined, measure, spectra, sp
 from jukebox.reconstruction.job import Job, find_vqvae, load_vqvae
 from jukebox.reconstruction.spectrogram import ROWS, mel_decibels, palette, picture, ticks
 from jukebox.reconstruction.windows import Coder, decoder_reach, encoder_reach
+from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import load_audio, write_audio
 from jukebox.vqvae.losses import StftSettings, decibels, magnitudes
 from jukebox.vqvae.losses import spectral_convergence as convergence_of_the_losses
 
@@ -393,7 +394,7 @@ def test_a_full_disk_ends_the_run(songs: Path, model: str, monkeypatch: pytest.M
     def full(*_: Any) -> None:
         raise UserError("no space left to write it")
 
-    monkeypatch.setattr("jukebox.utils.io.write_audio", full)
+    monkeypatch.setattr("jukebox.utils.audio.write.write_audio", full)
     with pytest.raises(UserError, match="no space left"):
         main(**flags(songs, model))
 

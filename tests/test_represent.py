@@ -26,8 +26,8 @@ from jukebox.features.job import Job, remove_stale
 from jukebox.features.results import MeanFile, RowsFile, is_done, note_path
 from jukebox.represent import FLAGS, main
 from jukebox.sampling.models import Model, find_model
+from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import write_audio
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {flag.name: flag.default for flag in FLAGS}

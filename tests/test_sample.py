@@ -27,9 +27,10 @@ from jukebox.sampling import levels as levels_module
 from jukebox.sampling.models import LazyPrior, Model, find_model, weights_mark
 from jukebox.sampling.report import Bars
 from jukebox.sampling.state import RunState
+from jukebox.utils.audio.read import load_audio, probe_audio
+from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import only_writer
-from jukebox.utils.io import load_audio, probe_audio, write_audio
 
 ROOT = Path(__file__).parents[1]
 # 36 tokens of the top level, so that it takes two windows; one hop is one window, to have few of them.

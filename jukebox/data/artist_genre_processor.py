@@ -23,6 +23,7 @@ from jukebox.utils.errors import UserError
 
 RELEASED_TABLES = "https://raw.githubusercontent.com/openai/jukebox/master/jukebox/data/ids/"
 LOCAL_TABLES = Path(__file__).parent / "ids"
+ARTIST_TABLE, GENRE_TABLE = "artist_ids.txt", "genre_ids.txt"  # in a folder of custom labels
 
 Table = Mapping[str, int]
 TableSource = Table | str | os.PathLike[str] | None

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jukebox.data.artist_genre_processor import ArtistGenreProcessor, format_table
-from jukebox.data.labels import ARTIST_TABLE, GENRE_TABLE, VOCABULARY
+from jukebox.data.artist_genre_processor import ARTIST_TABLE, GENRE_TABLE, ArtistGenreProcessor, format_table
 from jukebox.data.metadata import UNKNOWN, FolderMetadata, Notices, SongLabels
 from jukebox.data.metadata_hook import call_hook, load_hook
-from jukebox.data.text_processor import TextProcessor, make_vocabulary, read_vocabulary
-from jukebox.utils.audio_index import AudioIndex, find_audio_files
+from jukebox.data.text_processor import VOCABULARY, TextProcessor, make_vocabulary, read_vocabulary
+from jukebox.utils.audio.index import AudioIndex, find_audio_files
 from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write

@@ -1,6 +1,6 @@
 """A folder of audio files as a data set of equal chunks, with labels where the model has them.
 
-Opened once, a folder is described by its index (`utils/audio_index.py`): durations, tags, and which files are broken.
+Opened once, a folder is described by its index (`utils/audio/index.py`): durations, tags, and which files are broken.
 Chunks are laid over the songs by `song_index.py`; labels come from `metadata.py`. A file that turns out to be broken
 while training is told once and another chunk taken instead: training goes on.
 
@@ -22,13 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from jukebox.data.fit_labels import labels_for
 from jukebox.data.labels import Labeller
-from jukebox.data.metadata import FolderMetadata, Notices, SongLabels, labels_for
+from jukebox.data.metadata import FolderMetadata, Notices, SongLabels
 from jukebox.data.metadata_hook import call_hook, load_hook
 from jukebox.data.song_index import SongIndex, choose_songs, split_songs
-from jukebox.utils.audio_index import AudioEntry, AudioIndex, find_audio_files
+from jukebox.utils.audio.index import AudioEntry, AudioIndex, find_audio_files
+from jukebox.utils.audio.read import EXTENSIONS, load_audio
+from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import EXTENSIONS, AudioError, load_audio
 
 ItemKey = int | tuple[int, int]  # an item, or (epoch, item)
 

@@ -20,16 +20,10 @@ from typing import Any
 
 import torch
 
-from jukebox.data.artist_genre_processor import ArtistGenreProcessor, TableSource
+from jukebox.data.artist_genre_processor import ARTIST_TABLE, GENRE_TABLE, ArtistGenreProcessor, TableSource
 from jukebox.data.lyric_window import Times, get_relevant_lyric_tokens, get_timed_lyric_tokens
-from jukebox.data.text_processor import TextProcessor, read_vocabulary
+from jukebox.data.text_processor import VOCABULARY, TextProcessor, read_vocabulary
 from jukebox.utils.errors import UserError
-
-ARTIST_TABLE, GENRE_TABLE, VOCABULARY = (
-    "artist_ids.txt",
-    "genre_ids.txt",
-    "vocab.txt",
-)  # in a folder of one's own labels
 
 
 class Labeller:

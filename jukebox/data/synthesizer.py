@@ -295,8 +295,8 @@ def write_songs(
     """Writes songs and their labels: `song_0000.flac`, `.json` (artist, genre, lyrics) and `.lrc` (timed lyrics)."""
     from tqdm import tqdm
 
+    from jukebox.utils.audio.write import WRITABLE, write_audio
     from jukebox.utils.files import atomic_write
-    from jukebox.utils.io import WRITABLE, write_audio
 
     if not out:
         raise UserError("say where the songs shall go: --out=FOLDER")

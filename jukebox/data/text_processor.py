@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 from jukebox.utils.errors import UserError
 
+VOCABULARY = "vocab.txt"  # in a folder of custom labels
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:;!?-"
 _REST = "'\"()[] \t\n"
 VOCAB_V2 = _LETTERS + "+" + _REST  # the 5b models

@@ -35,8 +35,8 @@ from torch import Tensor
 from jukebox.features.activations import AudioWindow, Extractor
 from jukebox.features.results import POOLS, MeanFile, RowsFile, array_path, is_done, write_note
 from jukebox.sampling.windows import Window, schedule
+from jukebox.utils.audio.read import load_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import load_audio
 from jukebox.utils.memory import free_bytes, is_out_of_memory
 from jukebox.utils.torch_utils import empty_cache
 

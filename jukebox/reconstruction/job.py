@@ -184,7 +184,7 @@ class Job:
         """Mono audio [T] at the model's rate: the wanted part, or what there is of it."""
         import torch
 
-        from jukebox.utils.io import load_audio, probe_audio
+        from jukebox.utils.audio.read import load_audio, probe_audio
 
         wanted = self.seconds
         if wanted is not None and self.offset + wanted > probe_audio(file)[0]:
@@ -200,7 +200,7 @@ class Job:
     def _write(
         self, number: int, stem: str, audio: Tensor, image: bytes, name: str, figures: Figures | None = None
     ) -> Version:
-        from jukebox.utils.io import write_audio
+        from jukebox.utils.audio.write import write_audio
 
         base = f"item_{number}/{stem}"
         title = f"{name} ({stem.replace('_', ' ')})"

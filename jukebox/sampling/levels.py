@@ -162,7 +162,7 @@ def write_level(
     Args:
         x: audio [N, T, 1] decoded from this level; the rest as in `run_levels`.
     """
-    from jukebox.utils.io import write_audio
+    from jukebox.utils.audio.write import write_audio
 
     folder = Path(hps.name) / f"level_{level}"
     x = x.detach().float().cpu()

@@ -37,10 +37,10 @@ from jukebox.make_models import (
 )
 from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.errors import UserError
-from jukebox.utils.huggingface import is_folder, load_huggingface, part_path, read_config, split_part
-from jukebox.utils.huggingface_config import config_hparams, differences
 from jukebox.utils.remote_utils import is_remote
 from jukebox.utils.torch_utils import empty_cache
+from jukebox.weights.huggingface import is_folder, load_huggingface, part_path, read_config, split_part
+from jukebox.weights.huggingface_config import config_hparams, differences
 
 LATEST = "checkpoint_latest.pth.tar"
 _HEAD, _TAIL = 1 << 16, 1 << 20  # bytes of a checkpoint that `weights_mark` reads

@@ -72,7 +72,8 @@ def load_prompts(audio_files: str | Sequence[str], duration: int, hps: Any) -> T
 
 
 def _load_prompt(name: str, duration: int, sr: int) -> Tensor:
-    from jukebox.utils.io import get_duration_sec, load_audio
+    from jukebox.utils.audio.index import get_duration_sec
+    from jukebox.utils.audio.read import load_audio
 
     if not os.path.isfile(name):
         raise UserError(f"--audio_file={name}: there is no such file")

@@ -27,10 +27,11 @@ import torch
 
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.utils import dist_adapter as dist
+from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.dist_utils import in_step, print_once
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
-from jukebox.utils.io import AudioError, load_audio
 
 VERSION = 2
 SAVE_SECONDS = 20.0  # between two writes of a part's index

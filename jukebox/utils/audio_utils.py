@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.io import get_duration_sec, load_audio, save_wav, write_audio
+from jukebox.utils.audio.index import get_duration_sec
+from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.write import save_wav, write_audio
 
 __all__ = [
     "audio_postprocess",

@@ -16,7 +16,7 @@ from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.data.labels import Labeller
 from jukebox.data.metadata import SongLabels
 from jukebox.hparams import setup_hparams
-from jukebox.utils.io import write_audio
+from jukebox.utils.audio.write import write_audio
 
 SR = 8000
 

@@ -12,7 +12,7 @@ import torch
 from jukebox.data.data_processor import DataProcessor, EpochBatches
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams, setup_hparams
-from jukebox.utils.io import write_audio
+from jukebox.utils.audio.write import write_audio
 
 SR, CHUNK = 16000, 16384
 

@@ -16,8 +16,9 @@ from jukebox.data.build_labels import make_label_set, read_labels, write_label_s
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.data.metadata import Notices
 from jukebox.hparams import Hyperparams, setup_hparams
+from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import load_audio, write_audio
 
 SR, CHUNK = 16000, 16384
 

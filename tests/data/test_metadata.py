@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from jukebox.data.fit_labels import labels_for
 from jukebox.data.labels import Labeller
-from jukebox.data.metadata import FolderMetadata, Notices, SongLabels, as_text, labels_for
+from jukebox.data.metadata import FolderMetadata, Notices, SongLabels, as_text
 from jukebox.data.metadata_hook import from_hook, load_hook
 from jukebox.utils.errors import UserError
 

@@ -12,8 +12,8 @@ from jukebox.data.lrc import parse_lrc
 from jukebox.data.synth_sounds import CONSONANTS, VOWELS, bass, consonant, drum, note, vowel
 from jukebox.data.synthesizer import ARTISTS, GENRES, default_hop, make_song, write_songs
 from jukebox.data.text_processor import TextProcessor
+from jukebox.utils.audio.read import load_audio, probe_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import load_audio, probe_audio
 
 
 def spectra(x: np.ndarray, hop: int = 256, n: int = 512) -> np.ndarray:

@@ -337,7 +337,7 @@ def test_keys_of_saved_labels(run: tuple[Path, str]) -> None:
 
 
 def test_files_of_codes_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jukebox.utils.io import write_audio
+    from jukebox.utils.audio.write import write_audio
 
     monkeypatch.chdir(tmp_path)
     hps = tiny_hps(prior=True, audio_files_dir="music", codes_dir="codes")

@@ -15,8 +15,9 @@ from jukebox.data.synthesizer import make_song
 from jukebox.features.activations import AudioWindow, Extractor
 from jukebox.features.job import Job, Song, window_hop
 from jukebox.sampling.models import Model, find_model
+from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import load_audio, write_audio
 
 CPU = torch.device("cpu")
 HUGGING_FACE = Path(__file__).parents[1] / "parity" / "recorded" / "merged_lyrics"

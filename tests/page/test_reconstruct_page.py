@@ -20,7 +20,7 @@ from jukebox.data.synthesizer import make_song
 from jukebox.hparams import setup_hparams
 from jukebox.make_models import make_vqvae
 from jukebox.reconstruction.job import Job
-from jukebox.utils.io import write_audio
+from jukebox.utils.audio.write import write_audio
 
 SR = 8000
 SECONDS = [24.0, 4.0]

@@ -13,8 +13,9 @@ from sampling_fakes import FakePrior
 
 from jukebox.hparams import Hyperparams
 from jukebox.sampling.prompts import cut_codes, load_codes, load_prompts, split_names, tile_songs
+from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import load_audio, write_audio
 
 SR = 8000
 

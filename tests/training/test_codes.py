@@ -126,7 +126,7 @@ def test_labels_and_times_are_those_of_the_audio() -> None:
 
 
 def test_shifted_chunks_begin_at_codes_of_the_top_level(capsys: pytest.CaptureFixture[str]) -> None:
-    from jukebox.utils.io import load_audio
+    from jukebox.utils.audio.read import load_audio
 
     dataset, vqvae = opened(CodesDataset(hps_of(codes_dir="codes", aug_shift=True, level=0)))
     top = 128

@@ -1,10 +1,10 @@
-"""Measures the demo model: python examples/demo_report.py [--model=demo] [--samples=128] [--seed=0]
+"""Measures the demo model: python benchmarks/demo/report.py [--model=demo] [--samples=128] [--seed=0]
 
 Everything is measured on songs that training never used and on songs that the model makes of new lyrics, and every
 figure has its 95 % interval and, where something is recognised, the chance level. Writes the figures to
 `benchmarks/results/demo.json` and the tables into `docs/demo.md`, between its markers, and prints them. The whole chain
-is in `demo_chain.py`, what is measured in `demo_measures.py`, who listens in `demo_classifiers.py`, the tables are in
-`demo_tables.py`.
+is in `chain.py`, what is measured in `measures.py`, who listens in `classifiers.py`, the tables are in
+`tables.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(Path(__file__).resolve().parent)]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from jukebox.utils.command_line import Flag, run_command  # noqa: E402
 from jukebox.utils.errors import UserError  # noqa: E402
@@ -31,9 +31,9 @@ DESCRIPTION = """\
 Measures the demo model, or another one that was trained on the synthesiser's songs, on held-out songs and on songs that
 it makes of new lyrics: about ten minutes on one core for 128 songs.
 
-  python examples/demo_report.py                                          all figures of docs/demo.md
-  python examples/demo_report.py --model=logs/V,logs/U0,logs/U1,logs/P    runs; parts that are missing are left out
-  python examples/demo_report.py --quick                                  a few songs, to try it"""
+  python benchmarks/demo/report.py                                          all figures of docs/demo.md
+  python benchmarks/demo/report.py --model=logs/V,logs/U0,logs/U1,logs/P    runs; parts that are missing are left out
+  python benchmarks/demo/report.py --quick                                  a few songs, to try it"""
 
 FLAGS = [
     Flag("model", "demo", "key of MODELS, or runs, as for sample.py; a VQ-VAE alone is measured, too"),
@@ -72,8 +72,8 @@ def main(
     Raises:
         UserError: something given cannot work.
     """
-    from demo_chain import Parts
-    from demo_tables import tables
+    from demo.chain import Parts
+    from demo.tables import tables
 
     from jukebox.sampling.values import number, per_level, whole
     from jukebox.utils.files import atomic_write
@@ -145,14 +145,14 @@ def measure(
     """All figures that the parts of a model allow, by chapter.
 
     Args:
-        parts: see `demo_chain.Parts`; samples: how many songs.
+        parts: see `chain.Parts`; samples: how many songs.
         options: sampling_kwargs per level; hop_fraction: per level.
         quick: measure and train little.
         keep: folder for the songs that are made, or "".
     """
-    import demo_measures as m
-    from demo_chain import Heard, confusion, listen, make_songs, sounds, step, train_ears, true_times
-    from demo_classifiers import stack
+    from demo import measures as m
+    from demo.chain import Heard, confusion, listen, make_songs, sounds, step, train_ears, true_times
+    from demo.classifiers import stack
 
     from jukebox.data.synthesizer import ARTISTS, GENRES, make_song
 
@@ -207,7 +207,7 @@ def measure(
 
 def keep_songs(folder: str, audio: Any, songs: Sequence[Any], sr: int) -> None:
     """Writes songs as FLAC files that are named after what was asked for, with their lyrics."""
-    from jukebox.utils.io import write_audio
+    from jukebox.utils.audio.write import write_audio
 
     for i, (x, song) in enumerate(zip(audio, songs, strict=True)):
         name = f"{i:03d}_{song.artist}_{song.genre}.flac".replace(" ", "_")

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jukebox.utils import audio_index
-from jukebox.utils.audio_index import INDEX_NAME, AudioIndex, find_audio_files
+from jukebox.utils.audio import index as audio_index
+from jukebox.utils.audio.index import INDEX_NAME, AudioIndex, find_audio_files, get_duration_sec
+from jukebox.utils.audio.reader import AudioError
+from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import AudioError, get_duration_sec, write_audio
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were opened."""
     names: list[str] = []
     original = audio_index.probe_audio
-    monkeypatch.setattr(audio_index, "probe_audio", lambda path: (names.append(path.name), original(path))[1])
+    monkeypatch.setattr(audio_index, "probe_audio", lambda path: (names.append(Path(path).name), original(path))[1])
     return names
 
 

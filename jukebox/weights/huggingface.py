@@ -24,7 +24,7 @@ from torch import Tensor
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
-from jukebox.utils.huggingface_names import count_downs, prior_name, vqvae_name
+from jukebox.weights.huggingface_names import count_downs, prior_name, vqvae_name
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
 CONFIG = "config.json"

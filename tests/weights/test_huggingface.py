@@ -18,8 +18,8 @@ from torch import Tensor
 from jukebox.hparams import setup_hparams
 from jukebox.make_models import load_checkpoint, make_prior, make_vqvae
 from jukebox.utils.errors import UserError
-from jukebox.utils.huggingface import is_folder, load_huggingface, load_part, part_path, read_config, split_part
-from jukebox.utils.huggingface_config import config_hparams, differences
+from jukebox.weights.huggingface import is_folder, load_huggingface, load_part, part_path, read_config, split_part
+from jukebox.weights.huggingface_config import config_hparams, differences
 
 RECORDED = Path(__file__).parents[1] / "parity" / "recorded" / "separate_lyrics"
 TOP = "priors.0.prior."

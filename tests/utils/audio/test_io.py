@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from jukebox.data.synthesizer import make_song
-from jukebox.utils import audio_reader, io
+from jukebox.utils.audio import reader, write
+from jukebox.utils.audio.read import load_audio, probe_audio, resample_audio
+from jukebox.utils.audio.reader import AudioError
+from jukebox.utils.audio.write import save_wav, write_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.io import AudioError, load_audio, probe_audio, resample_audio, save_wav, write_audio
 
 FORMATS = ("wav", "flac", "mp3", "m4a", "opus", "ogg")
 SR, SECONDS = 22050, 6.0
@@ -167,9 +169,9 @@ def test_a_file_that_cannot_be_entered_is_decoded_from_its_start(folder: Path, m
     path = folder / "mono.mp3"
     whole, _ = load_audio(path, SR)
     opened = []
-    original = audio_reader.AudioReader._open
-    monkeypatch.setattr(audio_reader.AudioReader, "_open", lambda self: (opened.append(1), original(self))[1])
-    monkeypatch.setattr(audio_reader.AudioReader, "_seek", lambda self, sample: iter(()))
+    original = reader.AudioReader._open
+    monkeypatch.setattr(reader.AudioReader, "_open", lambda self: (opened.append(1), original(self))[1])
+    monkeypatch.setattr(reader.AudioReader, "_seek", lambda self, sample: iter(()))
     part, _ = load_audio(path, SR, 4 * SR, 1000)
     assert np.array_equal(part, whole[:, 4 * SR : 4 * SR + 1000]) and len(opened) == 2
 
@@ -269,7 +271,7 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pyt
     def fail(*_: Any) -> None:
         raise RuntimeError("the encoder broke")
 
-    monkeypatch.setattr(io, "_encode", fail)
+    monkeypatch.setattr(write, "_encode", fail)
     with pytest.raises(RuntimeError):
         write_audio(path, np.zeros(4000), 8000)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.mp3"]

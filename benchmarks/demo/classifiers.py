@@ -8,7 +8,7 @@ time), or of a moment of about 0.1 s (two dense layers). Training all four takes
     hear = Listeners.train(songs, stack(songs), 11025)
     hear.guess("artist", whole_songs(log_mel(audio, 11025)))           # indices into hear.classes["artist"]
 
-Change here what the classifiers hear; how often they are right is counted in `demo_statistics.py`.
+Change here what the classifiers hear; how often they are right is counted in `intervals.py`.
 """
 
 from __future__ import annotations

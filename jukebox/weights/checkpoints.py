@@ -17,15 +17,15 @@ from jukebox.prior.conditioners import rename_residual_blocks
 from jukebox.prior.prior import SimplePrior
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch, save_torch
-from jukebox.utils.huggingface import load_part, split_part
 from jukebox.utils.remote_utils import fetch, is_remote
+from jukebox.weights.huggingface import load_part, split_part
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a checkpoint; one that is named by URL is downloaded into the cache first.
 
     A part of a folder in the Hugging Face layout, `FOLDER#vqvae` or `FOLDER#level_2`, is read as a checkpoint, too
-    (`jukebox/utils/huggingface.py`). Tensors stay on the disk until they are read.
+    (`jukebox/weights/huggingface.py`). Tensors stay on the disk until they are read.
 
     Returns:
         {hps, model, opt, step, ...}; a file that holds a bare state dict comes back as {model: it}.

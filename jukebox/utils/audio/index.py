@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from jukebox.utils.audio.read import EXTENSIONS, probe_audio
+from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
-from jukebox.utils.io import EXTENSIONS, AudioError, probe_audio
 
 INDEX_NAME = ".jukebox_index.json"
 VERSION = 1
@@ -173,3 +174,21 @@ def _read(place: Path) -> dict[str, AudioEntry]:
         return {name: AudioEntry(**entry) for name, entry in stored["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def get_duration_sec(file: str | os.PathLike[str], cache: bool = True) -> float:
+    """Duration of an audio file in seconds.
+
+    Args:
+        cache: look it up in, and add it to, the index of its folder.
+
+    Raises:
+        AudioError: the file cannot be opened, or has no audio.
+    """
+    if not cache:
+        return probe_audio(file)[0]
+    folder, name = os.path.split(os.path.abspath(os.fspath(file)))
+    entry = AudioIndex(folder).look_up([name])[name]
+    if entry.error:
+        raise AudioError(entry.error)
+    return entry.seconds

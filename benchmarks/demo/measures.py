@@ -1,7 +1,7 @@
 """What the parts of the demo model do with held-out songs: codes, likelihoods, lit characters, and how audio is.
 
-Each function takes built modules and songs, and returns figures (see `demo_statistics.py`). Change here what is
-measured; the order of things and the tables are in `demo_report.py`.
+Each function takes built modules and songs, and returns figures (see `intervals.py`). Change here what is
+measured; the order of things and the tables are in `report.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from demo_classifiers import FFT, frame_hop, log_mel
-from demo_statistics import Figure, decibels, difference, figure
+from demo.classifiers import FFT, frame_hop, log_mel
+from demo.intervals import Figure, decibels, difference, figure
 from torch import Tensor
 
 from jukebox.data.synth_sounds import CONSONANTS, VOWELS

@@ -15,13 +15,9 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import demo_chain  # noqa: E402
-import demo_classifiers as classifiers  # noqa: E402
-import demo_measures as measures  # noqa: E402
-import demo_report as report  # noqa: E402
-import demo_statistics as statistics  # noqa: E402
+from demo import chain, classifiers, intervals, measures, report  # noqa: E402
 from lyric_alignment import lit_errors  # noqa: E402
 
 from jukebox.data.labels import Labeller  # noqa: E402
@@ -44,61 +40,61 @@ def song(lyrics: str, times: list[tuple[float, float]], seconds: float = 4.0, sr
 def test_wilson_solves_its_equation() -> None:
     """The ends are the shares p whose distance from the one found is 1.96 of their own standard errors."""
     for right, n in [(8, 10), (1, 128), (64, 128), (127, 128)]:
-        for p in statistics.wilson(right, n):
+        for p in intervals.wilson(right, n):
             assert abs(right / n - p) == pytest.approx(1.959964 * math.sqrt(p * (1 - p) / n), rel=1e-6)
-    assert statistics.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # a textbook's example
-    assert statistics.wilson(0, 10)[0] == 0 and statistics.wilson(10, 10)[1] == pytest.approx(1)
-    assert statistics.wilson(0, 0) == (0, 1)
+    assert intervals.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # a textbook's example
+    assert intervals.wilson(0, 10)[0] == 0 and intervals.wilson(10, 10)[1] == pytest.approx(1)
+    assert intervals.wilson(0, 0) == (0, 1)
 
 
 def test_the_bootstrap_draws_songs_not_values() -> None:
     generator = np.random.default_rng(1)
     means = generator.normal(3, 1, 200)
     songs = [np.full(50, mean) for mean in means]  # 10,000 values that say no more than 200 do
-    low, high = statistics.bootstrap(songs)
+    low, high = intervals.bootstrap(songs)
     half = 1.96 * means.std() / math.sqrt(200)
     assert (low, high) == pytest.approx((means.mean() - half, means.mean() + half), abs=0.03)
 
 
 def test_a_song_weighs_by_its_values() -> None:
-    found = statistics.figure([[1, 1, 1], [0], []])
+    found = intervals.figure([[1, 1, 1], [0], []])
     assert found["value"] == 0.75 and (found["low"], found["high"]) == (0, 1)
-    median = statistics.figure([[1, 2, 9]] * 4, np.median)
+    median = intervals.figure([[1, 2, 9]] * 4, np.median)
     assert (median["value"], median["low"], median["high"]) == (2, 2, 2)
-    assert math.isnan(statistics.figure([])["value"]) and statistics.show(statistics.figure([])) == "-"
+    assert math.isnan(intervals.figure([])["value"]) and intervals.show(intervals.figure([])) == "-"
 
 
 def test_differences_are_paired() -> None:
     right = np.array([1.0, 5.0, 9.0, 20.0])
-    found = statistics.difference(right, right + 0.25)
+    found = intervals.difference(right, right + 0.25)
     assert (found["value"], found["low"], found["high"]) == pytest.approx((0.25, 0.25, 0.25))
-    assert statistics.difference([1, 2], [0, 0])["value"] == -1.5
+    assert intervals.difference([1, 2], [0, 0])["value"] == -1.5
 
 
 def test_decibels_are_of_the_mean() -> None:
-    found = statistics.decibels([0.05, 0.15])
+    found = intervals.decibels([0.05, 0.15])
     assert found["value"] == pytest.approx(-20) and found["low"] < -20 < found["high"] and found["n"] == 2
 
 
 def test_chance_is_what_dealt_out_guesses_would_get() -> None:
     truth = np.repeat(np.arange(4), 8)
-    assert statistics.chance(truth, np.zeros(32, int)) == 0.25
+    assert intervals.chance(truth, np.zeros(32, int)) == 0.25
     truth, guess = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 2])
     dealt = [np.mean(truth == guess[list(order)]) for order in itertools.permutations(range(4))]
-    assert statistics.chance(truth, guess) == pytest.approx(np.mean(dealt))
+    assert intervals.chance(truth, guess) == pytest.approx(np.mean(dealt))
 
 
 def test_shares_of_songs_and_letters() -> None:
     truth, guess = np.array([0, 1, 2, 3]), np.array([0, 1, 2, 0])
-    found = statistics.share_of_songs(truth, guess)
+    found = intervals.share_of_songs(truth, guess)
     assert (found["value"], found["n"], found["chance"]) == (0.75, 4, 0.25)
-    letters = statistics.share_of_letters([(truth, guess), (truth[:1], guess[:1])])
+    letters = intervals.share_of_letters([(truth, guess), (truth[:1], guess[:1])])
     assert (letters["value"], letters["n"], letters["letters"]) == (0.8, 2, 5)
 
 
 def test_tables_are_markdown() -> None:
-    assert statistics.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
-    assert statistics.show(dict(value=0.5, low=0.25, high=0.75)) == "0.50 (0.25 to 0.75)"
+    assert intervals.table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert intervals.show(dict(value=0.5, low=0.25, high=0.75)) == "0.50 (0.25 to 0.75)"
 
 
 # ------------------------------------------------------------------------------------------------------- classifiers
@@ -141,10 +137,10 @@ def test_classifiers_hear_real_songs() -> None:
         truth, guess = ear.songs(kind, audio, SR, [getattr(song, kind) for song in new])
         assert np.mean(truth == guess) > 0.9, kind
     for kind in ("vowel", "consonant"):
-        pairs = ear.letters(kind, audio, SR, [song.lyrics for song in new], demo_chain.true_times(new))
-        assert statistics.share_of_letters(pairs)["value"] > 0.9, kind
-    deaf = ear.letters("vowel", torch.zeros_like(audio), SR, [s.lyrics for s in new], demo_chain.true_times(new))
-    assert statistics.share_of_letters(deaf)["value"] == pytest.approx(0.2, abs=0.1)  # silence says nothing
+        pairs = ear.letters(kind, audio, SR, [song.lyrics for song in new], chain.true_times(new))
+        assert intervals.share_of_letters(pairs)["value"] > 0.9, kind
+    deaf = ear.letters("vowel", torch.zeros_like(audio), SR, [s.lyrics for s in new], chain.true_times(new))
+    assert intervals.share_of_letters(deaf)["value"] == pytest.approx(0.2, abs=0.1)  # silence says nothing
 
 
 # ----------------------------------------------------------------------------------------------------------- measures
@@ -310,12 +306,12 @@ def test_parts_that_are_missing_are_left_out(tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "demo.json"
     with pytest.raises(UserError, match="--seconds=1"):
         run(model=runs[0], quick=True, seconds=1)
-    demo_window = demo_chain.WINDOW
-    demo_chain.WINDOW = 128
+    demo_window = chain.WINDOW
+    chain.WINDOW = 128
     try:
         run(model=runs[0], quick=True, out=str(out))
     finally:
-        demo_chain.WINDOW = demo_window
+        chain.WINDOW = demo_window
     assert set(json.loads(out.read_text())["results"]) == {"codes", "bits", "heard", "settings"}
     run(model=",".join((runs[0], runs[3])), quick=True, out=str(out))
     results = json.loads(out.read_text())["results"]

@@ -3,7 +3,7 @@
     songs (labels, lyrics) -> top codes -> level 1 -> level 0 -> audio -> what the classifiers hear in it
 
 `Parts` holds a model with all its weights; parts that are missing are left out. What is measured on the way is in
-`demo_measures.py`; the command is `demo_report.py`.
+`measures.py`; the command is `report.py`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import demo_measures as m
 import numpy as np
 import torch
-from demo_classifiers import CLASSES, TRAIN_SEED, Listeners, stack
-from demo_statistics import difference, figure, share_of_letters, share_of_songs
+from demo import measures as m
+from demo.classifiers import CLASSES, TRAIN_SEED, Listeners, stack
+from demo.intervals import difference, figure, share_of_letters, share_of_songs
 from torch import Tensor
 
 from jukebox.data.synthesizer import GENRES, Song, make_song

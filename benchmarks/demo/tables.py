@@ -1,13 +1,13 @@
-"""The figures of `demo_report.py` as markdown tables.
+"""The figures of `report.py` as markdown tables.
 
-Change here how they look; what is measured is in `demo_measures.py`.
+Change here how they look; what is measured is in `measures.py`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from demo_statistics import show, table
+from demo.intervals import show, table
 
 EARS = {"real": "knows real songs", "codec": "knows the VQ-VAE too"}
 TIMES = {"true": "as sung", "lit": "as lit by the model", "score": "as the synthesiser would sing"}

@@ -1,0 +1,170 @@
+"""Audio files in: any part of any file, at any rate.
+
+Reading goes through PyAV (FFmpeg): any common format, sample-exact from any offset, as if the whole file had been
+decoded and resampled and the part cut out. Arrays are float32 [channels, T] in [-1, 1], as decoders give them. Change
+here what is made of a file's samples; decoders are driven in `reader.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from fractions import Fraction
+
+import numpy as np
+
+from jukebox.utils.audio.reader import AudioError, AudioReader, open_container
+from jukebox.utils.errors import UserError
+
+EXTENSIONS = ("wav", "mp3", "m4a", "aac", "mp4", "opus", "ogg", "oga", "flac", "aif", "aiff", "wma", "webm")
+FILTER_REACH = 64  # samples (of the slower rate) around the wanted part that the resampling filter may look at
+LAST_MOMENT = 0.25  # seconds before the end in which a whole file still has samples
+PADDING = 0.3  # seconds that an encoder may have put before and behind the sound, at the lowest rates
+
+
+def load_audio(
+    file: str | os.PathLike[str],
+    sr: int,
+    offset: float = 0,
+    duration: float | None = None,
+    resample: bool = True,
+    approx: bool = False,
+    time_base: str = "samples",
+    check_duration: bool = True,
+    channels: int = 2,
+) -> tuple[np.ndarray, int]:
+    """Reads a part of an audio file.
+
+    Args:
+        file: of any format that FFmpeg decodes.
+        sr: rate to resample to, in Hz.
+        offset: where to start, in samples of the returned rate.
+        duration: how much to return, in the same unit; None: up to the end.
+        resample: False keeps the file's own rate.
+        approx: start at the packet nearest before the offset instead of the very sample: up to 0.1 s off (Ogg: 1 s),
+            and no time is spent on letting codecs settle.
+        time_base: "samples", or "sec" for an offset and a duration in seconds.
+        check_duration: refuse an offset at or behind the end of the file; False returns silence there.
+        channels: 1 mixes all channels evenly, 2 doubles a mono file.
+
+    Returns:
+        float32 [channels, duration] and its rate. Behind the end of the file there are zeros, and so where it has
+        samples that are no finite numbers, as files of floats may.
+
+    Raises:
+        AudioError: the file cannot be opened or decoded, has no audio, or ends before the offset.
+    """
+    if time_base not in ("samples", "sec"):
+        raise ValueError(f"time_base={time_base!r}: use 'samples' or 'sec'")
+    with AudioReader(file) as reader:
+        rate = int(sr) if resample else reader.rate
+        unit = rate if time_base == "sec" else 1
+        first = int(round(offset * unit)) if unit > 1 else int(offset)
+        wanted = None if duration is None else int(round(duration * unit)) if unit > 1 else int(duration)
+        if first < 0 or (wanted is not None and wanted < 0):
+            raise ValueError(f"offset {offset} and duration {duration} must not be negative")
+        x = _to_channels(_read_at_rate(reader, rate, first, wanted, approx), channels)
+    if check_duration and x.shape[1] == 0 and wanted != 0:
+        raise AudioError(f"{os.fspath(file)} ends before {first / rate:.2f} s, from where it was to be read")
+    if wanted is not None and x.shape[1] < wanted:
+        x = np.pad(x, ((0, 0), (0, wanted - x.shape[1])))
+    return np.ascontiguousarray(x, dtype=np.float32), rate
+
+
+def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None, approx: bool) -> np.ndarray:
+    """Samples [first, first + wanted) of the file resampled to `rate`, fewer where it ends.
+
+    The resampler starts on a source sample that falls on a sample of the result, and early enough for its filter, so
+    the result is the same as if it had run from the start of the file.
+    """
+    ratio = Fraction(reader.rate, rate)  # source samples per sample of the result
+    if ratio == 1:
+        return _finite(reader.read(first, None if wanted is None else first + wanted, approx), reader)
+    reach = FILTER_REACH * max(1, math.ceil(ratio))
+    steps = max(0, (int(first * ratio) - reach) // ratio.numerator)
+    start, stop = steps * ratio.numerator, None if wanted is None else math.ceil((first + wanted) * ratio) + reach
+    x = _finite(reader.read(start, stop, approx), reader)
+    if x.shape[1] == 0:
+        return x
+    skip = first - steps * ratio.denominator
+    ends = math.ceil(x.shape[1] / ratio)  # the flushed filter may give a few samples more than there was sound
+    y = resample_audio(x, reader.rate, rate)[:, :ends]
+    return y[:, skip : None if wanted is None else skip + wanted]
+
+
+def _finite(x: np.ndarray, reader: AudioReader) -> np.ndarray:
+    """x as it is; one sample that is no number would spread over all it is mixed or filtered with, and into weights.
+
+    Raises:
+        AudioError: samples are NaN or infinite.
+    """
+    if not np.isfinite(x.sum(dtype=np.float64)):  # float32 numbers cannot overflow this sum
+        bad = int((~np.isfinite(x)).sum())
+        raise AudioError(f"cannot use {reader.file}: {bad} of its samples are no numbers (NaN or infinite)")
+    return x
+
+
+def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """Resamples [channels, T], one or two channels, with FFmpeg's resampler; sample 0 stays at time 0."""
+    import av
+
+    if from_rate == to_rate or x.shape[1] == 0:
+        return x
+    layout = "mono" if x.shape[0] == 1 else "stereo"
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x, dtype=np.float32), format="fltp", layout=layout)
+    frame.sample_rate, frame.pts = from_rate, 0
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=to_rate)
+    parts = [out.to_ndarray() for out in [*resampler.resample(frame), *resampler.resample(None)]]
+    return np.concatenate([x[:, :0], *parts], axis=1)  # a few samples may give none
+
+
+def _to_channels(x: np.ndarray, channels: int) -> np.ndarray:
+    if channels not in (1, 2):
+        raise UserError(f"channels={channels}: use 1 or 2")
+    if x.shape[0] == channels:
+        return x
+    return x.mean(axis=0, keepdims=True) if channels == 1 else np.repeat(x, 2, axis=0)
+
+
+# ---------------------------------------------------------------------------------------------------- about files
+
+
+def probe_audio(file: str | os.PathLike[str]) -> tuple[float, dict[str, str]]:
+    """The duration of a file in seconds, and its tags with names in lower case.
+
+    Only its first and last moments are decoded. What the header says is not believed where the file breaks off earlier.
+    The duration of MP3 files includes up to 0.05 s of padding where the encoder did not say how much there is.
+
+    Raises:
+        AudioError: the file cannot be opened or decoded, or has no audio.
+    """
+    file = os.fspath(file)
+    with AudioReader(file) as reader:
+        container, stream = reader.container, reader.stream
+        tags = {key.lower(): str(value) for key, value in {**stream.metadata, **container.metadata}.items()}
+        seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
+        if stream.codec_context.name == "opus" and container.format.name == "ogg" and stream.duration:
+            seconds -= stream.codec_context.delay / 48000  # samples before time 0, never returned
+        guessed = container.format.name in ("mp3", "aac") or seconds <= 0
+        if guessed or reader.read(max(0, int((seconds - LAST_MOMENT) * reader.rate)), None).shape[1] == 0:
+            counted = _count_packets(file)
+            knows_padding = container.format.name != "aac"  # as an MP3's header does; without one it was a guess
+            if not knows_padding or abs(counted - seconds) > PADDING:
+                seconds = counted
+    if seconds <= 0:
+        raise AudioError(f"cannot decode {file}: there are no samples in it")
+    return seconds, tags
+
+
+def _count_packets(file: str) -> float:
+    """Seconds of all packets together; a file that breaks off is as long as it goes."""
+    import av
+
+    with contextlib.closing(open_container(file)) as container:
+        stream = container.streams.best("audio")
+        total = 0
+        with contextlib.suppress(av.error.FFmpegError):
+            for packet in container.demux(stream):
+                total += packet.duration or 0
+        return float(total * stream.time_base)
