@@ -1,6 +1,6 @@
 """Installs the optional package `apex`: `pip install ./apex` in the repository's root.
 
-It needs torch alone. Triton, which compiles the kernels, comes with torch's builds for GPUs; without it PyTorch's
+It needs only torch. Triton, which compiles the kernels, comes with torch's builds for GPUs; without it PyTorch's
 foreach functions do the same work. Nothing is compiled at installation, so a machine without a GPU installs it too.
 """
 

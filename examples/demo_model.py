@@ -1,7 +1,7 @@
 """Trains the demo model, MODELS["demo"], from nothing: `make demo-model`, or python examples/demo_model.py
 
 Makes songs by rule and trains the VQ-VAE, two upsamplers and the top-level prior by the ordinary commands, each printed
-before it runs. A stopped run goes on where it was when the command is repeated. Then writes the averaged weights, in
+before it runs. The same command resumes a stopped run. Then writes the averaged weights, in
 half precision and without optimizer state, to `jukebox/demo/`, where MODELS["demo"] finds them.
 
 The hyper-parameters are the sets `demo_*` of `jukebox/hparams.py`. The shipped weights came about in a few more steps:
@@ -32,7 +32,7 @@ COMMANDS = {
     "songs for the VQ-VAE": (
         f"-m jukebox.data.synthesizer --out={VQVAE_DATA} --songs=1600 --seconds=13.375 --sr={SR} --format=wav"
     ),
-    # One and a half windows long, so that windows often begin where songs do, and where sampling goes on.
+    # One and a half windows long, so that windows often begin where songs do, and where sampling continues.
     "songs for the priors": (
         f"-m jukebox.data.synthesizer --out={PRIOR_DATA} --songs=6000 --seconds=10.04 --sr={SR} --format=wav --seed=1"
     ),
@@ -42,7 +42,7 @@ COMMANDS = {
         f"--restore_vqvae= --sample_length=8192 --bs=4 --epochs=1 {COMMON} --lr_warmup=50 --lr=0.0015 "
         "--lr_use_linear_decay --lr_start_linear_decay=2900 --lr_decay=1400"
     ),
-    # By now encoders and codebooks have settled. What decoders still learn by spectra, priors need not learn anew.
+    # By now encoders and codebooks have settled. What decoders still learn by spectra, priors need not learn again.
     "the VQ-VAE's decoders, on the codes as they are": (
         f"jukebox/train.py --hps=demo_vqvae --name=demo_decoders --audio_files_dir={VQVAE_DATA} --labels=False "
         f"--restore_vqvae={VQVAE} --finetune_layers=decoders --spectral=10 --multispectral=10 --sample_length=8192 "

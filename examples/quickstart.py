@@ -1,8 +1,8 @@
-"""From nothing to a model of one's own in a few minutes on a laptop's processor: `make quickstart`
+"""From nothing to your own model in a few minutes on a laptop's processor: `make quickstart`
 
 Makes songs by rule, trains a very small VQ-VAE, top-level prior and upsampler on them with the ordinary commands (each
 is printed before it runs), measures what they learned, and samples. Everything lands in
-`logs/quickstart_*` and `samples/quickstart/`; a stopped run goes on where it was when the command is repeated.
+`logs/quickstart_*` and `samples/quickstart/`; the same command resumes a stopped run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every hyper-parameter, its default and what it means; every named set; and how they compose.
 
-This file stands on the ground: it imports nothing of ours and no torch, so `--help` and `--dry_run` are quick.
+This file is at the bottom: it imports nothing of ours and no torch, so `--help` and `--dry_run` are quick.
 Change a default or add a set here; add a key by giving it a default and a description in one of the groups below.
 
     hps = setup_hparams("small_vqvae,small_prior", dict(bs=4, lr=1e-4))     # sets from left to right, then keywords
@@ -92,7 +92,7 @@ _group(
     max_log=(32, "most items logged as audio at a time"),
     save=(True, "write checkpoints"),
     save_iters=(20000, "steps between two kept checkpoints"),
-    seed=(0, "seed of every random draw of the run, which keeps it when it goes on"),
+    seed=(0, "seed of every random draw of the run, which keeps it when it is resumed"),
     prior=(False, "train a prior (True) or the VQ-VAE (False)"),
     log_steps=(100, "steps between two full log entries"),
     save_minutes=(10.0, "minutes between two writes of checkpoint_latest, besides those every save_iters steps"),
@@ -748,7 +748,7 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
     """Composes hyper-parameters: all defaults, then the named sets from left to right, then the keywords.
 
     Args:
-        hparam_set_names: names in HPARAMS_REGISTRY, separated by commas or as a list; empty for defaults alone.
+        hparam_set_names: names in HPARAMS_REGISTRY, separated by commas or as a list; empty for only the defaults.
         kwargs: single values that win over the sets.
 
     Returns:

@@ -1,7 +1,7 @@
 """Writes docs/hparams.md, the reference of every hyper-parameter and every named set: python tools/hparams_reference.py
 
 All of it comes from `jukebox/hparams.py`: change a default, a description or a set there and run this again.
-`tests/docs/test_docs.py` fails where the page is behind.
+`tests/docs/test_docs.py` fails where the page is out of date.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ INTRODUCTION = """\
 then run the command again.*
 
 Hyper-parameters are composed: all defaults, then the sets of `--hps` from left to right, then single flags. A later
-value wins. A key or set that nobody knows is an error that names the nearest known one.
+value wins. An unknown key or set is an error that names the nearest known one.
 
 ```sh
 python jukebox/train.py --hps=small_vqvae,small_prior --prior --level=1 --sample_length=2097152 --labels=False --dry_run
 ```
 
-On a command line a list is written with commas (`--downs_t=3,2,2`), and a bool by its name alone (`--train`), as
+On a command line a list is written with commas (`--downs_t=3,2,2`), and a bool by only its name (`--train`), as
 `--train=False` or as `--notrain`. In Python:
 
 ```python
@@ -60,7 +60,7 @@ GROUPS = {  # what each group is about, in the order of the page
 }
 
 SETS = {  # what a set is for, where a line helps
-    "teeny": "A name for the defaults alone.",
+    "teeny": "A name for the defaults only.",
     "easy": "Half the sample rate.",
     "vqvae": "The released VQ-VAE: three levels of 8, 32 and 128 samples a code at 44,100 Hz.",
     "upsampler_level_0": "Released prior of level 0, conditioned on level 1.",
@@ -83,7 +83,7 @@ SETS = {  # what a set is for, where a line helps
     "demo_upsampler_1": "Its prior of level 1.",
     "demo_upsampler_0": "Its prior of level 0.",
     "all_fp16": "Training in half precision: activations, matrices and optimizer state.",
-    "cpu_ema": "The weight average lies in host memory.",
+    "cpu_ema": "The weight average is in host memory.",
 }
 
 # Values of each type; a key's types are those that `check_value` takes unchanged.
@@ -108,7 +108,7 @@ def types_of(key: str, default: Any) -> str:
 
 
 def code(value: Any) -> str:
-    """A value as it stands in Python, for a table; files of this repository by their path in it."""
+    """A value as Python writes it, for a table; files of this repository by their path in it."""
     if isinstance(value, str) and value.startswith(f"{ROOT}/"):
         value = value[len(f"{ROOT}/") :]
     return f"`{value!r}`".replace("|", "\\|")

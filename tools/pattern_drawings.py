@@ -2,7 +2,7 @@
 
 Writes docs/attention_patterns.svg, and the tables and drawings between the markers of docs/architecture.md. Nothing is
 drawn by hand: every mark is an answer of `Pattern.visible` in `jukebox/transformer/patterns.py`. Run this again after a
-change there; `tests/docs/test_docs.py` fails where the pages are behind.
+change there; `tests/docs/test_docs.py` fails where the pages are out of date.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def known_orders() -> list[int]:
 
 
 def fill(page: str) -> str:
-    """The page with everything between its markers written anew."""
+    """The page with everything between its markers written again."""
     parts = {"kinds": kinds_table(), "drawings": f"```text\n{text_drawing()}\n```", "orders": orders_table()}
     for name, text in parts.items():
         begin, end = f"<!-- {name}: python tools/pattern_drawings.py -->", f"<!-- end of {name} -->"

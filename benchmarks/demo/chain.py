@@ -116,7 +116,7 @@ def make_songs(
 
 
 def train_ears(parts: Parts, songs: int, steps: int) -> dict[str, Listeners]:
-    """Two sets of classifiers: "real" learned from real songs alone, "codec" from those and what the VQ-VAE makes of
+    """Two sets of classifiers: "real" learned only from real songs, "codec" from those and what the VQ-VAE makes of
     them as well, each song at one level.
     """
     made = [make_song(TRAIN_SEED + i, parts.sr, parts.seconds) for i in range(songs)]

@@ -1,6 +1,6 @@
 """Small classifiers that hear what a synthesised song is: its artist, its genre, and each sung vowel and consonant.
 
-They learn from synthesised songs alone, made on the fly, and judge audio of any origin: real songs, what the VQ-VAE
+They learn only from synthesised songs, made on the fly, and judge audio of any origin: real songs, what the VQ-VAE
 makes of them, and songs that a model made. Small networks read log-mel spectrograms: of whole songs (convolutions over
 time), or of a moment of about 0.1 s (two dense layers). Training all four takes about half a minute on one core.
 
@@ -27,7 +27,7 @@ from jukebox.data.synthesizer import ARTISTS, GENRES, Song
 TRAIN_SEED = 60_000_000  # songs that neither the models were trained on nor the figures are measured with
 FFT, MELS = 512, 40
 FRAMES = 9  # of a moment: about 0.1 s
-JITTER = 0.04  # seconds: moments to learn from lie so far around the middle, since an alignment is not exact
+JITTER = 0.04  # seconds: moments to learn from are this far around the middle, since an alignment is not exact
 POOL = 4  # frames that are averaged where a whole song is listened to
 RANGE = 6.0  # log10 of power below a song's loudest cell that still counts: 60 dB
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -88,7 +88,7 @@ def cut(mel: Tensor, seconds: Sequence[float], sr: int) -> Tensor:
         mel: [MELS, F], see `log_mel`; seconds: the middle of each moment; sr: the audio's rate in Hz.
 
     Returns:
-        [len(seconds), MELS, FRAMES]; beyond the song's ends its first or last frame stands.
+        [len(seconds), MELS, FRAMES]; beyond the song's ends its first or last frame is repeated.
     """
     middle = torch.tensor([round(t * sr / frame_hop(sr)) for t in seconds], dtype=torch.long)
     index = (middle[:, None] + torch.arange(FRAMES) - FRAMES // 2).clamp(0, mel.shape[1] - 1)
@@ -103,7 +103,7 @@ def sung(
     Args:
         lyrics: of the song; starts, ends: seconds of each character, nan where it is not known.
         letters: which characters are wanted.
-        until: seconds that there are; a character counts if its middle lies before.
+        until: seconds that there are; a character counts if its middle is before.
 
     Returns:
         (character, seconds) in order; without those whose times are not known.
@@ -186,7 +186,7 @@ class Listeners:
 
         Args:
             songs: with labels and times; one that is there in several versions is given as often.
-            audio: [N, T], the songs from their start on, as long as those that shall be judged.
+            audio: [N, T], the songs from their start on, as long as those to be judged.
             sr: its rate in Hz; steps: of each network's training; seed: of all that is random in it.
         """
         mels = log_mel(audio, sr)

@@ -1,7 +1,7 @@
 """How sure a figure is: shares with Wilson's interval, means and medians with a bootstrap over songs, and chance.
 
 A figure is a dict: `value`, `low` and `high` (95 %), `n` (songs, or what else was counted), and where it means
-something `chance`. The unit that is drawn anew is always the song: codes, moments and letters of one song are not
+something `chance`. The unit that is resampled is always the song: codes, moments and letters of one song are not
 independent of each other.
 """
 

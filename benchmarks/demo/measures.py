@@ -76,7 +76,7 @@ def meta(song: Song, **other: Any) -> dict[str, Any]:
 
 
 def after(name: str, names: Sequence[str]) -> str:
-    """The name that follows in a list, the first one behind the last."""
+    """The name that follows in a list, the first one after the last."""
     return names[(list(names).index(name) + 1) % len(names)]
 
 
@@ -128,7 +128,7 @@ def window_bits(prior: Any, z: Tensor, above: Sequence[Tensor], y: Tensor | None
 def song_bits(prior: Any, zs: Sequence[Tensor], labels: Any, windows: int, first: int = FIRST) -> dict[str, np.ndarray]:
     """Mean bits a code of each song [N], of windows spread evenly from its start to its end, and of their first codes.
 
-    Where labels are read, "first" is of the window at the song's start alone.
+    Where labels are read, "first" is only of the window at the song's start.
     """
     z = zs[prior.level]
     ratio = prior.cond_downsample if prior.x_cond else 1

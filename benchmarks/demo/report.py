@@ -36,7 +36,7 @@ it makes of new lyrics: about ten minutes on one core for 128 songs.
   python benchmarks/demo/report.py --quick                                  a few songs, to try it"""
 
 FLAGS = [
-    Flag("model", "demo", "key of MODELS, or runs, as for sample.py; a VQ-VAE alone is measured, too"),
+    Flag("model", "demo", "key of MODELS, or runs, as for sample.py; a VQ-VAE without priors is measured, too"),
     Flag("samples", 128, "held-out songs, and as many made by the model; a multiple of 16 has all pairs equally often"),
     Flag("seed", 0, "of the draws; the songs stay the same"),
     Flag("seconds", SECONDS, "length of a song; the model makes the first window of it"),
@@ -135,7 +135,7 @@ def put_between(page: str, text: str, name: str) -> str:
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UserError(f"{name} has no place for the figures: write the lines {BEGIN} and {END} where they shall go")
+        raise UserError(f"{name} has no place for the figures: write the lines {BEGIN} and {END} where they should be")
     return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
 
 

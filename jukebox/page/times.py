@@ -91,7 +91,7 @@ def character_times(alignment: Any, seconds_per_row: float, shift: int = 0) -> C
     evidence = weights[:whole, shift:].reshape(-1, pool, characters - shift).mean(axis=1)  # [steps, characters]
     if whole < rows:
         evidence = np.concatenate([evidence, weights[whole:, shift:].mean(axis=0, keepdims=True)])
-    evidence = np.fmax(evidence, 0)  # what is not a number is no attention
+    evidence = np.fmax(evidence, 0)  # NaN counts as no attention
     usual_peak = float(evidence.max(axis=1).mean(dtype=np.float64))
     if usual_peak == 0:
         return times

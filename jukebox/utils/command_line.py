@@ -5,7 +5,7 @@
 
 Flags are read by the rules of the `fire` library: `--k=v`, `--k v`, `--k` for True, `--nok` for False, dashes as good
 as underscores, and its parser for values (`--y_bins=10,100` is a tuple). A flag whose default is text keeps its value
-as it was typed, and one whose default is True or False takes these alone, or yes, no, 1 and 0. Nothing here imports
+as it was typed, and one whose default is True or False takes only these, or yes, no, 1 and 0. Nothing here imports
 torch: help and usage errors come at once.
 """
 
@@ -34,7 +34,7 @@ _BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, 
 class Flag:
     """One flag: its name without dashes, its default, one line that says what it is for, and a heading in the help.
 
-    `kind` is for those whose default does not tell: "bool", or "text" for one that may also stand alone, as True.
+    `kind` is for those whose default does not tell: "bool", or "text" for one that may lack a value: True.
     """
 
     name: str
@@ -179,7 +179,7 @@ def run_command(
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        # HyperparamsError is known by its name: it stands on the ground, outside of utils.
+        # HyperparamsError is known by its name: hparams.py is below utils.
         foreseen = any(kind is UserError or kind.__name__ == "HyperparamsError" for kind in type(error).__mro__)
         launch = read_launch()
         if launch.size > 1:
@@ -221,7 +221,7 @@ def wait_politely() -> None:
     On a machine that does other work as well, spinning takes the very cores that the others need to arrive; sleeping at
     once costs where steps are short. A training step of the demo models on two cores, in seconds (VQ-VAE / prior):
 
-        GNU OpenMP's own way     0.22 / 0.16 alone    0.89 / 0.60 beside a busy process
+        GNU OpenMP's own way     0.22 / 0.16 idle      0.89 / 0.60 beside a busy process
         asleep at once           0.42 / 0.23          0.34 / 0.30
         1000 turns, as here      0.27 / 0.19          0.47 / 0.33
 

@@ -87,7 +87,7 @@ def pick_device(local_rank: int = 0, local_size: int | None = 1, wanted: str = "
 
     Args:
         local_rank: number of the process on its host.
-        local_size: processes on the host, None where nobody knows.
+        local_size: processes on the host, None where it is unknown.
         wanted: "cuda", "cuda:1", "mps", "cpu", or "" for the best there is.
 
     Raises:
@@ -173,7 +173,7 @@ def setup_dist_from_mpi(
 def interface_to(address: str, port: int) -> str:
     """The network device that other hosts reach this one by: that of the route to rank 0.
 
-    Left alone, gloo takes the address that the host's own name stands for, which on many hosts is a loopback address
+    By default gloo takes the address of the host's own name, which on many hosts is a loopback address
     that no other host can reach.
 
     Returns:
@@ -258,7 +258,7 @@ def failing_together() -> Iterator[None]:
 
 
 def print_once(*words: Any) -> None:
-    """Prints on rank 0 alone."""
+    """Prints on rank 0 only."""
     if dist_adapter.get_rank() == 0:
         print(*words, flush=True)
 

@@ -30,7 +30,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") el
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """The operating system's error behind another one: torch's zip writer wraps what its file object raised."""
+    """The operating system's error that caused another one: torch's zip writer wraps what its file object raised."""
     while error is not None:
         if isinstance(error, OSError):
             return error
@@ -64,7 +64,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     A crash, a kill or a full disk at any moment leaves what was there before. Missing folders are made.
 
     Args:
-        path: where the file shall be.
+        path: where the file will be.
         mode: "wb", or "w" for text, which is written as utf-8 with newlines as they are.
 
     Raises:
@@ -111,7 +111,7 @@ def try_folder(folder: str | os.PathLike[str], flag: str, keep: bool = True) -> 
     """Makes a folder and writes to it for a moment, so that one that cannot be used is refused before any work.
 
     Args:
-        folder: where results shall be.
+        folder: where results will be.
         flag: name of the flag that gave it, for the message.
         keep: leave the folder there; else what was made is removed again.
 
@@ -246,6 +246,6 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
                 "save it again as a dict of tensors, numbers and strings"
             ) from error
         raise UserError(
-            f"{path} is damaged or no PyTorch file ({os.path.getsize(path):,} bytes): "
-            "give a .pth.tar file; if this was one, fetch it again or go on from an older checkpoint"
+            f"{path} is damaged or not a PyTorch file ({os.path.getsize(path):,} bytes): "
+            "give a .pth.tar file; if this was one, fetch it again or use an older checkpoint"
         ) from error

@@ -1,6 +1,6 @@
 """What a launcher (MPI, Slurm, torchrun) tells a process, and how to end the whole job it started.
 
-Reads the environment alone: no torch and no MPI library. A launcher that is not known yet becomes a line of
+Reads only the environment: no torch and no MPI library. A launcher that is not known yet becomes a line of
 `_LAUNCHERS`.
 """
 
@@ -17,7 +17,7 @@ from typing import NoReturn
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launcher told one process: its rank, the number of ranks, and where it stands on its host.
+    """What a launcher told one process: its rank, the number of ranks, and its place on its host.
 
     `local_rank` and `local_size` are None where the launcher keeps them to itself; `address` and `port` are None where
     it gave no meeting point. `unknown` launchers number their processes in a way that only an MPI library can read.
@@ -106,7 +106,7 @@ def abort_job(status: int) -> NoReturn:
 def leave_job(status: int = 0) -> NoReturn:
     """Ends one of several processes whose work is done, without Python's own clearing up.
 
-    Threads that PyTorch's communication leaves behind may ask for the interpreter while it goes; Python before 3.14
+    Threads that PyTorch's communication leaves running may ask for the interpreter while it goes; Python before 3.14
     then unwinds them, C++ calls that fatal, and the launcher calls a finished job failed.
     """
     mpi = sys.modules.get("mpi4py.MPI")

@@ -94,7 +94,7 @@ def test_what_is_said_about_wrong_names(runs: Path, tmp_path: Path) -> None:
         (f"{runs}/top,{runs}/nothing", "there is no run or checkpoint .*nothing"),
         (f"{runs}", "holds no checkpoint_latest.pth.tar"),
         (f"{tmp_path}/data.pth.tar", "^--model: .*data.pth.tar holds no checkpoint: .* found zs, labels"),
-        (f"{tmp_path}/song.wav", "^--model: .*song.wav is damaged or no PyTorch file"),
+        (f"{tmp_path}/song.wav", "^--model: .*song.wav is damaged or not a PyTorch file"),
     ]:
         with pytest.raises(UserError, match=message):
             find_model(name)

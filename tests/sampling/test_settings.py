@@ -148,7 +148,7 @@ WRONG = [
     (dict(mode="upsample"), "--mode=upsample needs --codes_file"),
     (dict(codes_file="codes.pth.tar"), "--codes_file is for --mode=continue or --mode=upsample, not --mode=ancestral"),
     (dict(mode="continue", codes_file="x.pth.tar"), "^--codes_file=x.pth.tar: there is no such file; give the"),
-    (dict(mode="continue", codes_file="a.wav"), "^--codes_file: a.wav is damaged or no PyTorch file"),
+    (dict(mode="continue", codes_file="a.wav"), "^--codes_file: a.wav is damaged or not a PyTorch file"),
     (dict(mode="continue", codes_file="list.pth.tar"), "list.pth.tar holds no codes"),
     (dict(mode="continue", codes_file="two.pth.tar"), "holds codes of 2 levels, model .* has 3"),
     (dict(mode="continue", codes_file="large.pth.tar"), "holds code 16, model .* knows 0 to 15"),

@@ -174,7 +174,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     for name, content in {"cut": data[:-100], "empty": b"", "text": b"<html>404</html>", "head": data[:3]}.items():
         (tmp_path / name).write_bytes(content)
         for mmap in (False, True):
-            with pytest.raises(UserError, match=f"{name} is damaged or no PyTorch file"):
+            with pytest.raises(UserError, match=f"{name} is damaged or not a PyTorch file"):
                 load_torch(tmp_path / name, mmap=mmap)
     with pytest.raises(UserError, match="nothere does not exist"):
         load_torch(tmp_path / "nothere")

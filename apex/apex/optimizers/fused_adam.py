@@ -25,7 +25,7 @@ class FusedAdam(torch.optim.Optimizer):
     """Adam with decoupled weight decay that unscales, clips, updates and averages in one pass over each parameter.
 
     State of a parameter: `step` (int), `exp_avg` and `exp_avg_sq`, as other Adams name them, and with `half_state` the
-    multipliers `scale_exp_avg` and `scale_exp_avg_sq` (float32 scalars). A parameter without a gradient is left alone
+    multipliers `scale_exp_avg` and `scale_exp_avg_sq` (float32 scalars). A parameter without a gradient is not changed
     and its step count does not move.
     """
 
@@ -59,7 +59,7 @@ class FusedAdam(torch.optim.Optimizer):
         if lr < 0.0 or eps < 0.0 or weight_decay < 0.0:
             raise ValueError(f"lr={lr}, eps={eps} and weight_decay={weight_decay} must not be negative")
         if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise ValueError(f"betas={betas} must lie in [0, 1)")
+            raise ValueError(f"betas={betas} must be in [0, 1)")
         if max_grad_norm is not None and max_grad_norm <= 0.0:
             raise ValueError(f"max_grad_norm={max_grad_norm} must be positive, or None")
         if implementation not in IMPLEMENTATIONS:
@@ -84,7 +84,7 @@ class FusedAdam(torch.optim.Optimizer):
             ValueError: an average that cannot belong to its parameter, or a decay out of range.
         """
         if not 0.0 <= decay <= 1.0:
-            raise ValueError(f"decay={decay} must lie in [0, 1]")
+            raise ValueError(f"decay={decay} must be in [0, 1]")
         known = set(self._parameters())
         for parameter, average in averages.items():
             if parameter not in known:
@@ -229,7 +229,7 @@ def _is_sharded(tensor: Tensor) -> bool:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor (a DTensor), or the tensor itself: the update works on elements alone."""
+    """This process's part of a sharded tensor (a DTensor), or the tensor itself: updates work element by element."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 

@@ -18,7 +18,7 @@ BLOCK = 1024  # elements that one program of the grid works on
 
 
 def usable_for(item: Item) -> bool:
-    """Whether all tensors of an item lie in memory in the same order, as the kernels' flat indices need."""
+    """Whether all tensors of an item are in memory in the same order, as the kernels' flat indices need."""
     tensors = (item.parameter, item.gradient, item.exp_avg, item.exp_avg_sq, item.average)
     return all(t is None or t.is_contiguous() for t in tensors)
 

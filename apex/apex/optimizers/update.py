@@ -51,7 +51,7 @@ class Item:
     """One parameter with all that its update reads and writes; all tensors have its shape and device.
 
     `average` is the float32 moving average of the parameter, or None. `multipliers` is None where the moments are
-    float32; where they are float16 it holds two float32 scalars that the first and the second moment stand divided by.
+    float32; where they are float16 it holds two float32 scalars by which the first and the second moment are divided.
     """
 
     parameter: Tensor
@@ -66,7 +66,7 @@ def foreach_update(items: list[Item], c: Coefficients, scale: Tensor, decay: flo
     """Updates parameters, moments, multipliers and averages in place; gradients are only read.
 
     Args:
-        items: parameters that share the coefficients and lie on one device.
+        items: parameters that share the coefficients and are on one device.
         c: the coefficients.
         scale: float32 scalar that gradients are divided by, on the same device.
         decay: share that a moving average keeps; used where an item has one.

@@ -16,7 +16,7 @@ _LANGUAGE = b"XXX"  # not said
 
 
 def tag(texts: Mapping[str, str]) -> bytes:
-    """The bytes that stand in front of an MP3 stream.
+    """Returns the bytes of the tag, which precede the MP3 stream.
 
     Args:
         texts: name -> text; names other than title, artist, album, genre, date, lyrics and comment become free text.

@@ -1,4 +1,4 @@
-"""Audio files out: WAV, Ogg Vorbis, FLAC, MP3, M4A and Opus, whole or not at all, with tags.
+"""Audio files out: WAV, Ogg Vorbis, FLAC, MP3, M4A and Opus, atomically, with tags.
 
 Arrays are [T, channels] or [T], float in [-1, 1]. Change here how files are encoded.
 """
@@ -35,7 +35,7 @@ def write_audio(
     tags: Mapping[str, str] | None = None,
     bit_rate: int | None = None,
 ) -> None:
-    """Writes one audio file, whole or not at all; its format follows the extension.
+    """Writes one audio file atomically; its format follows the extension.
 
     WAV is 16-bit and written by soundfile, Ogg Vorbis too; FLAC (16-bit), MP3, M4A (AAC) and Opus by FFmpeg. Samples
     outside [-1, 1] are clipped.
