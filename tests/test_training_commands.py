@@ -89,7 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = make_vqvae(hps, "cpu")
     with torch.no_grad():
-        latents = [encoder(0.3 * torch.randn(2, 1, 8192)) for encoder in model.encoders]
+        latents = [encoder(0.3 * torch.randn(2, 1, 8192))[-1] for encoder in model.encoders]
         model.bottleneck(latents)  # a codebook of the encoders' outputs
     save_checkpoint(folder / "released.pth.tar", dict(hps), model)
     return folder

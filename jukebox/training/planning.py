@@ -239,7 +239,7 @@ def _of_vqvae(vqvae: Any, hps: Hyperparams) -> int:
     total = 0
     for encoder, decoder in zip(vqvae.encoders, vqvae.decoders, strict=True):
         with saved_bytes(encoder) as kept:
-            latents = encoder(x)
+            latents = encoder.latent(x)
             total += kept()
         with saved_bytes(decoder) as kept:
             decoder(latents)

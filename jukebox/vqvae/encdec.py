@@ -165,7 +165,9 @@ class DecoderConvBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Encoder of one level: the stages of levels 0 to l in a row, [N, channels, T] -> [N, emb, T / hop].
+    """Encoder of one level: the stages of levels 0 to l in a row.
+
+    `latent` gives what the last stage makes, calling the module what every stage makes.
 
     Args:
         input_emb_width: audio channels.
@@ -201,12 +203,16 @@ class Encoder(nn.Module):
         """The stages in the order in which they run."""
         return [cast(EncoderConvBlock, block) for block in self.level_blocks]
 
-    def forward(self, x: Tensor) -> Tensor:
-        if tiling.applies_to(self, x):
-            return tiling.encoder(self, x)
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Audio [N, channels, T] -> outputs of all stages [N, emb, T / hop of the stage]; the last is the latent."""
+        outputs: list[Tensor] = []
         for block in self.blocks:
-            x = block(x)
-        return x
+            outputs.append(block(outputs[-1] if outputs else x))
+        return outputs
+
+    def latent(self, x: Tensor) -> Tensor:
+        """Audio [N, channels, T] -> latent [N, emb, T / hop], on the CPU with less memory than `forward`."""
+        return tiling.encoder(self, x) if tiling.applies_to(self, x) else self(x)[-1]
 
 
 class Decoder(nn.Module):
@@ -241,7 +247,15 @@ class Decoder(nn.Module):
         """The stages in the order in which they run: from the highest level down."""
         return [cast(DecoderConvBlock, block) for block in reversed(self.level_blocks)]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, xs: Tensor | Sequence[Tensor], all_levels: bool = False) -> Tensor:
+        """Latent [N, emb, L], alone or in a list of one, -> audio [N, channels, L * hop].
+
+        Raises:
+            ValueError: several latents; with `all_levels` too, since a decoder reads those of its own level.
+        """
+        if all_levels or (not isinstance(xs, Tensor) and len(xs) != 1):
+            raise ValueError("a decoder reads one latent: give [z] and all_levels=False")
+        x = xs if isinstance(xs, Tensor) else xs[0]
         if tiling.applies_to(self, x):
             return tiling.decoder(self, x)
         for block in self.blocks:

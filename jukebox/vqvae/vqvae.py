@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -151,11 +151,14 @@ class VQVAE(nn.Module):
                 f"give at least {self.hop_lengths[levels[-1]]}"
             )
         with torch.no_grad():
-            pieces = [
-                self.bottleneck.encode([self.encoders[level](self._to_nct(piece)) for level in levels], start_level)
-                for piece in x.chunk(bs_chunks)
-            ]
+            pieces = [self._encode(piece, start_level, end_level) for piece in x.chunk(bs_chunks)]
         return [torch.cat(codes) for codes in zip(*pieces, strict=True)]
+
+    def _encode(self, x: Tensor, start_level: int = 0, end_level: int | None = None) -> list[Tensor]:
+        """One piece of `encode`; subclasses may have one of their own."""
+        encoders = list(self.encoders)[start_level:end_level]
+        x = self.preprocess(x)
+        return self.bottleneck.encode([cast(Encoder, encoder).latent(x) for encoder in encoders], start_level)
 
     def decode(
         self, zs: Sequence[Tensor], start_level: int = 0, end_level: int | None = None, bs_chunks: int = 1
@@ -173,18 +176,25 @@ class VQVAE(nn.Module):
         """
         if len(zs) != len(range(self.levels)[start_level:end_level]):
             raise ValueError(f"{len(zs)} levels of codes given for levels {start_level} to {end_level or self.levels}")
-        pieces = [
-            self._to_ntc(self.decoders[start_level](self.bottleneck.decode([piece], start_level)[0]))
-            for piece in zs[0].chunk(bs_chunks)
-        ]
-        return torch.cat(pieces)
+        return torch.cat([self._decode([piece], start_level, end_level) for piece in zs[0].chunk(bs_chunks)])
+
+    def _decode(self, zs: Sequence[Tensor], start_level: int = 0, end_level: int | None = None) -> Tensor:
+        """One piece of `decode`; subclasses may have one of their own."""
+        z = zs[0].to(self.device)
+        return self.postprocess(self.decoders[start_level](self.bottleneck.decode([z], start_level)[0]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie, and therefore all results."""
+        return next(self.parameters()).device
+
+    def preprocess(self, x: Tensor) -> Tensor:
+        """Audio [N, T, channels] of any float type and device -> float32 [N, channels, T] where the weights lie."""
+        return x.transpose(1, 2).to(self.device, torch.float32)
 
     @staticmethod
-    def _to_nct(x: Tensor) -> Tensor:
-        return x.transpose(1, 2).float()
-
-    @staticmethod
-    def _to_ntc(x: Tensor) -> Tensor:
+    def postprocess(x: Tensor) -> Tensor:
+        """Audio as decoders give it, [N, channels, T] -> [N, T, channels]."""
         return x.transpose(1, 2)
 
     # ------------------------------------------------------------------------------------------ training
@@ -213,8 +223,8 @@ class VQVAE(nn.Module):
         """
         settings = LossSettings.from_hps(hps)
         settings.check(loss_fn)
-        x_in = self._to_nct(x)
-        latents = [encoder(x_in) for encoder in self.encoders]
+        x_in = self.preprocess(x)
+        latents = [cast(Encoder, encoder).latent(x_in) for encoder in self.encoders]
         _, quantized, commit_losses, codebook_metrics = self.bottleneck(latents)
 
         x_target = x.float()
@@ -223,7 +233,7 @@ class VQVAE(nn.Module):
         metrics: dict[str, Tensor] = {}
         spec_unit = settings.bandwidth_spec if settings.nonrelative_spec else 1.0
         for level in reversed(range(self.levels)):
-            x_out = self._to_ntc(self.decoders[level](quantized[level]))
+            x_out = self.postprocess(self.decoders[level](quantized[level]))
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.spectral != 0):
                 spectral = target.spectral_loss(x_out).mean() / spec_unit
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.multispectral != 0):

@@ -130,7 +130,7 @@ def test_the_loss_adds_up_over_levels(loss_fn: str) -> None:
     x = torch.randn(2, 2048, 1) * 0.5
     with torch.no_grad():
         x_out, loss, metrics = model(x, hps, loss_fn)
-        latents = [encoder(x.transpose(1, 2)) for encoder in model.encoders]
+        latents = [encoder(x.transpose(1, 2))[-1] for encoder in model.encoders]
         zs = model.encode(x)
         outs = [model.decode(zs[level:], level) for level in range(3)]
         recons = [losses.reconstruction_loss(loss_fn, x, out, settings) for out in outs]
