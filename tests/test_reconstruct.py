@@ -58,7 +58,7 @@ def make_run(path: Path, **more: Any) -> str:
         x = 0.5 * torch.randn(1, 1, 4096)
         with torch.no_grad():
             for encoder, block in zip(vqvae.encoders, vqvae.bottleneck.blocks, strict=True):
-                block.init_k(block.rows(encoder(x))[0])
+                block.init_k(block.rows(encoder.latent(x))[0])
     save_checkpoint(path, Hyperparams(hps, train=True), vqvae, step=7)
     return str(path)
 

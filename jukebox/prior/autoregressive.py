@@ -44,13 +44,16 @@ class PositionEmbedding(nn.Module):
     """A learned vector per position.
 
     Args:
-        input_shape: the axes of the positions; tokens in time have one.
+        input_shape: the axes of the positions; tokens in time have one, which may be given as a number.
         pos_init: start as a sum of one random vector per axis, instead of one per position.
     """
 
-    def __init__(self, input_shape: Sequence[int], width: int, init_scale: float = 1.0, pos_init: bool = False) -> None:
+    def __init__(
+        self, input_shape: int | Sequence[int], width: int, init_scale: float = 1.0, pos_init: bool = False
+    ) -> None:
         super().__init__()
         std = 0.01 * init_scale
+        input_shape = (input_shape,) if isinstance(input_shape, int) else input_shape
         if pos_init:
             start = torch.zeros(*input_shape, width)
             for axis, size in enumerate(input_shape):
@@ -78,7 +81,8 @@ class ConditionalAutoregressive2D(nn.Module):
         width: width D; depth: layers; heads: attention heads.
         x_cond, y_cond: whether there is conditioning per position and per sequence.
         encoder_dims: length of the lyric encoder that layers of kind 6 read; 0 without.
-        only_encode: a lyric encoder: no output head, `acts` are the result.
+        only_encode: a lyric encoder: no output head, and calls give the activations [N, L, D] themselves. Set from
+            outside, it makes calls of any model do so.
         merged_decoder: output head of its own and conditioning added once. Otherwise the head shares its matrix with
             the token embedding and x_cond is added once more in front of it.
         prime_len: lyric characters at the start of a merged sequence; the loss is then also given in two parts.
@@ -159,6 +163,27 @@ class ConditionalAutoregressive2D(nn.Module):
             if self.share_x_emb_x_out:
                 self.x_out.weight = self.x_emb.weight
 
+    @staticmethod
+    def preprocess(x: Tensor) -> Tensor:
+        """Tokens of any shape [N, ...] and whole type -> LongTensor [N, L]."""
+        return x.reshape(len(x), -1).long()
+
+    def get_emb(
+        self, sample_t: int, n_samples: int, x: Tensor | None, x_cond: Tensor | None, y_cond: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What the transformer reads at one position, for those who step through it from outside.
+
+        Args:
+            sample_t: the position; x: the token before it [N, 1], None at position 0.
+            n_samples: N; x_cond: [N, L, D], [N, 1, D] or None; y_cond: [N, 1, D] or None.
+
+        Returns:
+            Input of the transformer and conditioning (zeros without), both [N, 1, D].
+        """
+        held = self.first(n_samples, y_cond) if sample_t == 0 or x is None else self.x_emb(x)
+        cond = held.new_zeros(held.shape) if x_cond is None else self.cond_slice(x_cond, sample_t, sample_t + 1)
+        return self.embed(held, sample_t, x_cond), cond
+
     def first(self, n: int, y_cond: Tensor | None) -> Tensor:
         """What position 0 holds instead of a token, [N, 1, D]."""
         if self.y_cond:
@@ -217,7 +242,7 @@ class ConditionalAutoregressive2D(nn.Module):
         encoder_kv: Tensor | None = None,
         fp16: bool = False,
         record: Collection[int] = (),
-    ) -> Output:
+    ) -> Output | Tensor:
         """Runs the whole sequence at once.
 
         Args:
@@ -232,7 +257,7 @@ class ConditionalAutoregressive2D(nn.Module):
         h, weights = result if record else (result, weights)
         acts = self.head_input(h, x_cond)
         if self.only_encode:
-            return Output(None, None, None, None, acts, weights)
+            return acts
         logits = self.x_out(acts)
         prime_loss = gen_loss = None
         if self.prime_len:

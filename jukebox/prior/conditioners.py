@@ -104,6 +104,9 @@ class LabelEmbedding(nn.Module):
         return self.emb(y)
 
 
+SimpleEmbedding = LabelEmbedding  # the name in old code
+
+
 class RangeEmbedding(nn.Module):
     """One vector per bin of a range; positions run in equal steps from a start to an end, the end excluded.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jukebox.transformer.ops import filter_logits
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -32,28 +34,6 @@ class SamplingOptions:
             raise ValueError(f"top_k={self.top_k}, top_p={self.top_p}: top_k must be 0 or more, top_p in [0, 1)")
         if self.top_k and self.top_p:
             raise ValueError(f"top_k={self.top_k} and top_p={self.top_p} exclude each other: set one to 0")
-
-
-def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
-    """Sets the logits that may not be drawn to -inf.
-
-    Args:
-        logits: [..., K].
-        top_k: keep everything at least as large as the k-th largest; ties may keep more.
-        top_p: keep the shortest prefix of the sorted distribution whose mass exceeds p (arXiv 1904.09751).
-    """
-    if top_k and top_p:
-        raise ValueError("top_k and top_p exclude each other")
-    if top_k:
-        smallest = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
-        return logits.masked_fill(logits < smallest, float("-inf"))
-    if top_p:
-        ordered, index = logits.sort(dim=-1, descending=True)
-        mass_before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
-        mass_before[..., 0] = 0.0
-        removed = torch.zeros_like(index, dtype=torch.bool).scatter(-1, index, mass_before > top_p)
-        return logits.masked_fill(removed, float("-inf"))
-    return logits
 
 
 def draw(logits: Tensor, options: SamplingOptions, uniform: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class LyricEncoder:
 
     def encode(self, lyrics: Tensor, fp16: bool = False) -> Tensor:
         """Characters [N, n_lyrics] -> keys for the decoder, encoder_kv [N, n_lyrics, D]."""
-        acts = self.prime_prior(lyrics, fp16=fp16).acts
+        acts = self.prime_prior(lyrics, fp16=fp16)
         return self.prime_state_ln(self.prime_state_proj(acts))
 
     def loss(self, encoder_kv: Tensor, lyrics: Tensor) -> Tensor:

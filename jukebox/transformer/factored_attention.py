@@ -65,6 +65,21 @@ class FactoredAttention(nn.Module):
             self.c_attn = Conv1D(n_in, 3 * n_state, init_scale=init_scale)
         self.c_proj = Conv1D(n_state, n_in, zero_out, init_scale=init_scale)
         self.resid_dropout = nn.Dropout(resid_dropout)
+        self.own_cache: KVCache | None = None  # of those who step through a layer from outside
+
+    def del_cache(self) -> None:
+        """Forgets what calls with `sample=True` have seen: the next one begins at position 0."""
+        self.own_cache = None
+
+    def cache_for(self, x: Tensor) -> KVCache:
+        """The layer's own cache for the next positions x [N, L, n_in]; an empty one where they do not follow on."""
+        cache = self.own_cache
+        fits = (
+            cache is not None and cache.k.shape[0] == len(x) and (cache.k.dtype, cache.k.device) == (x.dtype, x.device)
+        )
+        if cache is None or not fits or cache.seen + x.shape[1] > self.pattern.n_ctx:
+            cache = self.own_cache = self.new_cache(len(x), x.dtype, x.device)
+        return cache
 
     def new_cache(self, n: int, dtype: torch.dtype, device: torch.device | str) -> KVCache:
         """An empty cache for a batch of n."""

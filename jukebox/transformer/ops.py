@@ -1,4 +1,4 @@
-"""The small layers of the transformer: dense projection, layer norm, activation, MLP."""
+"""The small parts of the transformer: dense projection, layer norm, activation, MLP, and the choice among logits."""
 
 from __future__ import annotations
 
@@ -61,3 +61,25 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = F.silu(self.c_fc(x, scale=GELU))
         return self.resid_dropout(self.c_proj(h, w_scale=1 / GELU))
+
+
+def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
+    """Sets the logits that may not be drawn to -inf.
+
+    Args:
+        logits: [..., K].
+        top_k: keep everything at least as large as the k-th largest; ties may keep more.
+        top_p: keep the shortest prefix of the sorted distribution whose mass exceeds p (arXiv 1904.09751).
+    """
+    if top_k and top_p:
+        raise ValueError("top_k and top_p exclude each other")
+    if top_k:
+        smallest = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+        return logits.masked_fill(logits < smallest, float("-inf"))
+    if top_p:
+        ordered, index = logits.sort(dim=-1, descending=True)
+        mass_before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
+        mass_before[..., 0] = 0.0
+        removed = torch.zeros_like(index, dtype=torch.bool).scatter(-1, index, mass_before > top_p)
+        return logits.masked_fill(removed, float("-inf"))
+    return logits

@@ -51,7 +51,12 @@ class ResAttnBlock(nn.Module):
     def _mlp(self, x: Tensor) -> Tensor:
         return self.mlp(self.ln_1(x))
 
-    def forward(self, x: Tensor, encoder_kv: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, encoder_kv: Tensor | None = None, cache: KVCache | None = None, sample: bool = False
+    ) -> Tensor:
+        """One layer over [N, L, D]; `sample` goes on from what the layer's own cache has seen, at first nothing."""
+        if sample:
+            cache = self.attn.cache_for(x)
         if cache is not None:
             a = self.attn(self.ln_0(x), encoder_kv, cache)
         elif self.checkpoint_attn and torch.is_grad_enabled():
@@ -157,6 +162,22 @@ class Transformer(nn.Module):
         """Empty caches of all layers for a batch of n."""
         return [layer.attn.new_cache(n, dtype, device) for layer in self.layers]
 
+    def del_cache(self) -> None:
+        """Forgets what calls with `sample=True` have seen, in all layers."""
+        for layer in self.layers:
+            layer.attn.del_cache()
+
+    def check_cache(self, n_samples: int, sample_t: int, fp16: bool) -> None:
+        """Refuses own caches of the layers that have not seen just `sample_t` positions of `n_samples` sequences.
+
+        Raises:
+            ValueError: what they hold instead.
+        """
+        for i, cache in enumerate(layer.attn.own_cache for layer in self.layers):
+            held = (0, n_samples, fp16) if cache is None else (cache.seen, len(cache.k), cache.k.dtype == torch.half)
+            if held != (sample_t, n_samples, fp16):
+                raise ValueError(f"layer {i} has seen (positions, songs, fp16)={held}, not {sample_t, n_samples, fp16}")
+
     def forward(
         self,
         x: Tensor,
@@ -166,6 +187,7 @@ class Transformer(nn.Module):
         fp16_out: bool = False,
         record: Collection[int] = (),
         dtype: torch.dtype | None = None,
+        sample: bool = False,
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Runs the layers over [N, L, D].
 
@@ -176,6 +198,7 @@ class Transformer(nn.Module):
             fp16_out: leave the output in half.
             record: layers whose attention weights are wanted; they must attend to lyrics.
             dtype: as fp16, with another type (bfloat16).
+            sample: x are the positions after those that the layers' own caches have seen, see `del_cache`.
 
         Returns:
             [N, L, D] in float32 (or in half), and with `record` the list of weights in order of layers.
@@ -187,8 +210,8 @@ class Transformer(nn.Module):
             kv = encoder_kv if layer.attn_func == CROSS_KIND else None
             if i in record:
                 recorded.append(layer.record(x, kv))
-            if caches is not None:
-                x = layer(x, kv, caches[i])
+            if caches is not None or sample:
+                x = layer(x, kv, None if caches is None else caches[i], sample)
             elif self.checkpoint_res and torch.is_grad_enabled():
                 x = checkpoint(layer, x, kv, use_reentrant=False)
             else:

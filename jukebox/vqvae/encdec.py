@@ -203,16 +203,21 @@ class Encoder(nn.Module):
         """The stages in the order in which they run."""
         return [cast(EncoderConvBlock, block) for block in self.level_blocks]
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Audio [N, channels, T] -> outputs of all stages [N, emb, T / hop of the stage]; the last is the latent."""
+    def forward(self, x: Tensor, last_alone: bool = False) -> list[Tensor]:
+        """Audio [N, channels, T] -> outputs of all stages [N, emb, T / hop of the stage]; the last is the latent.
+
+        With `last_alone` the others may be left out, which takes less memory on a CPU.
+        """
+        if last_alone and tiling.applies_to(self, x):
+            return [tiling.encoder(self, x)]
         outputs: list[Tensor] = []
         for block in self.blocks:
             outputs.append(block(outputs[-1] if outputs else x))
         return outputs
 
     def latent(self, x: Tensor) -> Tensor:
-        """Audio [N, channels, T] -> latent [N, emb, T / hop], on the CPU with less memory than `forward`."""
-        return tiling.encoder(self, x) if tiling.applies_to(self, x) else self(x)[-1]
+        """Audio [N, channels, T] -> latent [N, emb, T / hop]."""
+        return self(x, last_alone=True)[-1]
 
 
 class Decoder(nn.Module):

@@ -25,7 +25,7 @@ def test_stages_change_the_length_by_stride_to_the_power_of_down() -> None:
 def test_levels_stack_stages() -> None:
     kwargs = dict(width=4, depth=1, m_conv=1.0)
     x = torch.randn(1, 2, 48)
-    latent = Encoder(2, 5, 3, [1, 1, 2], [2, 6, 2], **kwargs)(x)
+    *_, latent = Encoder(2, 5, 3, [1, 1, 2], [2, 6, 2], **kwargs)(x)
     assert latent.shape == (1, 5, 1)
     assert Decoder(2, 5, 3, [1, 1, 2], [2, 6, 2], **kwargs)(latent).shape == x.shape
 

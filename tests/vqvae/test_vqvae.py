@@ -164,7 +164,7 @@ def test_spectral_terms_are_reported_whatever_their_weight(spectral: float, mult
     settings = losses.LossSettings.from_hps(hps)
     expected = torch.zeros(())
     for encoder, decoder in zip(model.encoders, model.decoders, strict=True):
-        out = decoder(encoder(x.transpose(1, 2))).transpose(1, 2)
+        out = decoder(encoder(x.transpose(1, 2))[-1:]).transpose(1, 2)
         expected = expected + losses.reconstruction_loss("l2", x, out, settings)
         if spectral:
             expected = expected + spectral * losses.spectral_loss(x, out, settings).mean() / 4.0
