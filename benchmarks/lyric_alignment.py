@@ -87,9 +87,9 @@ def align(model_name: str, tests: int) -> dict[str, float]:
     from jukebox.align import get_alignment
     from jukebox.data.synthesizer import make_song
     from jukebox.hparams import Hyperparams
+    from jukebox.loaders import find_model
     from jukebox.page.times import character_times
     from jukebox.sampling.alignment import rank_heads
-    from jukebox.sampling.models import find_model
 
     model = find_model(model_name)
     sr, top = model.sr, model.hops[-1]

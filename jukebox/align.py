@@ -14,6 +14,7 @@ if not __package__:  # as a script, whose folder would hide installed packages b
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import DTYPES, choice, device_name
 
 if TYPE_CHECKING:
     from jukebox.sampling.alignment import get_alignment, rank_heads
@@ -54,15 +55,15 @@ def main(
     """
     if not model and not weights_from:
         raise UserError("--model is missing: give the model that made the run, such as --model=1b_lyrics")
+    device, dtype = device_name(device), choice("dtype", dtype, DTYPES) if dtype else ""
     levels = finished_levels(logdir)
     from jukebox.hparams import Hyperparams
+    from jukebox.loaders import find_model, use_prior
     from jukebox.prior.lyrics import READABLE_FROM
     from jukebox.sampling.alignment import get_alignment, rank_heads
-    from jukebox.sampling.models import find_model, use_prior
-    from jukebox.sampling.settings import DTYPES
-    from jukebox.sampling.values import choice
     from jukebox.utils.dist_utils import pick_device
     from jukebox.utils.files import load_torch
+    from jukebox.utils.memory import usual_dtype
 
     found = find_model(model, weights_from)
     model = found.name
@@ -72,7 +73,7 @@ def main(
     if not find and None in (top.hps.alignment_layer, top.hps.alignment_head):
         raise UserError(f"--model={model} does not say which head shows the alignment: add --find to look for it")
     torch_device = pick_device(0, 1, device)
-    dtype = choice("dtype", dtype, DTYPES) if dtype else "fp16" if torch_device.type == "cuda" else "fp32"
+    dtype = dtype or usual_dtype(torch_device)
 
     saved = load_torch(levels[0] / "data.pth.tar")
     labels, z = saved["labels"][-1], saved["zs"][-1].to(torch_device)

@@ -1,9 +1,9 @@
 """Your own music through the VQ-VAE: python jukebox/reconstruct.py --model=M --audio_file=song.mp3 --name=DIR [flags]
 
-The command line; the order of things is in `reconstruction/job.py`, what is measured in `reconstruction/figures.py`.
+The command line; the order of things is in `reconstruction/reconstructor.py`, what is measured in
+`reconstruction/figures.py`.
 """
 
-import math
 import os
 import sys
 from pathlib import Path
@@ -14,8 +14,7 @@ if not __package__:  # as a script, whose folder would hide installed packages b
 
 from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
-
-FORMATS = ("wav", "flac", "mp3")
+from jukebox.utils.flag_values import FORMATS, choice, device_name, number, seconds_of, whole_numbers
 
 DESCRIPTION = """\
 Encodes songs with a VQ-VAE and decodes them again from each level alone, to hear and measure what the codes keep. No
@@ -55,10 +54,10 @@ def main(**flags: Any) -> int:
     """
     if not flags["name"]:
         raise UserError("--name is missing: give the folder to write to, such as --name=out/reconstructed")
-    if flags["format"] not in FORMATS:
-        raise UserError(f"--format={flags['format']}: choose {', '.join(FORMATS)}")
-    offset = read_seconds("offset", flags["offset"] or 0.0, from_zero=True)
-    seconds = None if flags["seconds"] is None else read_seconds("seconds", flags["seconds"])
+    ending = choice("format", flags["format"], FORMATS)
+    offset = number("offset", flags["offset"] or 0.0, least=0.0)
+    seconds = seconds_of(flags, "seconds")
+    wanted = device_name(flags["device"])
 
     from jukebox.utils.launch import read_launch
 
@@ -66,14 +65,17 @@ def main(**flags: Any) -> int:
         raise UserError("reconstruct.py runs as one process: start it without mpiexec")
     files = find_songs(flags["audio_file"], flags["audio_files_dir"])
 
-    from jukebox.reconstruction.job import Job, find_vqvae, load_vqvae
+    from jukebox.loaders import find_vqvae, load_vqvae
+    from jukebox.reconstruction.reconstructor import Reconstructor
     from jukebox.utils.dist_utils import pick_device
 
     hps = find_vqvae(flags["model"])
-    levels = read_levels(flags["levels"], hps.levels)
-    device = pick_device(0, 1, flags["device"])
+    hint = f"give numbers from 0, the finest, to {hps.levels - 1}, such as --levels=0"
+    chosen = list(range(hps.levels)) if flags["levels"] is None else flags["levels"]
+    levels = whole_numbers("levels", chosen, hint, least=0, most=hps.levels - 1)
+    device = pick_device(0, 1, wanted)
     folder = Path(flags["name"])
-    job = Job(load_vqvae(hps, device), hps.sr, flags["model"], folder, levels, flags["format"], offset, seconds)
+    job = Reconstructor(load_vqvae(hps, device), hps.sr, flags["model"], folder, levels, ending, offset, seconds)
     return reconstruct(job, files)
 
 
@@ -81,7 +83,7 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
     """Takes songs through a job one by one, says what comes out, and at the end what became of them.
 
     Args:
-        job: a Job.
+        job: a Reconstructor.
         files: path and name of each song.
 
     Returns:
@@ -162,25 +164,6 @@ def find_songs(audio_file: str, audio_files_dir: str) -> list[tuple[str, str]]:
         if not os.path.isfile(path):
             raise UserError(f"--audio_file={path}: there is no such file")
     return [(path, os.path.basename(path)) for path in paths]
-
-
-def read_levels(value: Any, count: int) -> list[int]:
-    """The levels to decode from, ascending and each once; None is all of them."""
-    if value is None:
-        return list(range(count))
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not values or not all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < count for v in values):
-        shown = ",".join(map(str, values))
-        raise UserError(f"--levels={shown}: give numbers from 0, the finest, to {count - 1}, such as --levels=0")
-    return sorted(set(values))
-
-
-def read_seconds(flag: str, value: Any, from_zero: bool = False) -> float:
-    """A length of time, above 0 or from 0 on."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (value == 0 and not from_zero):
-        raise UserError(f"--{flag}={value}: give a number of seconds{'' if from_zero else ' above 0'}")
-    return float(value)
 
 
 def command() -> NoReturn:

@@ -1,7 +1,8 @@
 """Features of audio: python jukebox/represent.py --model=M --audio_files_dir=D --out=DIR --layers=36 [flags]
 
 Activations of chosen layers of a prior, as `.npy` files. The command line is here; what a window gives is in
-`features/activations.py`, the order of things in `features/job.py`, what is written in `features/results.py`.
+`features/activations.py`, the order of things in `features/feature_writer.py`, what is written in
+`features/results.py`.
 """
 
 import os
@@ -14,14 +15,23 @@ if not __package__:  # as a script, whose folder would hide installed packages b
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import (
+    choice,
+    device_name,
+    level_number,
+    number,
+    port_number,
+    whole,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from jukebox.features.activations import AudioWindow, Extractor
-    from jukebox.features.job import Job
+    from jukebox.features.feature_writer import FeatureWriter
 else:
-    __getattr__ = import_lazily(__name__, "features.activations", "features.job")
+    __getattr__ = import_lazily(__name__, "features.activations", "features.feature_writer")
 
-__all__ = ["AudioWindow", "Extractor", "Job"]
+__all__ = ["AudioWindow", "Extractor", "FeatureWriter"]
 
 DESCRIPTION = """\
 Writes what layers of a prior make of audio files: OUT/NAME.npy for each file NAME of the folder and below, float32
@@ -72,43 +82,41 @@ def main(**flags: Any) -> int:
             raise UserError(f"--{flag} is missing: give a folder, such as --{flag}={example}")
     if not flags["model"] and not flags["weights_from"]:
         raise UserError("--model is missing: give a model, such as --model=5b, or a run, such as --model=logs/RUN")
-    layers = read_layers(flags["layers"])
-    if flags["pool"] not in ("mean", "none"):
-        raise UserError(f"--pool={flags['pool']}: choose mean or none")
-    batch = flags["batch_size"]
-    if batch is not None and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
-        raise UserError(f"--batch_size={batch}: give a whole number from 1 up")
+    hint = "give layers counted from 1, such as --layers=36 or --layers=24,36"
+    layers = whole_numbers("layers", flags["layers"], hint, least=1)
+    pool = choice("pool", flags["pool"], ("mean", "none"))
+    batch = None if flags["batch_size"] is None else whole("batch_size", flags["batch_size"], least=1)
+    hop_fraction = number("hop_fraction", flags["hop_fraction"])
+    port, wanted = port_number(flags["port"]), device_name(flags["device"])
 
     from jukebox.features.activations import check_layers
-    from jukebox.features.job import remove_stale, split_done, window_hop
-    from jukebox.sampling.models import find_model
-    from jukebox.sampling.values import device_name, port_number
+    from jukebox.features.feature_writer import remove_stale, split_done, window_hop
+    from jukebox.loaders import find_model
     from jukebox.utils.audio.index import find_audio_files
     from jukebox.utils.dist_utils import failing_together, pick_device, setup_dist_from_mpi, shutdown
     from jukebox.utils.files import try_folder
+    from jukebox.utils.memory import usual_dtype
 
     model = find_model(str(flags["model"]), str(flags["weights_from"]))
-    level = read_level(flags["level"], len(model.levels))
+    level = level_number(flags["level"], len(model.levels))
     check_layers(model, level, layers)
-    if isinstance(flags["hop_fraction"], bool) or not isinstance(flags["hop_fraction"], (int, float)):
-        raise UserError(f"--hop_fraction={flags['hop_fraction']}: give a number")
-    window_hop(flags["hop_fraction"], 1, 1)
+    window_hop(hop_fraction, 1, 1)
     folder, out = Path(flags["audio_files_dir"]), Path(flags["out"])
     names, _ = find_audio_files(folder)
     if not names:
         raise UserError(f"--audio_files_dir={folder}: there is no audio file in it or below")
-    port, wanted = port_number(flags["port"]), device_name(flags["device"])
-    half = pick_device(wanted=wanted).type == "cuda" if flags["fp16"] is None else bool(flags["fp16"])
+    half = flags["fp16"]
+    dtype = usual_dtype(pick_device(wanted=wanted)) if half is None else "fp16" if half else "fp32"
     settings = {
         "model": flags["model"],
         "weights_from": flags["weights_from"],
         "level": level,
         "layers": layers,
-        "pool": flags["pool"],
-        "hop_fraction": float(flags["hop_fraction"]),
+        "pool": pool,
+        "hop_fraction": hop_fraction,
         "artist": flags["artist"],
         "genre": flags["genre"],
-        "dtype": "fp16" if half else "fp32",
+        "dtype": dtype,
     }
     try_folder(out, "out")
     todo, done = split_done(names, folder, out, settings)
@@ -119,24 +127,6 @@ def main(**flags: Any) -> int:
             return make_features(model, settings, folder, out, todo, len(done), batch, rank, device)
     finally:
         shutdown()
-
-
-def read_layers(value: Any) -> list[int]:
-    """Layer counts, ascending and each once."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    if value is None or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
-        given = " is missing" if value is None else f"={value}"
-        raise UserError(f"--layers{given}: give layers counted from 1, such as --layers=36 or --layers=24,36")
-    return sorted(set(values))
-
-
-def read_level(value: str, levels: int) -> int:
-    """A level's number; "top" is the highest."""
-    if value == "top":
-        return levels - 1
-    if not value.isdecimal():
-        raise UserError(f"--level={value}: choose top or a number from 0 to {levels - 1}")
-    return int(value)
 
 
 def make_features(
@@ -154,7 +144,7 @@ def make_features(
     from tqdm import tqdm
 
     from jukebox.features.activations import Extractor
-    from jukebox.features.job import Job
+    from jukebox.features.feature_writer import FeatureWriter
     from jukebox.utils.audio.index import AudioIndex
     from jukebox.utils.dist_adapter import get_world_size
     from jukebox.utils.dist_utils import gather_objects
@@ -194,7 +184,7 @@ def make_features(
         def advance(done: float) -> None:
             bar.update(max(0.0, min(done, bar.total - bar.n)))  # headers and samples differ by moments
 
-        job = Job(extractor, folder, out, settings, batch, advance, say)
+        job = FeatureWriter(extractor, folder, out, settings, batch, advance, say)
         say(
             f"{len(share)} files, {sum(seconds.values()) / 60:.1f} min, in windows of {window:.2f} s, "
             f"{job.batch} at a time, on {device}"

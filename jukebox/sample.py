@@ -1,7 +1,7 @@
 """Makes music: python jukebox/sample.py --model=M --name=DIR [flags]
 
 The command line, and the functions that notebooks import. What happens is in `jukebox/sampling/`: `command.py` has
-the order of things, `settings.py` every check, `windows.py` the walk along a song, `levels.py` what a run leaves
+the order of things, `flags.py` every check, `windows.py` the walk along a song, `levels.py` what a run leaves
 behind.
 """
 

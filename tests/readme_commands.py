@@ -24,7 +24,7 @@ import pytest
 
 from jukebox.data.synthesizer import make_song
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams
-from jukebox.sampling.models import find_model
+from jukebox.loaders import find_model
 from jukebox.utils.audio.write import write_audio
 
 ROOT = Path(__file__).parents[1]

@@ -13,11 +13,11 @@ from tiny_models import make_tiny_runs
 
 from jukebox.align import get_alignment, keep, main, rank_heads
 from jukebox.hparams import Hyperparams, setup_hparams
+from jukebox.loaders import find_model
 from jukebox.make_models import load_checkpoint
 from jukebox.sample import main as sample
 from jukebox.sampling import alignment
 from jukebox.sampling.alignment import HeadScore, judge
-from jukebox.sampling.models import find_model
 from jukebox.utils.errors import UserError
 from jukebox.utils.sample_utils import get_starts
 

@@ -21,7 +21,7 @@ from readme_commands import without_remark as bare
 from jukebox import align, hparams, make_models, reconstruct, represent, sample, train
 from jukebox.data.synthesizer import ARTISTS, GENRES
 from jukebox.hparams import setup_hparams
-from jukebox.sampling.models import bare_prior, find_model
+from jukebox.loaders import bare_prior, find_model
 from jukebox.sampling.plan import prior_bytes, song_bytes
 from jukebox.utils.command_line import parse_flags
 from jukebox.utils.files import load_torch, save_torch

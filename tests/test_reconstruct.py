@@ -21,15 +21,16 @@ from torch.nn.functional import pad
 
 from jukebox.data.synthesizer import make_song
 from jukebox.hparams import Hyperparams, setup_hparams
+from jukebox.loaders import find_vqvae, load_vqvae
 from jukebox.make_models import make_vqvae, save_checkpoint
 from jukebox.page.parts import clean
 from jukebox.page.pictures import png
 from jukebox.reconstruct import FLAGS, main
 from jukebox.reconstruction import figures as figures_module
+from jukebox.reconstruction.coder import Coder, decoder_reach, encoder_reach
 from jukebox.reconstruction.figures import Figures, joined, measure, spectra, spectral_convergence, text_table
-from jukebox.reconstruction.job import Job, find_vqvae, load_vqvae
+from jukebox.reconstruction.reconstructor import Reconstructor
 from jukebox.reconstruction.spectrogram import ROWS, mel_decibels, palette, picture, ticks
-from jukebox.reconstruction.windows import Coder, decoder_reach, encoder_reach
 from jukebox.utils.audio.read import load_audio
 from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
@@ -375,14 +376,14 @@ def test_the_page_of_something_else_is_kept(songs: Path, model: str) -> None:
 def test_an_interrupted_run_leaves_a_whole_page(
     songs: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, out = Job.run, songs.parent / "out"
+    run, out = Reconstructor.run, songs.parent / "out"
 
-    def stops(job: Job, file: str, name: str) -> Any:
+    def stops(job: Reconstructor, file: str, name: str) -> Any:
         if name == "b.mp3":
             raise KeyboardInterrupt
         return run(job, file, name)
 
-    monkeypatch.setattr(Job, "run", stops)
+    monkeypatch.setattr(Reconstructor, "run", stops)
     assert main(**flags(songs, model)) == 130
     assert "holds 1 of 2 songs" in capsys.readouterr().err
     assert len(report_of(out)["items"]) == 1 and "a.wav" in (out / "index.html").read_text()
@@ -451,14 +452,14 @@ def test_a_vqvae_without_codes_is_refused(tmp_path: Path) -> None:
         (dict(audio_file="a.wav", audio_files_dir="b"), "are both given: give one"),
         (dict(audio_file="no such.wav"), "--audio_file=no such.wav: there is no such file"),
         (dict(audio_files_dir="no/such"), "is no folder"),
-        (dict(format="ogg"), "--format=ogg: choose wav, flac, mp3"),
+        (dict(format="ogg"), "--format=ogg: choose wav, flac or mp3"),
         (dict(levels=3), "--levels=3: give numbers from 0, the finest, to 2, such as --levels=0"),
         (dict(levels=(0, -1)), "--levels=0,-1"),
         (dict(levels="top"), "--levels=top"),
         (dict(levels=True), "--levels=True"),
-        (dict(seconds=0), "--seconds=0: give a number of seconds above 0"),
+        (dict(seconds=0), "--seconds=0: must be above 0"),
         (dict(seconds="all"), "--seconds=all"),
-        (dict(offset=-1), "--offset=-1: give a number of seconds$"),
+        (dict(offset=-1), "--offset=-1: must be 0 or more$"),
         (dict(offset=99), "ends before 99.00 s"),
         (dict(device="tpu"), "tpu"),
     ],

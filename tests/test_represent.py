@@ -20,12 +20,12 @@ import torch
 from tiny_models import SR, make_tiny_runs
 
 from jukebox.data.synthesizer import make_song
-from jukebox.features import job as job_module
+from jukebox.features import feature_writer
 from jukebox.features.activations import Extractor
-from jukebox.features.job import Job, remove_stale
+from jukebox.features.feature_writer import FeatureWriter, remove_stale
 from jukebox.features.results import MeanFile, RowsFile, is_done, note_path
+from jukebox.loaders import Model, find_model
 from jukebox.represent import FLAGS, main
-from jukebox.sampling.models import Model, find_model
 from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
 
@@ -240,7 +240,7 @@ def test_two_processes_share_the_files(songs: Path, model: str) -> None:
         (dict(level="lowest"), "--level=lowest: choose top or a number from 0 to 2"),
         (dict(level="3"), "--level=3: model .* has priors of levels 0, 1, 2"),
         (dict(pool="max"), "--pool=max: choose mean or none"),
-        (dict(batch_size=0), "--batch_size=0: give a whole number from 1 up"),
+        (dict(batch_size=0), "--batch_size=0: must be 1 or more"),
         (dict(hop_fraction=2), "--hop_fraction=2: must be above 0 and at most 1"),
         (dict(hop_fraction="x"), "--hop_fraction=x: give a number"),
         (dict(model="6b"), "unknown model '6b'"),
@@ -265,10 +265,12 @@ def test_a_folder_without_audio(tmp_path: Path, model: str) -> None:
 # --------------------------------------------------------------------------------------------------- nothing is spoilt
 
 
-def make_job(songs: Path, model: str, out: Path, pool: str = "mean", batch: int = 2) -> Job:
+def make_job(songs: Path, model: str, out: Path, pool: str = "mean", batch: int = 2) -> FeatureWriter:
     settings = dict(model=model, weights_from="", level=2, layers=[2], pool=pool, hop_fraction=1.0, artist="", genre="")
     settings["dtype"] = "fp32"
-    return Job(Extractor(find_model(model), 2, [2], torch.device("cpu")), songs, out, settings, batch, say=SAID.append)
+    return FeatureWriter(
+        Extractor(find_model(model), 2, [2], torch.device("cpu")), songs, out, settings, batch, say=SAID.append
+    )
 
 
 SAID: list[str] = []
@@ -310,7 +312,7 @@ def test_the_command_stops_cleanly(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Job, "_run_batch", stop)
+    monkeypatch.setattr(FeatureWriter, "_run_batch", stop)
     assert main(**flags(songs, model)) == 130
     assert "stopped: 0 files more are complete; the same command goes on" in capsys.readouterr().err
 
@@ -377,7 +379,7 @@ def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
     old, fresh, other = (tmp_path / "below" / name for name in (".a.wav.npy.x1.tmp", ".b.wav.json.x2.tmp", ".c.tmp"))
     for path in (old, fresh, other):
         path.write_text("")
-    then = time.time() - job_module.STALE - 5
+    then = time.time() - feature_writer.STALE - 5
     os.utime(old, (then, then))
     os.utime(other, (then, then))
     remove_stale(tmp_path)

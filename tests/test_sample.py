@@ -22,9 +22,9 @@ from tiny_models import HOPS, SR, make_tiny_runs
 from utils.test_dist import free_port
 
 from jukebox.hparams import Hyperparams
+from jukebox.loaders import LazyPrior, Model, find_model, weights_mark
 from jukebox.sample import FLAGS, _sample, ancestral_sample, main
 from jukebox.sampling import levels as levels_module
-from jukebox.sampling.models import LazyPrior, Model, find_model, weights_mark
 from jukebox.sampling.report import Bars
 from jukebox.sampling.state import RunState
 from jukebox.utils.audio.read import load_audio, probe_audio

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from jukebox.data.synthesizer import GENRES, Song, make_song
 from jukebox.hparams import Hyperparams, all_defaults
+from jukebox.loaders import LATEST, Model, find_model
 from jukebox.make_models import load_checkpoint
 from jukebox.sampling.levels import wants_alignment
-from jukebox.sampling.models import LATEST, Model, find_model
 from jukebox.sampling.windows import walk_level
 from jukebox.utils.errors import UserError
 

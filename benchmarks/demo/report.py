@@ -75,8 +75,8 @@ def main(
     from demo.chain import Parts
     from demo.tables import tables
 
-    from jukebox.sampling.values import number, per_level, whole
     from jukebox.utils.files import atomic_write
+    from jukebox.utils.flag_values import number, per_level, whole
 
     samples = 16 if quick else whole("samples", samples, least=2)
     official = model == "demo" and not quick

@@ -4,7 +4,7 @@
 
 Windows are independent of each other and of the batch that they run in: each is encoded by itself, from audio that
 begins and ends where it does, as in training. Change here what a window is conditioned on and how it runs; which
-windows a file has and where results go is in `job.py`.
+windows a file has and where results go is in `feature_writer.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.sampling.models import Model
-from jukebox.sampling.windows import DTYPES
+from jukebox.loaders import DTYPES, Model
 from jukebox.utils.errors import UserError
 
 

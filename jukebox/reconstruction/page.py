@@ -30,7 +30,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Song:
+class ReconstructedSong:
     """A song with its versions, the original first; `seconds` of it from `offset` seconds on."""
 
     name: str
@@ -39,7 +39,9 @@ class Song:
     versions: Sequence[Version]
 
 
-def page(title: str, model: str, step: int, sr: int, songs: Sequence[Song], totals: Sequence[Figures]) -> str:
+def page(
+    title: str, model: str, step: int, sr: int, songs: Sequence[ReconstructedSong], totals: Sequence[Figures]
+) -> str:
     """The whole page.
 
     Args:
@@ -83,7 +85,7 @@ def _table_row(figures: Figures) -> str:
     return f'<tr role="row"><th role="rowheader" scope="row">{level}</th>{values}</tr>'
 
 
-def _item(i: int, song: Song, sr: int) -> str:
+def _item(i: int, song: ReconstructedSong, sr: int) -> str:
     name = escape(clean(song.name))
     part = f", from {clock(song.offset)} on" if song.offset else ""
     return template("reconstruct_item.html").substitute(
@@ -95,7 +97,7 @@ def _item(i: int, song: Song, sr: int) -> str:
     )
 
 
-def _version(n: int, song: Song, version: Version, sr: int) -> str:
+def _version(n: int, song: ReconstructedSong, version: Version, sr: int) -> str:
     figures = version.figures
     if figures is None:
         label, note, facts = "Original", f"as the model hears it: mono, {sr} Hz", ""

@@ -16,28 +16,21 @@ from typing import Any
 
 import torch
 
-from jukebox.sampling.levels import remove_levels, run_levels
-from jukebox.sampling.models import Model, find_model
+from jukebox.loaders import Model, find_model
+from jukebox.sampling.flags import read_settings
+from jukebox.sampling.levels import known_alignments, remove_levels, run_levels
 from jukebox.sampling.plan import LevelPlan, check_memory, describe, level_plans
+from jukebox.sampling.prompts import load_inputs, starting_codes, starting_lengths
 from jukebox.sampling.report import Bars, Silent
-from jukebox.sampling.settings import Settings, read_settings
-from jukebox.sampling.start import (
-    keep_asked_sizes,
-    known_alignments,
-    load_inputs,
-    make_labels,
-    run_hps,
-    sampling_kwargs,
-    starting_codes,
-    starting_lengths,
-)
+from jukebox.sampling.settings import Settings
+from jukebox.sampling.songs import make_labels
 from jukebox.sampling.state import STATE_FILE, RunState, check_same, difference
-from jukebox.sampling.values import port_number
 from jukebox.utils.command_line import this_program
 from jukebox.utils.dist_utils import failing_together, pick_device, read_launch, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import WriteError, only_writer, try_folder
-from jukebox.utils.memory import enough_memory, free_bytes
+from jukebox.utils.flag_values import port_number
+from jukebox.utils.memory import enough_memory, free_bytes, usual_dtype
 
 
 def run(flags: Mapping[str, Any]) -> int:
@@ -114,7 +107,7 @@ def list_names(model: Model, flags: Mapping[str, Any]) -> int:
 
 def resolve_dtype(settings: Settings, device: torch.device) -> str:
     """The type that was asked for, or half precision on GPUs and single precision elsewhere."""
-    return settings.dtype or ("fp16" if device.type == "cuda" else "fp32")
+    return settings.dtype or usual_dtype(device)
 
 
 def make_plan(
@@ -189,7 +182,7 @@ def make_songs_in(
     known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
     plans = make_plan(settings, songs, known, device, timed=False, report=report)
     labels = make_labels(settings.model, [settings.metas[song] for song in songs], device, report)
-    hps = run_hps(settings, folder, songs, flags)
+    hps = settings.hps(folder, songs, flags)
     prompts = load_inputs(settings, hps) if state is None else None
 
     with enough_memory("loading the VQ-VAE or encoding the prompts", "use --device=cpu, or a machine with more memory"):
@@ -197,13 +190,13 @@ def make_songs_in(
         priors = [settings.model.prior(level, vqvae, device, dtype) for level in range(len(settings.model.levels))]
         zs = [] if state is not None else starting_codes(settings, prompts, priors, hps)
     if state is None:
-        kwargs = sampling_kwargs(settings, songs, plans, dtype)
+        kwargs = settings.sampling_kwargs(songs, {plan.level: plan.batch for plan in plans})
         given = [z.shape[1] for z in zs]
         remove_earlier(folder, settings, flags)
         state = RunState(folder, state_settings(settings, songs), zs, [], kwargs, given, settings.sample_levels)
         state.save()
     else:
-        keep_asked_sizes(state, settings)
+        state.keep_asked_sizes(settings.batch, settings.chunk)
     state.zs = [z.to(device) for z in state.zs]
     run_levels(
         state.zs,

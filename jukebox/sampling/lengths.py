@@ -9,9 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jukebox.sampling.models import Model
-from jukebox.sampling.values import at_most, enough, number, per_level, seconds_of
+from jukebox.loaders import Model
 from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import at_most, enough, number, per_level, seconds_of
 
 SECONDS = 24.0
 HOP_FRACTION = (0.5, 0.5, 0.125)

@@ -19,14 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jukebox.loaders import use_prior
 from jukebox.sampling.alignment import get_alignment
-from jukebox.sampling.models import use_prior
+from jukebox.sampling.prompts import read_codes
 from jukebox.sampling.report import Bars, Silent
+from jukebox.sampling.settings import Settings
 from jukebox.sampling.state import RunState, uninterrupted
-from jukebox.sampling.windows import schedule, walk_level
+from jukebox.sampling.windows import walk_level
 from jukebox.save_html import save_html
 from jukebox.utils.files import load_torch, save_torch
 from jukebox.utils.memory import enough_memory
+from jukebox.utils.sample_utils import schedule
 
 DATA_FILE = "data.pth.tar"
 
@@ -56,7 +59,7 @@ def run_levels(
     Returns:
         zs with all levels made.
     """
-    run = _Run(list(zs), labels, sampling_kwargs, priors, hps, state, alignments, report or Bars())
+    run = _LevelMaker(list(zs), labels, sampling_kwargs, priors, hps, state, alignments, report or Bars())
     for level in sorted(sample_levels, reverse=True):
         if state is None or level not in state.done:
             run.level(level)
@@ -64,7 +67,7 @@ def run_levels(
 
 
 @dataclass
-class _Run:
+class _LevelMaker:
     """What changes while levels are made: `zs` grow, `alignments` are found."""
 
     zs: list[Tensor]
@@ -226,6 +229,20 @@ def saved_alignments(folder: Path) -> list[np.ndarray] | None:
     path = folder / DATA_FILE
     found = load_torch(path).get("alignments") if path.is_file() else None
     return None if found is None else [a.numpy() for a in found]
+
+
+def known_alignments(settings: Settings, folder: Path, songs: range, state: RunState, labels: list[Any]) -> Any:
+    """Alignments that a finished level of this run, or the run whose codes are upsampled, has left; else None."""
+    if state.done:
+        return saved_alignments(folder / f"level_{state.done[-1]}")
+    if settings.mode != "upsample" or labels[-1] is None:
+        return None
+    saved = read_codes(settings.codes_file).get("alignments")
+    if not isinstance(saved, (list, tuple)) or not saved or not all(isinstance(a, torch.Tensor) for a in saved):
+        return None
+    chosen = [saved[song % len(saved)].numpy() for song in songs]
+    shapes = [(state.zs[-1].shape[1], len(info["full_tokens"])) for info in labels[-1]["info"]]
+    return chosen if [a.shape for a in chosen] == shapes else None
 
 
 def plain(value: Any) -> Any:

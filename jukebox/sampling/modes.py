@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jukebox.sampling.levels import run_levels
-from jukebox.sampling.models import LazyPrior
+from jukebox.sampling.prompts import device_of, encode_prompts
 
 Labels = dict[str, Any]
 SamplingKwargs = dict[str, Any]
@@ -65,7 +65,7 @@ def ancestral_sample(*given: Any, **more: Any) -> list[Tensor]:
     values.update({name: more.pop(name) for name in names if name in more})
     zs, labels, priors, hps = values.get("zs"), values["labels"], values["priors"], values["hps"]
     if zs is None:
-        device = _device(priors, labels)
+        device = device_of(priors, labels)
         zs = [torch.zeros(hps.n_samples, 0, dtype=torch.long, device=device) for _ in priors]
     return _sample(zs, labels, values["sampling_kwargs"], priors, _levels(priors), hps, **more)
 
@@ -88,16 +88,6 @@ def primed_sample(
         Codes per level, low to high, that begin with those of the prompts.
     """
     return _sample(encode_prompts(x, priors, labels), labels, sampling_kwargs, priors, _levels(priors), hps, **more)
-
-
-def encode_prompts(x: Tensor, priors: Sequence[Any], labels: Sequence[Any] = ()) -> list[Tensor]:
-    """Codes of audio [N, T, 1] at every level, low to high, by the VQ-VAE that belongs to the priors."""
-    top = priors[-1]
-    x = x[:, : x.shape[1] // top.raw_to_tokens * top.raw_to_tokens]
-    x = x.mean(dim=2, keepdim=True).to(_device(priors, labels))
-    vqvae = top._vqvae if isinstance(top, LazyPrior) else top
-    with torch.no_grad():
-        return list(vqvae.encode(x, start_level=0, end_level=len(priors), bs_chunks=x.shape[0]))
 
 
 def continue_sample(
@@ -128,24 +118,10 @@ def _levels(priors: Sequence[Any]) -> list[int]:
     return [level for level, prior in enumerate(priors) if prior is not None]
 
 
-def _device(priors: Sequence[Any], labels: Sequence[Any]) -> torch.device:
-    """Where codes belong: with the labels, or else with the weights."""
-    for entry in labels:
-        if entry is not None and entry["y"].numel():
-            return entry["y"].device
-    for prior in priors:
-        if isinstance(prior, LazyPrior):
-            return prior.device
-        if prior is not None:
-            return next(prior.parameters()).device
-    return torch.device("cpu")
-
-
 __all__ = [
     "_sample",
     "ancestral_sample",
     "continue_sample",
-    "encode_prompts",
     "primed_sample",
     "upsample",
 ]

@@ -3,7 +3,7 @@
 Counting is arithmetic on hyper-parameters: modules are built on the meta device, caches are sized by their patterns.
 Time is an estimate: the level's own transformer is built on the device with as few layers as keep weights from staying
 in caches, a chunk and some tokens are run through it, and the result is scaled to all layers, tokens and songs. Change
-here what is counted; what windows there are is decided by `windows.schedule`.
+here what is counted; what windows there are is decided by `schedule` of `utils/sample_utils.py`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
+from jukebox.loaders import DTYPES, Level, Model, bare_prior
 from jukebox.make_models import half_matrices
 from jukebox.prior.engine import Engine
-from jukebox.sampling.models import Level, Model, bare_prior
 from jukebox.sampling.settings import Settings
-from jukebox.sampling.windows import DTYPES, Window, schedule
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import free_bytes, half_dtype
+from jukebox.utils.sample_utils import Window, schedule
 from jukebox.utils.torch_utils import empty_cache
 
 RESERVE = 0.9  # share of the free memory that a run plans with

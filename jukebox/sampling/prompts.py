@@ -1,4 +1,4 @@
-"""What a run begins with: audio prompts, codes of an earlier run, and who sings what.
+"""What a run begins with: audio prompts, or codes of an earlier run.
 
 Everything here is read and checked before any model is loaded. Change here what may be given and how it is tiled over
 the songs.
@@ -6,8 +6,8 @@ the songs.
 
 from __future__ import annotations
 
-import json
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.sampling.values import LONGEST
+from jukebox.hparams import Hyperparams
+from jukebox.loaders import LazyPrior
+from jukebox.sampling.settings import Settings
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
-
-TOTAL, OFFSET = "total_length_in_seconds", "offset_in_seconds"
-# Keys of one entry of --metas, with the types they take.
-META_TYPES: dict[str, tuple[type, ...]] = {
-    "artist": (str,),
-    "genre": (str,),
-    "lyrics": (str,),
-    TOTAL: (int, float),
-    OFFSET: (int, float),
-}
 
 
 def tile_songs(items: Sequence[Any], hps: Any) -> list[Any]:
@@ -87,6 +79,65 @@ def _load_prompt(name: str, duration: int, sr: int) -> Tensor:
             stacklevel=4,
         )
     return torch.nn.functional.pad(torch.from_numpy(audio), (max(0, missing), 0))
+
+
+def starting_lengths(settings: Settings) -> list[int]:
+    """Tokens per level that prompts or saved codes will give, known before they are encoded."""
+    if settings.mode == "primed":
+        assert settings.prompt_length is not None
+        return [settings.prompt_length // hop for hop in settings.model.hops]
+    if not settings.codes_file:
+        return [0] * len(settings.model.levels)
+    have = [z.shape[1] for z in read_codes(settings.codes_file)["zs"]]
+    if settings.prompt_length is None:
+        return have
+    return [min(n, settings.prompt_length // hop) for n, hop in zip(have, settings.model.hops, strict=True)]
+
+
+def load_inputs(settings: Settings, hps: Hyperparams) -> Any:
+    """Audio prompts [N, T, 1], or None; read before any model is."""
+    if settings.mode != "primed":
+        return None
+    assert settings.prompt_length is not None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prompts = load_prompts(settings.audio_files, settings.prompt_length, hps)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return prompts
+
+
+def starting_codes(settings: Settings, prompts: Any, priors: list[Any], hps: Hyperparams) -> list[torch.Tensor]:
+    """Codes per level that a run begins with, [N, T_level]."""
+    if prompts is not None:
+        return encode_prompts(prompts, priors)
+    if settings.codes_file:
+        zs = read_codes(settings.codes_file)["zs"]
+        return cut_codes(zs, settings.model.hops, settings.prompt_length, hps)
+    return [torch.zeros(hps.n_samples, 0, dtype=torch.long) for _ in priors]
+
+
+def encode_prompts(x: Tensor, priors: Sequence[Any], labels: Sequence[Any] = ()) -> list[Tensor]:
+    """Codes of audio [N, T, 1] at every level, low to high, by the VQ-VAE that belongs to the priors."""
+    top = priors[-1]
+    x = x[:, : x.shape[1] // top.raw_to_tokens * top.raw_to_tokens]
+    x = x.mean(dim=2, keepdim=True).to(device_of(priors, labels))
+    vqvae = top._vqvae if isinstance(top, LazyPrior) else top
+    with torch.no_grad():
+        return list(vqvae.encode(x, start_level=0, end_level=len(priors), bs_chunks=x.shape[0]))
+
+
+def device_of(priors: Sequence[Any], labels: Sequence[Any]) -> torch.device:
+    """Where codes belong: with the labels, or else with the weights."""
+    for entry in labels:
+        if entry is not None and entry["y"].numel():
+            return entry["y"].device
+    for prior in priors:
+        if isinstance(prior, LazyPrior):
+            return prior.device
+        if prior is not None:
+            return next(prior.parameters()).device
+    return torch.device("cpu")
 
 
 def read_codes(codes_file: str | os.PathLike[str]) -> dict[str, Any]:
@@ -191,55 +242,3 @@ def cut_codes(zs: Sequence[Tensor], hops: Sequence[int], duration: int | None, h
     """The first `duration` samples of codes with so many samples per token, tiled to the songs of this process."""
     rows = tile_songs(range(zs[-1].shape[0]), hps)
     return [z[rows, : None if duration is None else duration // hop].long() for z, hop in zip(zs, hops, strict=True)]
-
-
-def read_metas(path: str) -> list[dict[str, Any]]:
-    """Reads and checks the file of --metas: a JSON list of {artist, genre, lyrics, total_length_in_seconds,
-    offset_in_seconds}.
-
-    Raises:
-        UserError: no such file, no JSON, an unknown key or a value of the wrong type; the message names the entry.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"--metas={path}: there is no such file")
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            metas = json.load(file)
-    except ValueError as error:
-        raise UserError(f"--metas={path} is no JSON: {error}") from error
-    if isinstance(metas, dict):
-        metas = [metas]
-    if not isinstance(metas, list) or not metas:
-        raise UserError(f'--metas={path} must hold a list of entries such as {{"artist": "...", "genre": "..."}}')
-    for number, meta in enumerate(metas):
-        if not isinstance(meta, dict):
-            raise UserError(f"--metas={path}: entry {number} is {meta!r}, not an object with artist, genre, lyrics")
-        for key, value in meta.items():
-            if key not in META_TYPES:
-                raise UserError(
-                    f"--metas={path}: entry {number} has an unknown key {key!r}; known: {', '.join(META_TYPES)}"
-                )
-            if not isinstance(value, META_TYPES[key]) or isinstance(value, bool):
-                kind = "text" if META_TYPES[key] == (str,) else "a number"
-                raise UserError(f"--metas={path}: {key} of entry {number} is {value!r}, not {kind}")
-            # JSON has NaN and Infinity, too; a whole song is longer than 0 s.
-            if isinstance(value, (int, float)) and not (0 <= value <= LONGEST and (value > 0 or key != TOTAL)):
-                least = "more than 0" if key == TOTAL else "0 or more"
-                raise UserError(f"--metas={path}: {key} of entry {number} is {value!r}: give seconds, {least}")
-    return metas
-
-
-def read_lyrics(path: str) -> str:
-    """Reads the file of --lyrics_file, which must be text in UTF-8.
-
-    Raises:
-        UserError: no such file, or it is in another encoding.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"--lyrics_file={path}: there is no such file")
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--lyrics_file={path} is not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from error

@@ -1,33 +1,16 @@
-"""From flags to a run: every value is checked before any weight is read, and each error says what to type instead.
-
-`read_settings` turns the flags that were given into a frozen `Settings`, with everything in samples and tokens. Lengths
-and hops are checked in `lengths.py`, labels in `songs.py`, single values in `values.py`, and what belongs to which mode
-here. The list of flags with their help is in `sample.py`.
-"""
+"""What a run shall do, in samples and tokens, per level. `read_settings` of `flags.py` makes it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from jukebox.sampling.lengths import (
-    check_context,
-    check_something_to_do,
-    read_hop_fraction,
-    read_prompt_length,
-    read_sample_length,
-)
-from jukebox.sampling.models import Model
-from jukebox.sampling.prompts import check_codes, read_codes, split_names
-from jukebox.sampling.songs import full_metas, read_said
-from jukebox.sampling.values import choice, device_name, number, per_level, port_number, whole
-from jukebox.utils.errors import UserError
+from jukebox.hparams import Hyperparams
+from jukebox.loaders import Model
 
 MODES = ("ancestral", "primed", "continue", "upsample")
-FORMATS = ("wav", "flac", "mp3")
-DTYPES = ("fp32", "fp16", "bf16")
 TEMP = 0.99
 
 
@@ -98,125 +81,49 @@ class Settings:
             **self.model.marks(self.sample_levels),
         }
 
-
-def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
-    """Checks the flags that were given against each other and against the model.
-
-    Args:
-        flags: the given flags by name; those left out are missing.
-        model: what --model names.
-
-    Raises:
-        UserError: the first thing that cannot work, with what to type instead.
-    """
-    notices: list[str] = list(model.notices)
-    name = str(flags.get("name", "")).rstrip("/\\")
-    if not name:
-        raise UserError("--name is missing: give the folder to write to, such as --name=out/first_try")
-    mode = choice("mode", str(flags.get("mode", MODES[0])), MODES)
-    levels = len(model.levels)
-    if flags.get("levels") is not None and flags["levels"] != levels:
-        raise UserError(
-            f"--levels={flags['levels']}: model {model.name} has {levels} levels; use {levels} or leave it out"
+    def hps(self, folder: Path, songs: range, flags: Mapping[str, Any]) -> Hyperparams:
+        """What the importable functions and the page read."""
+        top = self.model.top
+        asked = {key: value for key, value in flags.items() if key not in ("lyrics", "resume", "dry_run")}
+        return Hyperparams(
+            asked,
+            model=self.model.name,
+            name=str(folder),
+            mode=self.mode,
+            sr=self.model.sr,
+            levels=len(self.model.levels),
+            sample_length=self.sample_length,
+            sample_length_in_seconds=self.sample_length / self.model.sr,
+            total_sample_length_in_seconds=self.metas[songs[0]]["total_length"] / self.model.sr,
+            hop_fraction=list(self.hop_fraction),
+            n_samples=len(songs),
+            songs=list(songs),
+            temp=list(self.temp),
+            top_k=list(self.top_k),
+            top_p=list(self.top_p),
+            seed=self.seed,
+            dtype=self.dtype,
+            format=self.format,
+            alignment_shift=0 if top is None else int(top.hps.get("alignment_shift") or 0),
         )
-    if flags.get("sr") is not None and flags["sr"] != model.sr:
-        raise UserError(f"--sr={flags['sr']}: model {model.name} makes {model.sr} Hz; use that or leave --sr out")
 
-    sample_levels = _sample_levels(model, mode)
-    audio_files, codes = _inputs(flags, mode, model)
-    n_codes = None if codes is None else codes["zs"][-1].shape
-    prompt_length = read_prompt_length(flags, mode, model, n_codes, notices)
-    sample_length = read_sample_length(flags, mode, model, sample_levels, n_codes, prompt_length, notices)
-    most = None if mode != "upsample" or codes is None else prompt_length or codes["zs"][-1].shape[1] * model.hops[-1]
-    check_context(model, sample_levels, sample_length, most)
-    if codes is not None and prompt_length is None:
-        check_something_to_do(flags, model, sample_levels, codes["zs"], sample_length)
-    hop_fraction = read_hop_fraction(flags, model, sample_levels)
-
-    said = read_said(flags, model, codes, notices)
-    given = {
-        "prompts": len(audio_files),
-        "songs of --codes_file": 0 if n_codes is None else n_codes[0],
-        "entries of --metas": len(said.metas),
-    }
-    # Where --n_samples is left out, as many songs as prompts, saved songs or entries of --metas.
-    n_samples = whole("n_samples", flags.get("n_samples", max(1, *given.values())), least=1)
-    for what, count in given.items():
-        if count > n_samples:
-            notices.append(f"{count - n_samples} of {count} {what} are not used: --n_samples={n_samples}")
-    metas = full_metas(flags, said, n_samples, model, mode, sample_length, notices)
-    port_number(flags.get("port", 29500))
-    temp = [number("temp", t, above=0.0) for t in per_level("temp", flags.get("temp", TEMP), levels)]
-    top_k = [whole("top_k", k, least=0) for k in per_level("top_k", flags.get("top_k", 0), levels)]
-    top_p = [number("top_p", p, least=0.0, below=1.0) for p in per_level("top_p", flags.get("top_p", 0.0), levels)]
-    if any(k and p for k, p in zip(top_k, top_p, strict=True)):
-        raise UserError(
-            "--top_k and --top_p exclude each other: leave one out, or set it to 0 for the levels that use the other"
-        )
-    return Settings(
-        model=model,
-        name=name,
-        mode=mode,
-        sample_levels=sample_levels,
-        sample_length=sample_length,
-        prompt_length=prompt_length,
-        audio_files=audio_files,
-        codes_file=str(flags.get("codes_file", "")),
-        hop_fraction=hop_fraction,
-        metas=metas,
-        n_samples=n_samples,
-        temp=temp,
-        top_k=top_k,
-        top_p=top_p,
-        seed=whole("seed", flags.get("seed", 0)),
-        batch=_sizes("max_batch_size", flags, levels),
-        chunk=_sizes("chunk_size", flags, levels),
-        device=device_name(flags.get("device", "")),
-        dtype="" if not flags.get("dtype") else choice("dtype", str(flags["dtype"]), DTYPES),
-        format=choice("format", str(flags.get("format", FORMATS[0])), FORMATS),
-        notices=notices,
-    )
-
-
-def _sizes(flag: str, flags: Mapping[str, Any], levels: int) -> list[int | None]:
-    if flags.get(flag) is None:
-        return [None] * levels
-    return [whole(flag, value, least=1) for value in per_level(flag, flags[flag], levels)]
-
-
-def _sample_levels(model: Model, mode: str) -> list[int]:
-    """The levels to make: from the highest that the mode asks for down, as far as there are priors."""
-    first = len(model.levels) - (2 if mode == "upsample" else 1)
-    levels: list[int] = []
-    while first >= 0 and model.levels[first] is not None:
-        levels.insert(0, first)
-        first -= 1
-    if not levels:
-        wanted = "an upsampler" if mode == "upsample" else "a top-level prior"
-        raise UserError(
-            f"--mode={mode} needs {wanted}, of level {first}, and --model={model.name} has none: add its run"
-        )
-    return levels
-
-
-def _inputs(flags: Mapping[str, Any], mode: str, model: Model) -> tuple[list[str], dict[str, Any] | None]:
-    """Audio prompts and saved codes, as the mode needs them."""
-    audio_file, codes_file = str(flags.get("audio_file", "")), str(flags.get("codes_file", ""))
-    if mode == "primed" and not audio_file:
-        raise UserError("--mode=primed needs --audio_file=FILE[,FILE,...], the music to begin with")
-    if mode in ("continue", "upsample") and not codes_file:
-        level = len(model.levels) - 1
-        raise UserError(f"--mode={mode} needs --codes_file, such as EARLIER_RUN/level_{level}/data.pth.tar")
-    if audio_file and mode != "primed":
-        raise UserError(f"--audio_file is for --mode=primed, not --mode={mode}: change the mode or leave it out")
-    if codes_file and mode not in ("continue", "upsample"):
-        raise UserError(f"--codes_file is for --mode=continue or --mode=upsample, not --mode={mode}: change the mode")
-    audio_files = split_names(audio_file) if audio_file else []
-    for file in audio_files:
-        if not os.path.isfile(file):
-            raise UserError(f"--audio_file={file}: there is no such file")
-    if not codes_file:
-        return audio_files, None
-    codes = read_codes(codes_file)
-    check_codes(codes_file, codes["zs"], len(model.levels), model.vqvae_hps.l_bins, model.name)
-    return audio_files, codes
+    def sampling_kwargs(self, songs: range, batch: Mapping[int, int]) -> list[dict[str, Any]]:
+        """Options per level, low to high; `batch` says how many songs at a time for the levels that are made."""
+        dtype = self.dtype
+        options = []
+        for level in range(len(self.model.levels)):
+            kwargs: dict[str, Any] = {
+                "temp": self.temp[level],
+                "fp16": dtype == "fp16",
+                "chunk_size": self.chunk[level],
+                "max_batch_size": batch.get(level, len(songs)),
+                "seed": self.seed,
+                "songs": list(songs),
+            }
+            kwargs.update(
+                {key: value for key, value in (("top_k", self.top_k[level]), ("top_p", self.top_p[level])) if value}
+            )
+            if dtype == "bf16":
+                kwargs["dtype"] = dtype
+            options.append(kwargs)
+        return options

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from jukebox.data.metadata import as_text
 from jukebox.hparams import Hyperparams
-from jukebox.sampling.models import Level, Model
-from jukebox.sampling.prompts import OFFSET, TOTAL, read_lyrics, read_metas
-from jukebox.sampling.values import at_most, enough, number, seconds_of
+from jukebox.loaders import Level, Model
+from jukebox.sampling.metas import OFFSET, TOTAL, read_lyrics, read_metas
+from jukebox.sampling.report import Silent
 from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import at_most, enough, number, seconds_of
 
 TOTAL_SECONDS = 240.0
 # Who sings what where nothing is said. The poem is by Percy Bysshe Shelley (1818).
@@ -125,6 +127,25 @@ def full_metas(
         words = {key: as_text(key, meta[key]) or "" for key in ("artist", "genre", "lyrics")}
         metas.append({**words, "total_length": total, "offset": offset})
     return metas
+
+
+def make_labels(model: Model, metas: list[dict[str, Any]], device: torch.device, report: Silent) -> list[Any]:
+    """Labels per level, None where there is no prior; says which names and characters a model does not know."""
+    labels: list[Any] = []
+    told: set[str] = set()
+    for level in model.levels:
+        if level is None:
+            labels.append(None)
+            continue
+        labels.append(level.labeller.get_batch_labels(metas, device))
+        lines = [line for meta in metas for line in level.labeller.unknown_names(meta["artist"], meta["genre"])]
+        if level.n_tokens:
+            lines += [line for meta in metas for line in level.labeller.unknown_characters(meta["lyrics"])]
+        for line in dict.fromkeys(lines):
+            if line not in told:
+                told.add(line)
+                report.message(line)
+    return labels
 
 
 def _demo(model: Model) -> dict[str, str]:

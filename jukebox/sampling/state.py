@@ -80,6 +80,14 @@ class RunState:
         with uninterrupted():
             save_torch(content, self.folder / STATE_FILE)
 
+    def keep_asked_sizes(self, batch: Sequence[int | None], chunk: Sequence[int | None]) -> None:
+        """Batch and chunk sizes stay those of the interrupted run, unless the user asks for others."""
+        for kwargs, songs, tokens in zip(self.sampling_kwargs, batch, chunk, strict=True):
+            if songs is not None:
+                kwargs["max_batch_size"] = songs
+            if tokens is not None:
+                kwargs["chunk_size"] = tokens
+
     @classmethod
     def load(cls, folder: Path) -> RunState:
         """Reads the state of a folder.

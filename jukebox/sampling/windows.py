@@ -14,24 +14,24 @@ ends exactly at the end of the song. For 20 tokens, a context of 8 and a hop of 
 A song shorter than one context is made by a single partial window that starts at 0. A prompt shortens or skips the
 windows that it fills. Codes of the level above are read for the whole context of a window, also of a partial one.
 
-`schedule` is the plan that the command line follows. `sample_level`, `sample_single_window` and
-`sample_partial_window` are the importable steps, with the outcome that notebooks of this model family are used to.
-Change here how windows lie; what a run keeps and writes is in `levels.py`.
+`schedule` of `utils/sample_utils.py`, which says how windows lie, is the plan that the command line follows.
+`sample_level`, `sample_single_window` and `sample_partial_window` are the importable steps, with the outcome that
+notebooks of this model family are used to. What a run keeps and writes is in `levels.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jukebox.loaders import DTYPES
 from jukebox.sampling.streams import window_noise
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import half_dtype, is_out_of_memory
-from jukebox.utils.sample_utils import get_starts
+from jukebox.utils.sample_utils import get_starts, schedule
 from jukebox.utils.torch_utils import empty_cache
 
 Labels = Mapping[str, Any]
@@ -39,43 +39,6 @@ SamplingKwargs = MutableMapping[str, Any]
 Progress = Callable[[int], None]
 # Entries of sampling_kwargs that are handed to the prior as they are.
 _FOR_PRIOR = ("temp", "fp16", "top_k", "top_p", "chunk_size")
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Window:
-    """Positions [start, end) of a song, of which the first `known` are given. All in tokens of one level."""
-
-    start: int
-    end: int
-    known: int
-
-    @property
-    def new(self) -> int:
-        return self.end - self.start - self.known
-
-
-def schedule(total_length: int, n_ctx: int, hop_length: int, known: int = 0) -> list[Window]:
-    """The windows that still have something to make, in order.
-
-    Args:
-        total_length: tokens that the level shall have at the end.
-        n_ctx: context of the prior in tokens.
-        hop_length: new tokens of a usual window.
-        known: tokens that are there already.
-
-    Returns:
-        Windows whose new tokens join to [known, total_length) without gap or overlap; none if nothing is missing.
-    """
-    if total_length < n_ctx:
-        return [Window(0, total_length, known)] if known < total_length else []
-    windows = []
-    for start in get_starts(total_length, n_ctx, hop_length):
-        end = start + n_ctx
-        if known < end:
-            windows.append(Window(start, end, max(0, known - start)))
-            known = end
-    return windows
 
 
 def sample_window(

@@ -1,12 +1,13 @@
-"""Where the windows of a long song start, and how a batch is cut into parts.
+"""Where the windows of a long song lie, and how a batch is cut into parts.
 
-Both are plain arithmetic: nothing here knows a model. The walk along a song that uses them is in
-    `jukebox/sampling/windows.py`.
+Plain arithmetic: nothing here knows a model. Change here how windows lie; the walk along a song that follows them is in
+`jukebox/sampling/windows.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,6 +38,42 @@ def get_starts(total_length: int, n_ctx: int, hop_length: int) -> list[int]:
     last = total_length - n_ctx
     count = -(-last // hop_length) + 1
     return [min(i * hop_length, last) for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Positions [start, end) of a song, of which the first `known` are given. All in tokens of one level."""
+
+    start: int
+    end: int
+    known: int
+
+    @property
+    def new(self) -> int:
+        return self.end - self.start - self.known
+
+
+def schedule(total_length: int, n_ctx: int, hop_length: int, known: int = 0) -> list[Window]:
+    """The windows that still have something to make, in order.
+
+    Args:
+        total_length: tokens that the level shall have at the end.
+        n_ctx: context of the prior in tokens.
+        hop_length: new tokens of a usual window.
+        known: tokens that are there already.
+
+    Returns:
+        Windows whose new tokens join to [known, total_length) without gap or overlap; none if nothing is missing.
+    """
+    if total_length < n_ctx:
+        return [Window(0, total_length, known)] if known < total_length else []
+    windows = []
+    for start in get_starts(total_length, n_ctx, hop_length):
+        end = start + n_ctx
+        if known < end:
+            windows.append(Window(start, end, max(0, known - start)))
+            known = end
+    return windows
 
 
 def split_batch(obj: Any, n_samples: int, split_size: int) -> list[Any]:

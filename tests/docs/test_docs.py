@@ -20,7 +20,6 @@ from jukebox import represent, sample, train
 from jukebox.data import build_labels
 from jukebox.hparams import HPARAMS_REGISTRY, setup_hparams
 from jukebox.make_models import MODELS
-from jukebox.sampling.windows import schedule
 from jukebox.training import loop
 from jukebox.training.checkpoint import save_training
 from jukebox.training.codes import CodesDataset
@@ -31,6 +30,7 @@ from jukebox.transformer.products import PRODUCTS
 from jukebox.utils.command_line import parse_flags
 from jukebox.utils.files import load_torch
 from jukebox.utils.launch import read_launch
+from jukebox.utils.sample_utils import schedule
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

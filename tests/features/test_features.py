@@ -13,8 +13,8 @@ from torch import Tensor
 
 from jukebox.data.synthesizer import make_song
 from jukebox.features.activations import AudioWindow, Extractor
-from jukebox.features.job import Job, Song, window_hop
-from jukebox.sampling.models import Model, find_model
+from jukebox.features.feature_writer import FeatureWriter, OpenSong, window_hop
+from jukebox.loaders import Model, find_model
 from jukebox.utils.audio.read import load_audio
 from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
@@ -64,7 +64,7 @@ def features(
     **more: Any,
 ) -> dict[str, np.ndarray]:
     """What a job makes of a folder, by file."""
-    job = Job(Extractor(model, level, layers, CPU), folder, out, settings(level, layers, **more), batch)
+    job = FeatureWriter(Extractor(model, level, layers, CPU), folder, out, settings(level, layers, **more), batch)
     names = names or sorted(path.name for path in folder.iterdir())
     outcome = job.run(names)
     assert outcome.made == len(names) and not outcome.broken
@@ -225,7 +225,7 @@ def test_each_position_comes_from_one_window(positions: int, ratio: int, hop_fra
     fake: Any = Fake()
     fake.ratio = ratio
     hop = window_hop(hop_fraction, N_CTX, ratio)
-    song = Song("x", torch.zeros(positions * 4 + 3, 1), 0, fake, hop, Path("unused"), "none")
+    song = OpenSong("x", torch.zeros(positions * 4 + 3, 1), 0, fake, hop, Path("unused"), "none")
     taken = [p for w in song.windows for p in range(w.start + w.known, w.end)]
     assert taken == list(range(-(-positions // ratio) * ratio))
     assert song.positions == positions and song.left == len(song.windows)

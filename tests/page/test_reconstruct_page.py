@@ -19,7 +19,7 @@ from tiny_models import VQVAE
 from jukebox.data.synthesizer import make_song
 from jukebox.hparams import setup_hparams
 from jukebox.make_models import make_vqvae
-from jukebox.reconstruction.job import Job
+from jukebox.reconstruction.reconstructor import Reconstructor
 from jukebox.utils.audio.write import write_audio
 
 SR = 8000
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vqvae = make_vqvae(setup_hparams("", {**VQVAE, "sr": SR}), "cpu").eval()
     for block in vqvae.bottleneck.blocks:
         block.k.normal_()
-    job = Job(vqvae, SR, "logs/my <i>run", place / "<b>out", [0, 1, 2])
+    job = Reconstructor(vqvae, SR, "logs/my <i>run", place / "<b>out", [0, 1, 2])
     for i, seconds in enumerate(SECONDS):
         write_audio(place / f"{i}.wav", make_song(i, SR, seconds).audio, SR)
         job.run(str(place / f"{i}.wav"), TITLE if i == 0 else "plain.wav")

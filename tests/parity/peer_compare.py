@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from jukebox.sampling.models import find_model
+from jukebox.loaders import find_model
 
 TOLERANCE = 1e-4
 CPU = torch.device("cpu")

@@ -10,9 +10,11 @@ import pytest
 import torch
 from tiny_models import make_tiny_runs
 
+from jukebox import loaders
+from jukebox.loaders import DTYPES, bare_prior, find_model
 from jukebox.sample import main
-from jukebox.sampling import command, models, plan
-from jukebox.sampling.models import bare_prior, find_model
+from jukebox.sampling import command, plan
+from jukebox.sampling.flags import read_settings
 from jukebox.sampling.plan import (
     LevelPlan,
     Speed,
@@ -24,9 +26,8 @@ from jukebox.sampling.plan import (
     song_bytes,
     with_time,
 )
-from jukebox.sampling.settings import read_settings
-from jukebox.sampling.windows import DTYPES, Window
 from jukebox.utils.errors import UserError
+from jukebox.utils.sample_utils import Window
 
 CPU = torch.device("cpu")
 
@@ -161,7 +162,7 @@ def test_dry_run_of_ones_own_model_loads_nothing(
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(models, "make_prior", loaded)
+    monkeypatch.setattr(loaders, "make_prior", loaded)
     monkeypatch.setattr("jukebox.make_models.restore_model", lambda hps, model, path: loaded() if path else model)
     monkeypatch.setattr("jukebox.make_models.load_weights", loaded)
     assert main(model=name, name=str(tmp_path / "run"), dry_run=True, n_samples=2) == 0

@@ -9,12 +9,10 @@ import torch
 from sampling_fakes import BINS, FakePrior, fake_labels
 
 from jukebox.sampling.windows import (
-    Window,
     sample_level,
     sample_partial_window,
     sample_single_window,
     sample_window,
-    schedule,
     walk_level,
 )
 from jukebox.utils.errors import UserError
@@ -28,31 +26,6 @@ def empty(levels: int = 1, n: int = N) -> list[torch.Tensor]:
 
 def random_codes(length: int, n: int = N) -> torch.Tensor:
     return torch.randint(0, BINS, (n, length), generator=torch.Generator().manual_seed(length))
-
-
-def test_the_drawing_in_the_docstring() -> None:
-    assert schedule(20, 8, 5) == [Window(0, 8, 0), Window(5, 13, 3), Window(10, 18, 3), Window(12, 20, 6)]
-
-
-@pytest.mark.parametrize("n_ctx, hop", [(8, 8), (8, 5), (8, 1), (7, 3), (8, 12)])
-def test_windows_join_without_gap_or_overlap(n_ctx: int, hop: int) -> None:
-    for total in range(1, 40):
-        for known in range(0, 45):
-            if hop > n_ctx and total > n_ctx:
-                continue
-            made = []
-            for window in schedule(total, n_ctx, hop, known):
-                assert window.new > 0 and window.end - window.start <= n_ctx and window.start + window.known >= known
-                made += range(window.start + window.known, window.end)
-            assert made == list(range(known, total))
-
-
-def test_plan_of_twenty_seconds() -> None:
-    """20 s at 44.1 kHz by a released model with three contexts of 8192 tokens."""
-    windows = [schedule(total, 8192, hop) for total, hop in [(6890, 1024), (27560, 4096), (110240, 4096)]]
-    assert [len(w) for w in windows] == [1, 6, 26]
-    assert [sum(w.known for w in level) for level in windows] == [0, 21592, 102752]
-    assert [sum(w.new for w in level) for level in windows] == [6890, 27560, 110240]
 
 
 def obvious_walk(zs: list[torch.Tensor], prior: FakePrior, total: int, hop: int, labels: Any) -> torch.Tensor:

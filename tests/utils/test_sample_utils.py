@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jukebox.utils.sample_utils import get_starts, split_batch
+from jukebox.utils.sample_utils import Window, get_starts, schedule, split_batch
 
 
 def obvious_starts(total_length: int, n_ctx: int, hop_length: int) -> list[int]:
@@ -39,6 +39,31 @@ def test_a_song_shorter_than_a_window_has_no_proper_start() -> None:
 def test_hop_must_move() -> None:
     with pytest.raises(ValueError, match="hop_length=0"):
         get_starts(16, 8, 0)
+
+
+def test_the_drawing_in_the_docstring() -> None:
+    assert schedule(20, 8, 5) == [Window(0, 8, 0), Window(5, 13, 3), Window(10, 18, 3), Window(12, 20, 6)]
+
+
+@pytest.mark.parametrize("n_ctx, hop", [(8, 8), (8, 5), (8, 1), (7, 3), (8, 12)])
+def test_windows_join_without_gap_or_overlap(n_ctx: int, hop: int) -> None:
+    for total in range(1, 40):
+        for known in range(0, 45):
+            if hop > n_ctx and total > n_ctx:
+                continue
+            made = []
+            for window in schedule(total, n_ctx, hop, known):
+                assert window.new > 0 and window.end - window.start <= n_ctx and window.start + window.known >= known
+                made += range(window.start + window.known, window.end)
+            assert made == list(range(known, total))
+
+
+def test_plan_of_twenty_seconds() -> None:
+    """20 s at 44.1 kHz by a released model with three contexts of 8192 tokens."""
+    windows = [schedule(total, 8192, hop) for total, hop in [(6890, 1024), (27560, 4096), (110240, 4096)]]
+    assert [len(w) for w in windows] == [1, 6, 26]
+    assert [sum(w.known for w in level) for level in windows] == [0, 21592, 102752]
+    assert [sum(w.new for w in level) for level in windows] == [6890, 27560, 110240]
 
 
 @pytest.mark.parametrize("n, split", [(7, 3), (6, 3), (3, 16), (1, 1)])

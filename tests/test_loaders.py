@@ -10,8 +10,8 @@ import torch
 from tiny_models import HOPS, make_tiny_runs
 
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams
+from jukebox.loaders import LazyPrior, bare_prior, find_model, use_prior
 from jukebox.make_models import MODELS, load_checkpoint
-from jukebox.sampling.models import LazyPrior, bare_prior, find_model, use_prior
 from jukebox.utils.errors import UserError
 
 

@@ -39,10 +39,13 @@ from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.errors import UserError
 from jukebox.utils.remote_utils import is_remote
 from jukebox.utils.torch_utils import empty_cache
+from jukebox.vqvae.bottleneck import Bottleneck
+from jukebox.vqvae.vqvae import VQVAE
 from jukebox.weights.huggingface import is_folder, load_huggingface, part_path, read_config, split_part
 from jukebox.weights.huggingface_config import config_hparams, differences
 
 LATEST = "checkpoint_latest.pth.tar"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _HEAD, _TAIL = 1 << 16, 1 << 20  # bytes of a checkpoint that `weights_mark` reads
 Result = TypeVar("Result")
 
@@ -178,7 +181,7 @@ class LazyPrior:
         """The prior with its weights, on its device; the caller drops it when done."""
         with _NoInit():  # every number comes from the checkpoint
             prior = make_prior(self.of.hps, self._vqvae, "cpu")
-        half_matrices(prior, {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[self.dtype])
+        half_matrices(prior, DTYPES[self.dtype])
         prior.labeller = self.labeller
         return prior.to(self.device)
 
@@ -255,12 +258,54 @@ def find_model(name: str, weights_from: str = "") -> Model:
     if name in MODELS:
         return _registered(name)
     paths = [part.strip() for part in name.split(",") if part.strip()]
-    if not paths or not any(os.path.exists(path) for path in paths):
-        raise UserError(
-            f"unknown model {name!r}{nearest(name, MODELS)} Known: {', '.join(MODELS)}; "
-            "or the folder of a training run, such as logs/RUN"
-        )
+    if not any(os.path.exists(path) for path in paths):
+        raise _unknown(name)
     return _from_checkpoints(name, [_checkpoint_file(path) for path in paths])
+
+
+def _unknown(name: str) -> UserError:
+    return UserError(
+        f"unknown model {name!r}{nearest(name, MODELS)} Known: {', '.join(MODELS)}; "
+        "or the folder of a training run, such as logs/RUN"
+    )
+
+
+def find_vqvae(name: str) -> Hyperparams:
+    """The hyper-parameters of a VQ-VAE, `restore_vqvae` set; no prior is needed or read.
+
+    Args:
+        name: a key of MODELS, the folder or checkpoint of a VQ-VAE, or whatever `find_model` takes.
+
+    Raises:
+        UserError: no such model, or it names no weights.
+    """
+    if not name:
+        raise UserError(f"--model is missing: give one of {', '.join(MODELS)}, or a run, such as --model=logs/RUN")
+    if name in MODELS:
+        hps = setup_hparams(MODELS[name][0], {})
+        if not hps.restore_vqvae:
+            raise UserError(f"the set {MODELS[name][0]} names no weights: set restore_vqvae in hparams.py")
+        return hps
+    if "," not in name:
+        if not os.path.exists(name):
+            raise _unknown(name)
+        path = _checkpoint_file(name)
+        saved = load_checkpoint(path).get("hps")
+        if isinstance(saved, dict) and not saved.get("prior"):
+            return Hyperparams({**all_defaults(), **saved, "restore_vqvae": path, "prior": False})
+    return find_model(name).vqvae_hps
+
+
+def load_vqvae(hps: Hyperparams, device: torch.device | str) -> VQVAE:
+    """The VQ-VAE with its weights, frozen.
+
+    Raises:
+        UserError: the weights are missing or do not fit, or it does not quantise.
+    """
+    vqvae = make_vqvae(Hyperparams(hps, sample_length=level_hops(hps)[-1], train=False), device)
+    if not isinstance(vqvae.bottleneck, Bottleneck):
+        raise UserError(f"{hps.restore_vqvae} was trained with use_bottleneck=False: without codes nothing is measured")
+    return vqvae
 
 
 def _registered(name: str) -> Model:

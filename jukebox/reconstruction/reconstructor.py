@@ -1,4 +1,4 @@
-"""The order of things: find the VQ-VAE, take each song through it, write its files, and the page after each song.
+"""The order of things: take each song through a VQ-VAE, write its files, and the page after each song.
 
 A song leaves `item_{i}/`: the original and each level as audio and as a spectrogram. Then the report and, last of all,
 the page are written anew, so that after an interruption there is a whole page of the songs that were done. Change here
@@ -8,7 +8,6 @@ what is written and under which names; what is measured is in `figures.py`, what
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +16,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from jukebox.hparams import Hyperparams, all_defaults, nearest, setup_hparams
-from jukebox.make_models import MODELS, load_checkpoint, make_vqvae
+from jukebox.reconstruction.coder import Coder
 from jukebox.reconstruction.figures import Figures, joined, measure
-from jukebox.reconstruction.page import Song, Version, page
+from jukebox.reconstruction.page import ReconstructedSong, Version, page
 from jukebox.reconstruction.spectrogram import mel_decibels, picture
-from jukebox.reconstruction.windows import Coder
-from jukebox.sampling.models import LATEST, find_model, level_hops
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
-from jukebox.vqvae.bottleneck import Bottleneck
 from jukebox.vqvae.vqvae import VQVAE
 
 REPORT = "report.json"
@@ -34,53 +29,8 @@ KIND = "reconstruction"  # tells a report from other files of that name
 QUIETEST = -20.0  # dB of spectral power: the brightest colour of a song that is quieter than this all through
 
 
-def find_vqvae(name: str) -> Hyperparams:
-    """The hyper-parameters of a VQ-VAE, `restore_vqvae` set; no prior is needed or read.
-
-    Args:
-        name: a key of MODELS, the folder or checkpoint of a VQ-VAE, or whatever `find_model` takes.
-
-    Raises:
-        UserError: no such model, or it names no weights.
-    """
-    if name in MODELS:
-        hps = setup_hparams(MODELS[name][0], {})
-        if not hps.restore_vqvae:
-            raise UserError(f"the set {MODELS[name][0]} names no weights: set restore_vqvae in hparams.py")
-        return hps
-    path = os.path.join(name, LATEST) if os.path.isdir(name) else name
-    if os.path.isfile(path):
-        saved = load_checkpoint(path).get("hps")
-        if isinstance(saved, dict) and not saved.get("prior"):
-            return Hyperparams({**all_defaults(), **saved, "restore_vqvae": path, "prior": False})
-    elif not name:
-        raise UserError(f"--model is missing: give one of {', '.join(MODELS)}, or a run, such as --model=logs/RUN")
-    elif "," not in name:
-        if os.path.isdir(name):
-            raise UserError(
-                f"--model: {name} holds no {LATEST}; give the folder of a training run or a checkpoint file"
-            )
-        raise UserError(
-            f"unknown model {name!r}{nearest(name, MODELS)} Known: {', '.join(MODELS)}; "
-            "or the folder of a training run, such as logs/RUN"
-        )
-    return find_model(name).vqvae_hps
-
-
-def load_vqvae(hps: Hyperparams, device: Any) -> VQVAE:
-    """The VQ-VAE with its weights, frozen.
-
-    Raises:
-        UserError: the weights are missing or do not fit, or it does not quantise.
-    """
-    vqvae = make_vqvae(Hyperparams(hps, sample_length=level_hops(hps)[-1], train=False), device)
-    if not isinstance(vqvae.bottleneck, Bottleneck):
-        raise UserError(f"{hps.restore_vqvae} was trained with use_bottleneck=False: without codes nothing is measured")
-    return vqvae
-
-
 @dataclass
-class Job:
+class Reconstructor:
     """Reconstructs songs into one folder.
 
     Args:
@@ -110,7 +60,7 @@ class Job:
     offset: float = 0.0
     seconds: float | None = None
     advance: Callable[[str, float, float], None] = lambda name, done, total: None
-    songs: list[Song] = field(default_factory=list)
+    songs: list[ReconstructedSong] = field(default_factory=list)
     figures: list[list[Figures]] = field(default_factory=list)
     _notes: list[dict[str, Any]] = field(default_factory=list)
 
@@ -161,7 +111,7 @@ class Job:
             image = picture(mel_decibels(decoded, self.sr), peak)
             versions.append(self._write(number, f"level_{level}", decoded, image, name, figures[-1]))
         self.advance(name, total, total)
-        self.songs.append(Song(name, samples / self.sr, self.offset, versions))
+        self.songs.append(ReconstructedSong(name, samples / self.sr, self.offset, versions))
         self.figures.append(figures)
         self._notes.append(
             {

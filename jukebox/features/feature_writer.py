@@ -34,10 +34,10 @@ from torch import Tensor
 
 from jukebox.features.activations import AudioWindow, Extractor
 from jukebox.features.results import POOLS, MeanFile, RowsFile, array_path, is_done, write_note
-from jukebox.sampling.windows import Window, schedule
 from jukebox.utils.audio.read import load_audio
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import free_bytes, is_out_of_memory
+from jukebox.utils.sample_utils import Window, schedule
 from jukebox.utils.torch_utils import empty_cache
 
 READERS = min(4, os.cpu_count() or 1)  # threads that decode files while others run
@@ -55,7 +55,7 @@ class Outcome:
     broken: list[tuple[str, str]] = field(default_factory=list)
 
 
-class Song:
+class OpenSong:
     """One file on its way.
 
     Args:
@@ -92,7 +92,7 @@ class Song:
             self.file.add(layer, first, rows[first - window.start : last - window.start])
 
 
-class Job:
+class FeatureWriter:
     """Makes the features of files.
 
     Args:
@@ -119,7 +119,7 @@ class Job:
         self.advance, self.say = advance, say
         self.outcome = Outcome()
         self._hop = window_hop(settings["hop_fraction"], extractor.n_ctx, extractor.ratio)
-        self._open: dict[str, Song] = {}
+        self._open: dict[str, OpenSong] = {}
 
     def _fitting_batch(self) -> int:
         """Windows that half of the free memory takes."""
@@ -134,7 +134,7 @@ class Job:
         Args:
             names: relative to the folder.
         """
-        waiting: deque[tuple[Song, Window]] = deque()
+        waiting: deque[tuple[OpenSong, Window]] = deque()
 
         def run_some() -> None:
             self._run_batch([waiting.popleft() for _ in range(min(self.batch, len(waiting)))])
@@ -158,7 +158,7 @@ class Job:
 
     # ------------------------------------------------------------------------------------------ files
 
-    def _songs(self, names: Sequence[str]) -> Generator[Song]:
+    def _songs(self, names: Sequence[str]) -> Generator[OpenSong]:
         """Decoded files; the next ones are read in the background. Those that cannot be read are noted."""
         with ThreadPoolExecutor(READERS) as pool:
             coming: list[tuple[str, Future[tuple[Tensor, int]]]] = []
@@ -178,7 +178,7 @@ class Job:
                         self.outcome.broken.append((name, str(error)))
                         self.say(f"left out: {error}")
                         continue
-                    yield Song(name, audio, size, self.extractor, self._hop, self.out, self.settings["pool"])
+                    yield OpenSong(name, audio, size, self.extractor, self._hop, self.out, self.settings["pool"])
             finally:
                 for _, future in coming:
                     future.cancel()
@@ -190,7 +190,7 @@ class Job:
 
     # ------------------------------------------------------------------------------------------ windows
 
-    def _run_batch(self, items: list[tuple[Song, Window]]) -> None:
+    def _run_batch(self, items: list[tuple[OpenSong, Window]]) -> None:
         """Runs windows together, in halves where memory does not suffice for all.
 
         Raises:
@@ -214,7 +214,7 @@ class Job:
             some, items = items[: self.batch], items[self.batch :]
             self._run_batch(some)
 
-    def _fits(self, items: list[tuple[Song, Window]]) -> bool:
+    def _fits(self, items: list[tuple[OpenSong, Window]]) -> bool:
         """Runs windows together; False where memory ran out. What was written until then is written again later."""
         try:
             for layer, h in self.extractor.run([song.audio_of(window) for song, window in items]):
@@ -227,7 +227,7 @@ class Job:
             return False
         return True
 
-    def _window_done(self, song: Song, window: Window) -> None:
+    def _window_done(self, song: OpenSong, window: Window) -> None:
         self.advance(window.new * self.extractor.hop / self.extractor.sr)
         song.left -= 1
         if song.left:

@@ -12,17 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from jukebox import make_models
+from jukebox import loaders, make_models
 from jukebox.data.labels import Labeller
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams
+from jukebox.loaders import find_model
 from jukebox.make_models import MODELS
-from jukebox.sampling import models
 from jukebox.sampling.command import run
-from jukebox.sampling.models import find_model
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
 
-FOLDER = Path(__file__).parents[1] / "parity" / "recorded" / "merged_lyrics"
+FOLDER = Path(__file__).parent / "parity" / "recorded" / "merged_lyrics"
 SECONDS = 5.12  # one window at the top
 
 
@@ -48,7 +47,7 @@ def no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
             2, n_tokens, sample_length, False, {"unknown": 0, "a": 1}, {"unknown": 0, "g": 1}, vocab="abcdefghi"
         )
 
-    monkeypatch.setattr(models, "make_labeller", labeller)
+    monkeypatch.setattr(loaders, "make_labeller", labeller)
     monkeypatch.setattr(make_models, "make_labeller", labeller)
 
 

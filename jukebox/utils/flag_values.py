@@ -1,6 +1,7 @@
 """Single values of flags: what type and range they have, and what is said where they have another.
 
-What the flags mean for a run is checked in `settings.py`, `lengths.py` and `songs.py`.
+All commands read their flags with these, before PyTorch is imported. What the flags of a command mean together is
+checked where the command is carried out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 from jukebox.utils.errors import UserError
 
 LONGEST = 1_000_000_000  # seconds that are taken for a time at all
+DTYPES = ("fp32", "fp16", "bf16")
+FORMATS = ("wav", "flac", "mp3")
 _LARGEST = sys.float_info.max
 
 
@@ -32,6 +35,33 @@ def whole(flag: str, value: Any, least: int | None = None, most: int | None = No
         raise UserError(f"--{flag}={value}: must be {least} or more")
     if most is not None and value > most:
         raise UserError(f"--{flag}={value}: must be {most} or less")
+    return int(value)
+
+
+def whole_numbers(flag: str, value: Any, hint: str, least: int, most: int | None = None) -> list[int]:
+    """Returns whole numbers from `least` to `most`, ascending and each once, else raises UserError with the hint.
+
+    Args:
+        value: one number or several; None where the flag is left out, which is refused.
+        hint: what to give, for the end of the message.
+    """
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if value is None or not values or not all(_in_range(number, least, most) for number in values):
+        given = " is missing" if value is None else f"={','.join(map(str, values))}"
+        raise UserError(f"--{flag}{given}: {hint}")
+    return sorted(set(values))
+
+
+def _in_range(value: Any, least: int, most: int | None) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most)
+
+
+def level_number(value: str, levels: int) -> int:
+    """Returns the number of a level, "top" being the highest, else raises UserError."""
+    if value == "top":
+        return levels - 1
+    if not value.isdecimal():
+        raise UserError(f"--level={value}: choose top or a number from 0 to {levels - 1}")
     return int(value)
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from tiny_models import make_tiny_runs
 
-from jukebox.sampling.models import Model, find_model
-from jukebox.sampling.settings import Settings, read_settings
+from jukebox.loaders import Model, find_model
+from jukebox.sampling.flags import read_settings
+from jukebox.sampling.settings import Settings
 from jukebox.sampling.songs import DEMO
-from jukebox.sampling.values import at_most, enough
 from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import at_most, enough
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,76 @@
+"""Files of labels: --metas, a JSON list with an entry for each song, and --lyrics_file, plain text.
+
+Change here what such a file may hold; what a song is given where the file says nothing is decided in `songs.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import LONGEST
+
+TOTAL, OFFSET = "total_length_in_seconds", "offset_in_seconds"
+# Keys of one entry of --metas, with the types they take.
+META_TYPES: dict[str, tuple[type, ...]] = {
+    "artist": (str,),
+    "genre": (str,),
+    "lyrics": (str,),
+    TOTAL: (int, float),
+    OFFSET: (int, float),
+}
+
+
+def read_metas(path: str) -> list[dict[str, Any]]:
+    """Reads and checks the file of --metas: a JSON list of {artist, genre, lyrics, total_length_in_seconds,
+    offset_in_seconds}.
+
+    Raises:
+        UserError: no such file, no JSON, an unknown key or a value of the wrong type; the message names the entry.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"--metas={path}: there is no such file")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            metas = json.load(file)
+    except ValueError as error:
+        raise UserError(f"--metas={path} is no JSON: {error}") from error
+    if isinstance(metas, dict):
+        metas = [metas]
+    if not isinstance(metas, list) or not metas:
+        raise UserError(f'--metas={path} must hold a list of entries such as {{"artist": "...", "genre": "..."}}')
+    for number, meta in enumerate(metas):
+        if not isinstance(meta, dict):
+            raise UserError(f"--metas={path}: entry {number} is {meta!r}, not an object with artist, genre, lyrics")
+        for key, value in meta.items():
+            if key not in META_TYPES:
+                raise UserError(
+                    f"--metas={path}: entry {number} has an unknown key {key!r}; known: {', '.join(META_TYPES)}"
+                )
+            if not isinstance(value, META_TYPES[key]) or isinstance(value, bool):
+                kind = "text" if META_TYPES[key] == (str,) else "a number"
+                raise UserError(f"--metas={path}: {key} of entry {number} is {value!r}, not {kind}")
+            # JSON has NaN and Infinity, too; a whole song is longer than 0 s.
+            if isinstance(value, (int, float)) and not (0 <= value <= LONGEST and (value > 0 or key != TOTAL)):
+                least = "more than 0" if key == TOTAL else "0 or more"
+                raise UserError(f"--metas={path}: {key} of entry {number} is {value!r}: give seconds, {least}")
+    return metas
+
+
+def read_lyrics(path: str) -> str:
+    """Reads the file of --lyrics_file, which must be text in UTF-8.
+
+    Raises:
+        UserError: no such file, or it is in another encoding.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"--lyrics_file={path}: there is no such file")
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--lyrics_file={path} is not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from error
