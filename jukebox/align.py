@@ -14,7 +14,8 @@ if not __package__:  # as a script, whose folder would hide installed packages b
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
-from jukebox.utils.flag_values import DTYPES, choice, device_name
+from jukebox.utils.flag_values import choice, device_name
+from jukebox.utils.precision import DTYPES, torch_dtype, usual_dtype
 
 if TYPE_CHECKING:
     from jukebox.sampling.alignment import get_alignment, rank_heads
@@ -55,7 +56,7 @@ def main(
     """
     if not model and not weights_from:
         raise UserError("--model is missing: give the model that made the run, such as --model=1b_lyrics")
-    device, dtype = device_name(device), choice("dtype", dtype, DTYPES) if dtype else ""
+    device, dtype = device_name(device), choice("dtype", dtype, list(DTYPES)) if dtype else ""
     levels = finished_levels(logdir)
     from jukebox.hparams import Hyperparams
     from jukebox.loaders import find_model, use_prior
@@ -63,7 +64,6 @@ def main(
     from jukebox.sampling.alignment import get_alignment, rank_heads
     from jukebox.utils.dist_utils import pick_device
     from jukebox.utils.files import load_torch
-    from jukebox.utils.memory import usual_dtype
 
     found = find_model(model, weights_from)
     model = found.name
@@ -85,16 +85,16 @@ def main(
     hps = Hyperparams({"hop_fraction": [0.5] * count, **saved.get("hps", {})}, levels=count)
     labels["y"] = labels["y"].to(torch_device)
     lazy = found.prior(count - 1, found.vqvae(z.shape[1] * top.hop, "meta"), torch_device, dtype)
-    zs, fp16 = [z] * count, dtype == "fp16"
+    zs, kind = [z] * count, torch_dtype(dtype)
 
     def work(prior: Any) -> Any:
         best = None
         if find:
-            scores = rank_heads(zs, labels, prior, fp16, hps)
+            scores = rank_heads(zs, labels, prior, False, hps, kind)
             print(table(scores))
             best = scores[0]
             prior.alignment_layer, prior.alignment_head = best.layer, best.head
-        return best, get_alignment(None, zs, labels, prior, fp16, hps)
+        return best, get_alignment(None, zs, labels, prior, False, hps, kind)
 
     best, alignments = use_prior(lazy, torch_device, work)
     shift = top.hps.get("alignment_shift") or 0

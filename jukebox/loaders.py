@@ -37,6 +37,7 @@ from jukebox.make_models import (
 )
 from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.errors import UserError
+from jukebox.utils.precision import torch_dtype
 from jukebox.utils.remote_utils import is_remote
 from jukebox.utils.torch_utils import empty_cache
 from jukebox.vqvae.bottleneck import Bottleneck
@@ -45,7 +46,6 @@ from jukebox.weights.huggingface import is_folder, load_huggingface, part_path, 
 from jukebox.weights.huggingface_config import config_hparams, differences
 
 LATEST = "checkpoint_latest.pth.tar"
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _HEAD, _TAIL = 1 << 16, 1 << 20  # bytes of a checkpoint that `weights_mark` reads
 Result = TypeVar("Result")
 
@@ -181,7 +181,7 @@ class LazyPrior:
         """The prior with its weights, on its device; the caller drops it when done."""
         with _NoInit():  # every number comes from the checkpoint
             prior = make_prior(self.of.hps, self._vqvae, "cpu")
-        half_matrices(prior, DTYPES[self.dtype])
+        half_matrices(prior, torch_dtype(self.dtype))
         prior.labeller = self.labeller
         return prior.to(self.device)
 

@@ -95,7 +95,7 @@ def main(**flags: Any) -> int:
     from jukebox.utils.audio.index import find_audio_files
     from jukebox.utils.dist_utils import failing_together, pick_device, setup_dist_from_mpi, shutdown
     from jukebox.utils.files import try_folder
-    from jukebox.utils.memory import usual_dtype
+    from jukebox.utils.precision import usual_dtype
 
     model = find_model(str(flags["model"]), str(flags["weights_from"]))
     level = level_number(flags["level"], len(model.levels))

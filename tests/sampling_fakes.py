@@ -55,7 +55,6 @@ class FakePrior:
         if self.fails:
             raise self.fails.pop(0)
         assert z.shape[0] == n_samples == y.shape[0] and z.shape[1] < sample_tokens <= self.n_ctx
-        progress and progress(z.shape[1])
         for i in range(z.shape[1], sample_tokens):
             token = z.sum(1) * 3 + y[:, 0] + y[:, 1] // self.raw_to_tokens + i
             for cond in z_conds or []:
@@ -64,7 +63,7 @@ class FakePrior:
                 assert noise.shape == (n_samples, sample_tokens)
                 token = token + (noise[:, i] * BINS).long()
             z = torch.cat([z, (token % BINS)[:, None]], dim=1)
-            progress and progress(1)
+            progress and progress(n_samples)
         return z
 
 

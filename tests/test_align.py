@@ -18,6 +18,7 @@ from jukebox.make_models import load_checkpoint
 from jukebox.sample import main as sample
 from jukebox.sampling import alignment
 from jukebox.sampling.alignment import HeadScore, judge
+from jukebox.transformer.ops import MLP
 from jukebox.utils.errors import UserError
 from jukebox.utils.sample_utils import get_starts
 
@@ -46,7 +47,7 @@ class Reader:
         y = torch.tensor([[start, *p] for p in places])
         return (y, places) if get_indices else y
 
-    def z_forward(self, z: Any, z_conds: Any, y: Any, fp16: bool, get_attn_weights: Any) -> list[torch.Tensor]:
+    def z_forward(self, z: Any, z_conds: Any, y: Any, dtype: torch.dtype, get_attn_weights: Any) -> list[torch.Tensor]:
         assert z.shape == (len(y), N_CTX)
         self.calls.append(len(z))
         songs = [self.of_song(z_song, y_song, get_attn_weights) for z_song, y_song in zip(z, y, strict=True)]
@@ -87,7 +88,7 @@ def obvious_alignment(z: torch.Tensor, labels: Any, prior: Reader, hop: int) -> 
                         padded = torch.nn.functional.pad(
                             z[i : i + 1, start : start + N_CTX], (0, max(0, N_CTX - total))
                         )
-                        weights = prior.z_forward(padded, [], y[i : i + 1], False, {3})[0]
+                        weights = prior.z_forward(padded, [], y[i : i + 1], torch.float32, {3})[0]
                         whole[t, character] = weights[0, 1, t - start, places[i].index(character)]
                         break
         result.append(whole)
@@ -182,6 +183,25 @@ def test_command_recomputes_what_sampling_found(run: tuple[str, Path], capsys: p
     for a, b in zip(after["alignments"], before["alignments"], strict=True):
         assert a.shape == (36, 18) and torch.allclose(a, b, atol=1e-6)
     assert torch.equal(after["zs"][2], before["zs"][2]) and torch.equal(after["x"], before["x"])
+
+
+@pytest.mark.parametrize("find", [False, True])
+def test_the_type_that_is_asked_for_is_computed_in(
+    run: tuple[str, Path], tmp_path: Path, find: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = run
+    shutil.copytree(folder, tmp_path / "run")
+    seen: set[tuple[torch.dtype, torch.dtype]] = set()
+    plain = MLP.forward
+
+    def forward(self: MLP, x: torch.Tensor) -> torch.Tensor:
+        seen.add((x.dtype, self.c_fc.w.dtype))
+        return plain(self, x)
+
+    monkeypatch.setattr(MLP, "forward", forward)
+    monkeypatch.setattr("jukebox.align.keep", lambda *_: "")
+    assert main(model=model, logdir=str(tmp_path / "run"), dtype="bf16", find=find, device="cpu") == 0
+    assert seen == {(torch.bfloat16, torch.bfloat16)}
 
 
 def test_find_keeps_the_best_head_in_the_checkpoint(

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.loaders import DTYPES, Model
+from jukebox.loaders import Model
 from jukebox.utils.errors import UserError
+from jukebox.utils.precision import torch_dtype
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Extractor:
         self.ratio = 1 if level == len(model.levels) - 1 else model.hops[level + 1] // self.hop
         self.notices: list[str] = []
         self._ids = self._label_ids(artist, genre)
-        self._dtype = DTYPES[dtype]
+        self._dtype = torch_dtype(dtype)
         top = model.hops[-1]
         self._vqvae: Any = model.vqvae(math.ceil(self.n_ctx * self.hop / top) * top, device)
         lazy = model.prior(level, self._vqvae, device, dtype)
@@ -148,7 +149,7 @@ class Extractor:
         merged, model = self._prior.merged, self._prior.prior
         if merged is not None:
             z, x_cond = merged.merge(prime, z), merged.conditioning(x_cond, len(windows), model.width, self.device)
-        encoder_kv = self._prior.get_encoder_kv(prime, self._dtype == torch.half)
+        encoder_kv = self._prior.get_encoder_kv(prime, dtype=self._dtype)
         first = 0 if merged is None else merged.n_lyrics
         for layer, h in model.layer_outputs(z, self.layers, x_cond, y_cond, encoder_kv, self._dtype):
             yield layer, h[:, first:]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jukebox.transformer.transformer import Transformer
+from jukebox.utils.precision import read_dtype
 
 
 class Output(NamedTuple):
@@ -242,18 +243,19 @@ class ConditionalAutoregressive2D(nn.Module):
         encoder_kv: Tensor | None = None,
         fp16: bool = False,
         record: Collection[int] = (),
+        dtype: torch.dtype | None = None,
     ) -> Output | Tensor:
         """Runs the whole sequence at once.
 
         Args:
             x: tokens [N, L]; L may be shorter than the context.
             x_cond: [N, L, D] or [N, 1, D]; y_cond: [N, 1, D]; encoder_kv: [N, encoder length, D].
-            fp16: run the transformer in half precision.
+            dtype: type of the transformer's computation, float32 if left out; `fp16` is short for torch.half.
             record: layers whose attention weights are wanted.
         """
         h = self.embed_shifted(x, x_cond, y_cond)
         weights: list[Tensor] = []
-        result = self.transformer(h, encoder_kv, fp16=fp16, record=record)
+        result = self.transformer(h, encoder_kv, record=record, dtype=read_dtype(fp16, dtype))
         h, weights = result if record else (result, weights)
         acts = self.head_input(h, x_cond)
         if self.only_encode:

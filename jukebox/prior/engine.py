@@ -159,7 +159,7 @@ def generate(
         noise: uniform numbers in [0, 1) [N, n_tokens]; column i decides token i. None draws them from torch's
             generator.
         get_logits: also return the logits of all positions.
-        progress: called with the number of tokens that were added, prompt included.
+        progress: called after each position with the number of tokens that were drawn: N, one per sequence.
 
     Returns:
         (tokens [N, n_tokens], logits [N, n_tokens, K] or None).
@@ -185,8 +185,6 @@ def generate(
         token = tokens[n_prompt - 1]
         if given is not None:
             logits.append(given)
-        if progress:
-            progress(n_prompt)
     with threads_for(model):
         for i in range(n_prompt, n_tokens):
             step_logits = engine.step(token)
@@ -194,5 +192,5 @@ def generate(
             if get_logits:
                 logits.append(step_logits[:, None])
             if progress:
-                progress(1)
+                progress(n)
     return tokens.t().contiguous(), torch.cat(logits, dim=1) if get_logits else None

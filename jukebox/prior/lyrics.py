@@ -75,9 +75,9 @@ class LyricEncoder:
         self.prime_state_ln = prime_state_ln
         self.prime_x_out = prime_x_out
 
-    def encode(self, lyrics: Tensor, fp16: bool = False) -> Tensor:
-        """Characters [N, n_lyrics] -> keys for the decoder, encoder_kv [N, n_lyrics, D]."""
-        acts = self.prime_prior(lyrics, fp16=fp16)
+    def encode(self, lyrics: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Characters [N, n_lyrics] -> keys for the decoder, encoder_kv [N, n_lyrics, D]; `dtype` as in the decoder."""
+        acts = self.prime_prior(lyrics, dtype=dtype)
         return self.prime_state_ln(self.prime_state_proj(acts))
 
     def loss(self, encoder_kv: Tensor, lyrics: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from jukebox.prior.lyrics import (
     make_encoder_modules,
 )
 from jukebox.utils.errors import UserError
+from jukebox.utils.precision import read_dtype
 
 
 class SimplePrior(nn.Module):
@@ -229,12 +230,18 @@ class SimplePrior(nn.Module):
             raise ValueError(f"level {self.level} needs the codes of level {self.level + 1}: give z_conds")
         return x_cond, y_cond, prime
 
-    def get_encoder_kv(self, prime: Tensor | None, fp16: bool = False) -> Tensor | None:
-        """What the separate lyric encoder makes of the lyrics, [N, n_tokens, D]; None without one."""
+    def get_encoder_kv(
+        self, prime: Tensor | None, fp16: bool = False, dtype: torch.dtype | None = None
+    ) -> Tensor | None:
+        """What the separate lyric encoder makes of the lyrics, [N, n_tokens, D]; None without one.
+
+        Args:
+            prime: characters [N, n_tokens]; dtype, fp16: as in `z_forward`.
+        """
         if self.lyric_encoder is None:
             return None
         assert prime is not None
-        return self.lyric_encoder.encode(prime, fp16)
+        return self.lyric_encoder.encode(prime, read_dtype(fp16, dtype))
 
     # ------------------------------------------------------------------------------------------ codes and audio
 
@@ -275,11 +282,13 @@ class SimplePrior(nn.Module):
         get_preds: bool = False,
         get_attn_weights: bool | Collection[int] = False,
         times: Tensor | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]] | list[Tensor]:
         """Loss of one window of codes.
 
         Args:
             z: codes [N, n_ctx]; z_conds: codes of the level above in a list; y: labels, see `get_y`.
+            dtype: type in which the transformers run, float32 if left out; `fp16` is short for torch.half.
             get_preds: put the logits into the metrics as `preds`.
             get_attn_weights: return recorded attention weights instead of a loss: True for all layers that attend to
                 lyrics, or a set of such layers.
@@ -291,6 +300,7 @@ class SimplePrior(nn.Module):
             [N, H, n_ctx, n_tokens].
         """
         x_cond, y_cond, prime = self.get_cond(z_conds, y)
+        dtype = read_dtype(fp16, dtype)
         guided = times is not None and self.align_loss > 0 and not get_attn_weights
         wanted = {self.alignment_layer} if guided else get_attn_weights
         record = layers_to_record(self.prior.transformer.lyric_layers, wanted)  # type: ignore[arg-type]
@@ -298,11 +308,11 @@ class SimplePrior(nn.Module):
             assert prime is not None
             symbols = self.merged.merge(prime, z)
             cond = self.merged.conditioning(x_cond, z.shape[0], self.prior.width, z.device)
-            out = self.prior(symbols, cond, y_cond, fp16=fp16, record=record)
+            out = self.prior(symbols, cond, y_cond, record=record, dtype=dtype)
             prime_loss, gen_loss = out.prime_loss, out.gen_loss
         else:
-            encoder_kv = self.get_encoder_kv(prime, fp16)
-            out = self.prior(z, x_cond, y_cond, encoder_kv, fp16=fp16, record=record)
+            encoder_kv = self.get_encoder_kv(prime, dtype=dtype)
+            out = self.prior(z, x_cond, y_cond, encoder_kv, record=record, dtype=dtype)
             gen_loss = out.loss
             if self.lyric_encoder is not None and encoder_kv is not None and prime is not None:
                 prime_loss = self.lyric_encoder.loss(encoder_kv, prime)
@@ -332,6 +342,7 @@ class SimplePrior(nn.Module):
         decode: bool = False,
         get_preds: bool = False,
         times: Tensor | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
         """Loss of one window of audio [N, sample_length, 1]; for the rest see `z_forward`.
 
@@ -340,7 +351,7 @@ class SimplePrior(nn.Module):
             None.
         """
         z, *above = self.encode(x, bs_chunks=x.shape[0])
-        result = self.z_forward(z, above[:1] if self.x_cond else (), y, fp16, get_preds, times=times)
+        result = self.z_forward(z, above[:1] if self.x_cond else (), y, fp16, get_preds, times=times, dtype=dtype)
         assert isinstance(result, tuple)
         loss, metrics = result
         x_out = self.decode([z, *above], bs_chunks=x.shape[0]) if decode else None
@@ -370,12 +381,12 @@ class SimplePrior(nn.Module):
             n_samples: batch size N.
             z: codes that are known already [N, M], fewer than wanted; None or empty for none.
             z_conds, y: conditioning of this window, see `get_z_conds` and `get_y`.
-            fp16: run the transformer in half precision; dtype: in another type (bfloat16).
+            dtype: type in which the transformers run, float32 if left out; `fp16` is short for torch.half.
             temp, top_k, top_p: see `SamplingOptions`; top_k=1 is greedy.
             chunk_size: most known positions in one pass; None as many as memory allows.
             sample_tokens: length of the result, known codes included; None is the whole window.
             noise: uniform numbers in [0, 1) [N, sample_tokens]; column i decides code i. None uses torch's generator.
-            progress: called with the number of codes that were added.
+            progress: called with the number of codes that were drawn, summed over the batch.
 
         Returns:
             Codes [N, sample_tokens].
@@ -385,14 +396,14 @@ class SimplePrior(nn.Module):
         z = None if z is not None and z.shape[1] == 0 else z
         if z is not None and z.shape[0] != n_samples:
             raise ValueError(f"n_samples={n_samples}, but z has {z.shape[0]} rows")
-        dtype = dtype or (torch.half if fp16 else torch.float32)
+        dtype = read_dtype(fp16, dtype)
         was_training = self.training
         self.eval()
         try:
             with torch.inference_mode():
                 x_cond, y_cond, prime = self.get_cond(z_conds, y)
-                encoder_kv = self.get_encoder_kv(prime, fp16)
-                prompt, report = z, progress
+                encoder_kv = self.get_encoder_kv(prime, dtype=dtype)
+                prompt = z
                 if self.merged is not None:
                     assert prime is not None
                     prompt = self.merged.merge(prime, z)
@@ -400,7 +411,6 @@ class SimplePrior(nn.Module):
                     n_tokens += self.n_tokens
                     if noise is not None:  # the lyrics are given: their columns are never read
                         noise = torch.nn.functional.pad(noise, (self.n_tokens, 0))
-                    report = _without_lyrics(progress, self.n_tokens)
                 tokens, _ = generate(
                     self.prior,
                     n_samples,
@@ -413,25 +423,9 @@ class SimplePrior(nn.Module):
                     options,
                     chunk_size,
                     noise,
-                    progress=report,
+                    progress=progress,
                 )
             tokens = tokens.clone()  # out of inference mode, so that callers may use it as they like
             return tokens if self.merged is None else self.merged.codes(tokens)
         finally:
             self.train(was_training)
-
-
-def _without_lyrics(progress: Progress | None, n_lyrics: int) -> Progress | None:
-    """The same progress with the lyrics, which come first, left out."""
-    if progress is None:
-        return None
-    left = n_lyrics
-
-    def report(n: int) -> None:
-        nonlocal left
-        lyrics = min(left, n)
-        left -= lyrics
-        if n > lyrics:
-            progress(n - lyrics)
-
-    return report

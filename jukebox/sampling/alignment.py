@@ -24,13 +24,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jukebox.utils.precision import read_dtype
 from jukebox.utils.sample_utils import get_starts, split_batch
 from jukebox.utils.torch_utils import empty_cache
 
 MAP_BYTES = 2**28  # of the attention weights of one layer that are in memory at a time
 
 
-def get_alignment(x: Any, zs: Sequence[Tensor], labels: Any, prior: Any, fp16: bool, hps: Any) -> list[np.ndarray]:
+def get_alignment(
+    x: Any,
+    zs: Sequence[Tensor],
+    labels: Any,
+    prior: Any,
+    fp16: bool,
+    hps: Any,
+    dtype: torch.dtype | None = None,
+) -> list[np.ndarray]:
     """The attention of the music to the lyrics over whole songs, by the head that the prior names.
 
     One window of a few songs is in memory at a time (`MAP_BYTES`).
@@ -43,6 +52,7 @@ def get_alignment(x: Any, zs: Sequence[Tensor], labels: Any, prior: Any, fp16: b
         prior: of the top level, with `alignment_layer` and `alignment_head`.
         fp16: run it in half precision.
         hps: `levels`, and `hop_fraction` per level as the song was sampled with.
+        dtype: type to run it in, if it is neither float32 nor what `fp16` says.
 
     Returns:
         For each song a float64 array [T_top, len(full_tokens)]: weights of one row are at most 1 in sum.
@@ -57,14 +67,15 @@ def get_alignment(x: Any, zs: Sequence[Tensor], labels: Any, prior: Any, fp16: b
     head = (prior.alignment_layer, prior.alignment_head)
     level = hps.levels - 1
     hop = max(1, int(hps.hop_fraction[level] * prior.n_ctx))
-    return [maps[head] for maps in _lyric_maps(zs[level], labels, prior, fp16, hop, [head[0]], {head})]
+    dtype = read_dtype(fp16, dtype)
+    return [maps[head] for maps in _lyric_maps(zs[level], labels, prior, dtype, hop, [head[0]], {head})]
 
 
 def _lyric_maps(
     z: Tensor,
     labels: Any,
     prior: Any,
-    fp16: bool,
+    dtype: torch.dtype,
     hop: int,
     layers: Collection[int],
     heads: Collection[tuple[int, int]] = (),
@@ -80,7 +91,7 @@ def _lyric_maps(
         maps: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in songs]
         for start in reversed(starts):  # so that the rows of earlier windows stay
             y, indices = places[start]
-            weights = _attention(prior, z[songs, start : start + prior.n_ctx], y[songs], fp16, layers)
+            weights = _attention(prior, z[songs, start : start + prior.n_ctx], y[songs], dtype, layers)
             for of_song, i in zip(maps, songs.tolist(), strict=True):
                 for layer, head in heads or [(one, head) for one in layers for head in range(weights[one].shape[1])]:
                     # The last column takes what falls on padding, whose place is -1.
@@ -91,11 +102,11 @@ def _lyric_maps(
             yield {key: whole[:total, :-1] for key, whole in of_song.items()}
 
 
-def _attention(prior: Any, z: Tensor, y: Tensor, fp16: bool, layers: Collection[int]) -> dict[int, np.ndarray]:
+def _attention(prior: Any, z: Tensor, y: Tensor, dtype: torch.dtype, layers: Collection[int]) -> dict[int, np.ndarray]:
     """{layer: [songs, heads, n_ctx, n_tokens]} for one window of some songs."""
     ordered = sorted(layers)
     with torch.inference_mode():
-        recorded = prior.z_forward(z, [], y, fp16=fp16, get_attn_weights=set(ordered))
+        recorded = prior.z_forward(z, [], y, dtype=dtype, get_attn_weights=set(ordered))
     return {layer: weights.float().cpu().numpy() for layer, weights in zip(ordered, recorded, strict=True)}
 
 
@@ -143,7 +154,9 @@ def judge(alignment: np.ndarray) -> tuple[float, float, float]:
     return linear, sharp, float(mass.mean())
 
 
-def rank_heads(zs: Sequence[Tensor], labels: Any, prior: Any, fp16: bool, hps: Any) -> list[HeadScore]:
+def rank_heads(
+    zs: Sequence[Tensor], labels: Any, prior: Any, fp16: bool, hps: Any, dtype: torch.dtype | None = None
+) -> list[HeadScore]:
     """Judges every head of every lyric layer on some songs, the best first.
 
     Args: as `get_alignment`. Songs without lyrics are left out.
@@ -162,7 +175,7 @@ def rank_heads(zs: Sequence[Tensor], labels: Any, prior: Any, fp16: bool, hps: A
     hop = max(1, int(hps.hop_fraction[hps.levels - 1] * prior.n_ctx))
     measured: dict[tuple[int, int], list[tuple[float, float, float]]] = {}
     for layer in layers:  # one at a time: the maps of all layers together may not fit
-        for maps in _lyric_maps(z, chosen, prior, fp16, hop, [layer]):
+        for maps in _lyric_maps(z, chosen, prior, read_dtype(fp16, dtype), hop, [layer]):
             for key, alignment in maps.items():
                 measured.setdefault(key, []).append(judge(alignment))
         empty_cache()

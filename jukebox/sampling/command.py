@@ -30,7 +30,8 @@ from jukebox.utils.dist_utils import failing_together, pick_device, read_launch,
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import WriteError, only_writer, try_folder
 from jukebox.utils.flag_values import port_number
-from jukebox.utils.memory import enough_memory, free_bytes, usual_dtype
+from jukebox.utils.memory import enough_memory, free_bytes
+from jukebox.utils.precision import usual_dtype
 
 
 def run(flags: Mapping[str, Any]) -> int:

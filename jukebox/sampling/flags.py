@@ -23,7 +23,8 @@ from jukebox.sampling.prompts import check_codes, read_codes, split_names
 from jukebox.sampling.settings import MODES, TEMP, Settings
 from jukebox.sampling.songs import full_metas, read_said
 from jukebox.utils.errors import UserError
-from jukebox.utils.flag_values import DTYPES, FORMATS, choice, device_name, number, per_level, port_number, whole
+from jukebox.utils.flag_values import FORMATS, choice, device_name, number, per_level, port_number, whole
+from jukebox.utils.precision import DTYPES
 
 
 def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
@@ -99,7 +100,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         batch=_sizes("max_batch_size", flags, levels),
         chunk=_sizes("chunk_size", flags, levels),
         device=device_name(flags.get("device", "")),
-        dtype="" if not flags.get("dtype") else choice("dtype", str(flags["dtype"]), DTYPES),
+        dtype="" if not flags.get("dtype") else choice("dtype", str(flags["dtype"]), list(DTYPES)),
         format=choice("format", str(flags.get("format", FORMATS[0])), FORMATS),
         notices=notices,
     )

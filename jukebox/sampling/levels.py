@@ -29,6 +29,7 @@ from jukebox.sampling.windows import walk_level
 from jukebox.save_html import save_html
 from jukebox.utils.files import load_torch, save_torch
 from jukebox.utils.memory import enough_memory
+from jukebox.utils.precision import dtype_name, dtype_of
 from jukebox.utils.sample_utils import schedule
 
 DATA_FILE = "data.pth.tar"
@@ -103,7 +104,7 @@ class _LevelMaker:
         if device.type == "cpu":
             return f"{go_on} on a machine with more memory, or when other programs are closed"
         kwargs = self.sampling_kwargs[level]
-        dtype = kwargs.get("dtype") or ("fp16" if kwargs.get("fp16") else "fp32")
+        dtype = dtype_name(dtype_of(kwargs))
         return f"{go_on} when {device} is free of other work, or with --device=cpu --dtype={dtype}"
 
     def _make(self, prior: Any, level: int) -> None:
@@ -141,9 +142,9 @@ class _LevelMaker:
             self.state.save()
 
     def _align(self, prior: Any) -> None:
-        fp16 = bool(self.sampling_kwargs[-1].get("fp16"))
+        dtype = dtype_of(self.sampling_kwargs[-1])
         if wants_alignment(prior) and self.labels[-1] is not None:
-            self.alignments = get_alignment(None, self.zs, self.labels[-1], prior, fp16, self.hps)
+            self.alignments = get_alignment(None, self.zs, self.labels[-1], prior, False, self.hps, dtype)
 
 
 def wants_alignment(prior: Any) -> bool:

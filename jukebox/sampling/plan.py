@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from jukebox.loaders import DTYPES, Level, Model, bare_prior
+from jukebox.loaders import Level, Model, bare_prior
 from jukebox.make_models import half_matrices
 from jukebox.prior.engine import Engine
 from jukebox.sampling.settings import Settings
 from jukebox.utils.errors import UserError
-from jukebox.utils.memory import free_bytes, half_dtype
+from jukebox.utils.memory import free_bytes
+from jukebox.utils.precision import half_dtype, torch_dtype
 from jukebox.utils.sample_utils import Window, schedule
 from jukebox.utils.torch_utils import empty_cache
 
@@ -93,14 +94,14 @@ def plan_level(
 
 def prior_bytes(prior: Any, dtype: str) -> int:
     """Bytes of a prior's parameters, its matrices in `dtype` and all else in float32; shared ones count once."""
-    size = {"fp32": 4, "fp16": 2, "bf16": 2}[dtype]
+    size = torch_dtype(dtype).itemsize
     matrices = {id(module.w) for module in prior.modules() if type(module).__name__ == "Conv1D"}
     return sum(p.numel() * (size if id(p) in matrices else 4) for p in prior.parameters())
 
 
 def song_bytes(prior: Any, dtype: str) -> int:
     """Bytes that one song of a batch takes: keys and values as their patterns keep them, conditioning, activations."""
-    size = DTYPES[dtype].itemsize
+    size = torch_dtype(dtype).itemsize
     model = prior.prior
     cache = 0
     for layer in model.transformer.layers:
@@ -163,7 +164,8 @@ def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dt
     layers, depth = _shortened(level)
     hps = replace(level, hps=type(level.hps)(level.hps, prior_depth=layers))
     model = bare_prior(hps, vqvae).prior.eval()
-    half_matrices(model, DTYPES[dtype])
+    kind = torch_dtype(dtype)
+    half_matrices(model, kind)
     model.to_empty(device=device)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter.data, 0.01)
@@ -175,8 +177,8 @@ def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dt
     encoder_kv = torch.zeros(batch, model.encoder_dims, model.width, device=device) if model.encoder_dims else None
     with torch.inference_mode():
         prompt = torch.zeros(batch, given, dtype=torch.long, device=device)
-        Engine(model, batch, None, y_cond, encoder_kv, DTYPES[dtype]).prefill(prompt[:, :8])  # first calls are slow
-        engine = Engine(model, batch, None, y_cond, encoder_kv, DTYPES[dtype])
+        Engine(model, batch, None, y_cond, encoder_kv, kind).prefill(prompt[:, :8])  # first calls are slow
+        engine = Engine(model, batch, None, y_cond, encoder_kv, kind)
         prefill = _clock(device, partial(engine.prefill, prompt))
         engine.step(prompt[:, 0])
         taken: list[float] = []

@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.loaders import DTYPES
 from jukebox.sampling.streams import window_noise
 from jukebox.utils.errors import UserError
-from jukebox.utils.memory import half_dtype, is_out_of_memory
+from jukebox.utils.memory import is_out_of_memory
+from jukebox.utils.precision import dtype_of, half_dtype
 from jukebox.utils.sample_utils import get_starts, schedule
 from jukebox.utils.torch_utils import empty_cache
 
@@ -38,7 +38,7 @@ Labels = Mapping[str, Any]
 SamplingKwargs = MutableMapping[str, Any]
 Progress = Callable[[int], None]
 # Entries of sampling_kwargs that are handed to the prior as they are.
-_FOR_PRIOR = ("temp", "fp16", "top_k", "top_p", "chunk_size")
+_FOR_PRIOR = ("temp", "top_k", "top_p", "chunk_size")
 
 
 def sample_window(
@@ -58,7 +58,7 @@ def sample_window(
     Args:
         zs: codes per level, low to high, [N, T_level]; those of the level above must reach over the whole context.
         labels: `{y, info}` of this level for N songs.
-        sampling_kwargs: temp, fp16, chunk_size, max_batch_size, and optionally top_k, top_p, dtype (a key of DTYPES).
+        sampling_kwargs: temp, fp16, chunk_size, max_batch_size, and optionally top_k, top_p, dtype (its name).
             With `seed`, and `songs` (N numbers, else 0 .. N - 1), every draw is a function of seed, song, level and
             position.
         level: level of the prior.
@@ -92,12 +92,11 @@ def sample_window(
         size = min(sampling_kwargs.get("max_batch_size") or n, n - done)
         part = slice(done, done + size)
         options = {key: sampling_kwargs[key] for key in _FOR_PRIOR if key in sampling_kwargs}
-        if sampling_kwargs.get("dtype"):
-            options["dtype"] = DTYPES[sampling_kwargs["dtype"]]
+        options["dtype"] = dtype_of(sampling_kwargs)
         if noise is not None:
             options["noise"] = noise[part].to(z.device)
         if progress is not None:
-            options["progress"] = _Counter(known, size, progress)
+            options["progress"] = progress
         try:
             result = prior.sample(
                 n_samples=size,
@@ -130,23 +129,9 @@ def _lower(sampling_kwargs: SamplingKwargs, batch: int, known: int, device: torc
     elif chunk > 16:
         sampling_kwargs["chunk_size"] = chunk // 2
     else:
-        half = sampling_kwargs.get("fp16") or sampling_kwargs.get("dtype", "fp32") != "fp32"
-        ways = [] if half else [f"--dtype={half_dtype(device)}"]
+        ways = [] if dtype_of(sampling_kwargs) != torch.float32 else [f"--dtype={half_dtype(device)}"]
         ways += ["a machine with more of it"] if device.type == "cpu" else ["a larger device", "--device=cpu"]
         raise UserError(f"out of memory with one song at a time: use {' or '.join(ways)}")
-
-
-class _Counter:
-    """Turns the prior's count of positions, prefix included, into a count of new tokens over the batch."""
-
-    def __init__(self, known: int, size: int, report: Progress) -> None:
-        self.left, self.size, self.report = known, size, report
-
-    def __call__(self, positions: int) -> None:
-        given = min(self.left, positions)
-        self.left -= given
-        if positions > given:
-            self.report((positions - given) * self.size)
 
 
 def walk_level(

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from jukebox.utils.precision import dtype_name
+
 
 class WeightAverage(Protocol):
     """What training asks of an average."""
@@ -96,12 +98,10 @@ class CPUEMA(EMA):
 class FusedEMA(EMA):
     """The averages of all parameters of one type in one flat vector: `state` has one for each of `fp16`, `fp32`, ..."""
 
-    NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-
     def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999) -> None:
         self.mu = mu
         self.params = _trained(params)
-        kinds = [self.NAMES[parameter.dtype] for parameter in self.params]
+        kinds = [dtype_name(parameter.dtype) for parameter in self.params]
         self.members = {kind: [p for p, k in zip(self.params, kinds, strict=True) if k == kind] for kind in set(kinds)}
         self.state: dict[str, torch.Tensor] = {}  # type: ignore[assignment]
         views: dict[int, torch.Tensor] = {}

@@ -22,6 +22,7 @@ from jukebox.training.finetune import freeze_all_but
 from jukebox.training.sharding import layers_to_shard
 from jukebox.transformer.patterns import CROSS_KIND
 from jukebox.utils.launch import read_launch
+from jukebox.utils.precision import read_dtype
 from jukebox.vqvae import tiling
 
 GIB = 2**30
@@ -194,7 +195,7 @@ def count_activations(model: Any, hps: Hyperparams) -> int:
 
 
 def _of_prior(prior: Any, hps: Hyperparams) -> int:
-    n, width = hps.bs, hps.prior_width
+    n, width, dtype = hps.bs, hps.prior_width, read_dtype(hps.fp16)
     parts: list[int] = []
     x_cond = y_cond = kv = None
     if prior.x_cond:
@@ -208,26 +209,26 @@ def _of_prior(prior: Any, hps: Hyperparams) -> int:
         y_cond = torch.empty(n, 1, width, requires_grad=True)
     if prior.lyric_encoder is not None:
         with saved_bytes(prior.prime_prior) as kept:
-            kv = prior.get_encoder_kv(torch.zeros(n, prior.n_tokens, dtype=torch.long), hps.fp16)
+            kv = prior.get_encoder_kv(torch.zeros(n, prior.n_tokens, dtype=torch.long), dtype=dtype)
             parts.append(kept())
     length = prior.n_ctx
     if prior.merged is not None:
         length = prior.merged.length
         x_cond = torch.empty(n, length, width, requires_grad=True)
     with saved_bytes(prior.prior) as kept:
-        prior.prior(torch.zeros(n, length, dtype=torch.long), x_cond, y_cond, kv, fp16=hps.fp16)
+        prior.prior(torch.zeros(n, length, dtype=torch.long), x_cond, y_cond, kv, dtype=dtype)
         parts.append(kept())
     if hps.c_res:
-        parts.append(_one_layer(prior.prior, n, length, width, kv, hps.fp16))
+        parts.append(_one_layer(prior.prior, n, length, width, kv, dtype))
     return sum(parts)
 
 
-def _one_layer(car: Any, n: int, length: int, width: int, kv: Any, fp16: bool) -> int:
+def _one_layer(car: Any, n: int, length: int, width: int, kv: Any, dtype: torch.dtype) -> int:
     """The largest layer's, which exist while it is recomputed."""
     sizes = {0}
     kinds = {layer.attn_func: layer for layer in car.transformer.layers}
     for layer in kinds.values():
-        x = torch.empty(n, length, width, dtype=torch.half if fp16 else torch.float32, requires_grad=True)
+        x = torch.empty(n, length, width, dtype=dtype, requires_grad=True)
         with saved_bytes(layer) as kept:
             layer(x, kv if layer.attn_func == CROSS_KIND else None)
             sizes.add(kept())

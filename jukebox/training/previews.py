@@ -12,6 +12,7 @@ from jukebox.training.ema import averaged_weights
 from jukebox.training.logger import RunLogger
 from jukebox.training.step import Batch, Training
 from jukebox.utils.audio_utils import audio_postprocess, audio_preprocess
+from jukebox.utils.precision import read_dtype
 from jukebox.utils.torch_utils import seed_everything
 
 
@@ -50,7 +51,7 @@ def _of_vqvae(model: Any, x: torch.Tensor, parts: int) -> dict[str, torch.Tensor
 def _of_prior(model: Any, x: torch.Tensor, y: torch.Tensor | None, hps: Hyperparams) -> dict[str, torch.Tensor]:
     z, *above = model.encode(x)
     z_conds = above[:1] if model.level < model.levels - 1 else None
-    sampled = model.sample(len(x), z_conds=z_conds, y=y, fp16=hps.fp16)
+    sampled = model.sample(len(x), z_conds=z_conds, y=y, dtype=read_dtype(hps.fp16))
     return {
         "codes": _decode(model, [z, *above], hps.n_segment),
         "sample": _decode(model, [sampled, *above], hps.n_segment),

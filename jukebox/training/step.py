@@ -25,6 +25,7 @@ from jukebox.training.sharding import Shards
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.audio_utils import audio_preprocess
 from jukebox.utils.dist_utils import any_rank, gather_objects
+from jukebox.utils.precision import read_dtype
 from jukebox.utils.torch_utils import seed_everything
 
 # Audio [N, T, C] float32, or packed codes [N, L] int64 (see `codes.py`); or (audio, labels [N, 4 + genres + lyrics]
@@ -139,7 +140,7 @@ def forward(
     with torch.autocast(device.type, torch.bfloat16, enabled=bool(hps.bf16), cache_enabled=not hps.fsdp):
         if hps.prior:
             given = dict(zip(("y", "times"), labels, strict=False))
-            _, loss, metrics = model(x, fp16=hps.fp16, **given)
+            _, loss, metrics = model(x, dtype=read_dtype(hps.fp16), **given)
         else:
             _, loss, metrics = model(x, hps, loss_fn=hps.loss_fn)
     return loss, {name: value for name, value in metrics.items() if torch.is_tensor(value) and value.dim() == 0}

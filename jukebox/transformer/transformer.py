@@ -12,6 +12,7 @@ from jukebox.transformer.factored_attention import FactoredAttention
 from jukebox.transformer.kv_cache import KVCache
 from jukebox.transformer.ops import MLP, LayerNorm
 from jukebox.transformer.patterns import CROSS_KIND, LYRIC_KINDS, layer_kinds
+from jukebox.utils.precision import read_dtype
 
 
 class ResAttnBlock(nn.Module):
@@ -194,17 +195,17 @@ class Transformer(nn.Module):
         Args:
             encoder_kv: lyric encoder's output [N, encoder length, D] for the layers of kind 6.
             caches: from `new_caches`; x then are the positions after those seen.
-            fp16: cast to half on entry; norms and softmax stay in float32.
-            fp16_out: leave the output in half.
+            dtype: type of the computation, that of x if left out; `fp16` is short for torch.half. Norms and softmax
+                stay in float32.
+            fp16_out: leave the output in that type.
             record: layers whose attention weights are wanted; they must attend to lyrics.
-            dtype: as fp16, with another type (bfloat16).
             sample: x are the positions after those that the layers' own caches have seen, see `del_cache`.
 
         Returns:
-            [N, L, D] in float32 (or in half), and with `record` the list of weights in order of layers.
+            [N, L, D] in float32 (or in `dtype`), and with `record` the list of weights in order of layers.
         """
         if fp16 or dtype is not None:
-            x = x.to(dtype or torch.half)
+            x = x.to(read_dtype(fp16, dtype))
         recorded: list[Tensor] = []
         for i, layer in enumerate(self.layers):
             kv = encoder_kv if layer.attn_func == CROSS_KIND else None

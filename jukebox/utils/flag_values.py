@@ -15,7 +15,6 @@ from typing import Any
 from jukebox.utils.errors import UserError
 
 LONGEST = 1_000_000_000  # seconds that are taken for a time at all
-DTYPES = ("fp32", "fp16", "bf16")
 FORMATS = ("wav", "flac", "mp3")
 _LARGEST = sys.float_info.max
 

@@ -57,13 +57,3 @@ def enough_memory(what: str, advice: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(f"out of memory while {what}: {advice}") from error
-
-
-def usual_dtype(device: torch.device | str) -> str:
-    """The precision to take where none is asked for: half on GPUs, single elsewhere."""
-    return "fp16" if torch.device(device).type == "cuda" else "fp32"
-
-
-def half_dtype(device: torch.device | str) -> str:
-    """The half precision that a device is quick in: a CPU has none for fp16 and is many times slower with it."""
-    return "bf16" if torch.device(device).type == "cpu" else "fp16"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jukebox.hparams import Hyperparams, setup_hparams
-from jukebox.make_models import build_prior, make_vqvae
+from jukebox.make_models import build_prior, half_matrices, make_vqvae
 from jukebox.prior.prior import SimplePrior
 from jukebox.utils.errors import UserError
 
@@ -74,10 +74,34 @@ def test_sampling_in_two_parts_equals_one(kind: str) -> None:
     cond, noise = conditioning(prior, 2), torch.rand(2, 16)
     counted: list[int] = []
     whole = prior.sample(2, **cond, noise=noise, progress=counted.append)
-    assert sum(counted) == 16
+    assert sum(counted) == 32
     first = prior.sample(2, **cond, noise=noise, sample_tokens=9)
     assert torch.equal(first, whole[:, :9])
-    assert torch.equal(prior.sample(2, first, **cond, noise=noise), whole)
+    counted.clear()
+    assert torch.equal(prior.sample(2, first, **cond, noise=noise, progress=counted.append), whole)
+    assert counted == [2] * 7, "drawn codes only: no given ones and no lyrics"
+
+
+@pytest.mark.parametrize("kind", ["single", "separate"])
+def test_everything_runs_in_the_type_that_is_asked_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of decoder and lyric encoder alike; weights of that type are not cast at every call."""
+    prior, _ = build(**KINDS[kind])
+    half_matrices(prior, torch.bfloat16)
+    encoder = prior.prime_prior.transformer.layers if kind == "separate" else []
+    layers = [*prior.prior.transformer.layers, *encoder]
+    inputs: set[tuple[torch.dtype, torch.dtype]] = set()
+    for layer in layers:
+        for dense in (layer.attn.c_attn, layer.attn.c_proj, layer.mlp.c_fc, layer.mlp.c_proj):
+            dense.register_forward_pre_hook(lambda module, args: inputs.add((args[0].dtype, module.w.dtype)))
+    cond, z = conditioning(prior, 2), torch.randint(0, 16, (2, 16))
+    for run in (
+        lambda: prior.z_forward(z, [], cond["y"], dtype=torch.bfloat16),
+        lambda: prior.z_forward(z, [], cond["y"], get_attn_weights=True, dtype=torch.bfloat16),
+        lambda: prior.sample(2, z[:, :7], **cond, dtype=torch.bfloat16),
+    ):
+        inputs.clear()
+        run()
+        assert inputs == {(torch.bfloat16, torch.bfloat16)}
 
 
 def test_noise_decides_and_generator_is_used_without_it() -> None:

@@ -11,7 +11,7 @@ import torch
 from tiny_models import make_tiny_runs
 
 from jukebox import loaders
-from jukebox.loaders import DTYPES, bare_prior, find_model
+from jukebox.loaders import bare_prior, find_model
 from jukebox.sample import main
 from jukebox.sampling import command, plan
 from jukebox.sampling.flags import read_settings
@@ -27,6 +27,7 @@ from jukebox.sampling.plan import (
     with_time,
 )
 from jukebox.utils.errors import UserError
+from jukebox.utils.precision import DTYPES
 from jukebox.utils.sample_utils import Window
 
 CPU = torch.device("cpu")

@@ -102,7 +102,9 @@ def test_options_reach_the_prior() -> None:
     prior = FakePrior()
     options = dict(temp=0.9, fp16=True, top_k=5, chunk_size=3, max_batch_size=2, seed=None)
     sample_window(empty(), fake_labels(N), options, 0, prior, 0, 4)
-    assert prior.calls[0] == dict(n_samples=2, known=0, sample_tokens=4, temp=0.9, fp16=True, top_k=5, chunk_size=3)
+    assert prior.calls[0] == dict(
+        n_samples=2, known=0, sample_tokens=4, temp=0.9, dtype=torch.half, top_k=5, chunk_size=3
+    )
 
 
 def with_seed(songs: list[int], known: int = 0, **options: Any) -> torch.Tensor:
