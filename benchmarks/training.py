@@ -95,7 +95,7 @@ def make_step(hps: Any, device: Any) -> tuple[Any, Any]:
     prior.use_encoder(PackedCodes(vqvae.hop_lengths[hps.level :], hps.sample_length, hps.level, vqvae.encode))
     training = make_training(prior, hps, device)
     codes = torch.randint(0, hps.l_bins, (hps.bs, hps.n_ctx))
-    return prior, lambda: train_step(training, [codes], hps)
+    return prior, lambda: train_step(training, [codes])
 
 
 def measure(kind: str, bs: int, steps: int) -> dict[str, float]:

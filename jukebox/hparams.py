@@ -19,8 +19,10 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, NoReturn, TypeVar
 
+Options = TypeVar("Options")
 REMOTE_PREFIX = "https://openaipublic.azureedge.net/"
 
 
@@ -42,6 +44,30 @@ class Hyperparams(dict[str, Any]):
 
     def copy(self) -> Hyperparams:
         return Hyperparams(self)
+
+    def frozen(self, **values: Any) -> FrozenHyperparams:
+        """The same values and some others, which nobody can change any more."""
+        return FrozenHyperparams(self, **values)
+
+
+class FrozenHyperparams(Hyperparams):
+    """Hyper-parameters that are resolved: they are read as ever, and each way to write into them is an error.
+
+    `Hyperparams(hps, lr=0.001)` and `hps.copy()` give a copy that can be changed.
+    """
+
+    def _refuse(self, *args: Any, **values: Any) -> NoReturn:
+        key = str(args[0]) if args and isinstance(args[0], str) else next(iter(values), "KEY")
+        raise HyperparamsError(
+            f"these hyper-parameters are resolved, so {key} cannot be changed: "
+            f"make a copy with another value, Hyperparams(hps, {key}=...)"
+        )
+
+    __setitem__ = __delitem__ = __setattr__ = __delattr__ = __ior__ = _refuse
+    update = pop = popitem = setdefault = clear = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)  # pickle and deepcopy would write keys one by one
 
 
 DEFAULTS: dict[str, Hyperparams] = {}  # group -> key -> default
@@ -677,6 +703,11 @@ cpu_ema = _register("cpu_ema", ema=True, cpu_ema=True, cpu_ema_freq=100, ema_fus
 
 
 # ------------------------------------------------------------------------------------------------- composition
+
+
+def pick(options: type[Options], hps: Mapping[str, Any]) -> Options:
+    """A dataclass whose fields are named as hyper-parameters; a key that is missing keeps the field's default."""
+    return options(**{field.name: hps[field.name] for field in fields(options) if field.name in hps})  # type: ignore[arg-type]
 
 
 def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:

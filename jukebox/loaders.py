@@ -39,13 +39,13 @@ from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.errors import UserError
 from jukebox.utils.precision import torch_dtype
 from jukebox.utils.remote_utils import is_remote
+from jukebox.utils.run_files import find_checkpoint
 from jukebox.utils.torch_utils import empty_cache
 from jukebox.vqvae.bottleneck import Bottleneck
 from jukebox.vqvae.vqvae import VQVAE
 from jukebox.weights.huggingface import is_folder, load_huggingface, part_path, read_config, split_part
 from jukebox.weights.huggingface_config import config_hparams, differences
 
-LATEST = "checkpoint_latest.pth.tar"
 _HEAD, _TAIL = 1 << 16, 1 << 20  # bytes of a checkpoint that `weights_mark` reads
 Result = TypeVar("Result")
 
@@ -260,7 +260,7 @@ def find_model(name: str, weights_from: str = "") -> Model:
     paths = [part.strip() for part in name.split(",") if part.strip()]
     if not any(os.path.exists(path) for path in paths):
         raise _unknown(name)
-    return _from_checkpoints(name, [_checkpoint_file(path) for path in paths])
+    return _from_checkpoints(name, [find_checkpoint(path) for path in paths])
 
 
 def _unknown(name: str) -> UserError:
@@ -289,7 +289,7 @@ def find_vqvae(name: str) -> Hyperparams:
     if "," not in name:
         if not os.path.exists(name):
             raise _unknown(name)
-        path = _checkpoint_file(name)
+        path = find_checkpoint(name)
         saved = load_checkpoint(path).get("hps")
         if isinstance(saved, dict) and not saved.get("prior"):
             return Hyperparams({**all_defaults(), **saved, "restore_vqvae": path, "prior": False})
@@ -378,19 +378,6 @@ def _need_weights(what: str, key: str, path: str) -> None:
         raise UserError(f"the set {what} names no weights: set {key} in hparams.py to a checkpoint file or an address")
     if not _is_there(path):
         raise UserError(f"the weights of the set {what} are not there: {key}={path} is no file")
-
-
-def _checkpoint_file(path: str) -> str:
-    if os.path.isdir(path):
-        latest = os.path.join(path, LATEST)
-        if not os.path.isfile(latest):
-            raise UserError(
-                f"--model: {path} holds no {LATEST}; give the folder of a training run or a checkpoint file"
-            )
-        return latest
-    if not os.path.isfile(path):
-        raise UserError(f"--model: there is no run or checkpoint {path}")
-    return path
 
 
 def _from_checkpoints(name: str, paths: list[str]) -> Model:

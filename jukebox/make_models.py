@@ -19,6 +19,7 @@ from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams, nearest, setup_hparam
 from jukebox.prior.lyrics import READABLE_FROM
 from jukebox.prior.prior import SimplePrior
 from jukebox.transformer.ops import Conv1D
+from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.dist_adapter import get_world_size
 from jukebox.utils.errors import UserError
 from jukebox.utils.torch_utils import freeze_model
@@ -46,7 +47,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     top = 1
     for down, stride in zip(hps.downs_t, hps.strides_t, strict=False):
         top *= stride**down
-    if not hps.sample_length:
+    if not hps.sample_length:  # noted in the caller's, where notebooks look for it
         hps.sample_length = int(hps.sample_length_in_seconds * hps.sr) // top * top
     if hps.sample_length % top:
         lower = hps.sample_length // top * top
@@ -161,34 +162,32 @@ def build_prior(hps: Hyperparams, vqvae: VQVAE) -> SimplePrior:
         decoder=vqvae.decode,
     )
     prior.labeller = make_labeller(hps, prior.sample_length)
-    if hps.align_loss:
-        choose_guided_head(hps, prior)
-    prior.alignment_layer, prior.alignment_head = hps.alignment_layer, hps.alignment_head
+    head = choose_guided_head(hps) if hps.align_loss else hps
+    prior.alignment_layer, prior.alignment_head = head["alignment_layer"], head["alignment_head"]
     prior.align_loss = hps.align_loss
     if hps.fp16_params:
         half_matrices(prior)
     return prior
 
 
-def choose_guided_head(hps: Hyperparams, prior: SimplePrior) -> None:
-    """Notes in the hyper-parameters which head `align_loss` teaches: where none is named, the first lyric one.
+def choose_guided_head(hps: Hyperparams) -> dict[str, int]:
+    """The head that `align_loss` teaches, as hyper-parameters; where none is named, the first one that reads lyrics.
 
     Raises:
         UserError: the model has no layer that attends to lyrics, or the named one does not.
     """
-    layers = prior.prior.transformer.lyric_layers
+    kinds = layer_kinds(hps.attn_order, hps.prior_depth) if hps.use_tokens else []
+    layers = [i for i, kind in enumerate(kinds) if kind in LYRIC_KINDS]
     if not layers:
         raise UserError(f"align_loss={hps.align_loss} needs a layer that attends to lyrics: set --use_tokens=True")
-    if hps.alignment_layer is None:
-        hps.alignment_layer = layers[0]
-    if hps.alignment_head is None:
-        hps.alignment_head = 0
-    if hps.alignment_layer not in layers or not 0 <= hps.alignment_head < hps.heads:
+    layer = layers[0] if hps.alignment_layer is None else hps.alignment_layer
+    head = 0 if hps.alignment_head is None else hps.alignment_head
+    if layer not in layers or not 0 <= head < hps.heads:
         raise UserError(
-            f"alignment_layer={hps.alignment_layer}, alignment_head={hps.alignment_head}: layers that attend to lyrics "
+            f"alignment_layer={layer}, alignment_head={head}: layers that attend to lyrics "
             f"are {', '.join(map(str, layers))}, heads 0 to {hps.heads - 1}"
         )
-    hps.alignment_shift = READABLE_FROM
+    return dict(alignment_layer=layer, alignment_head=head, alignment_shift=READABLE_FROM)
 
 
 def half_matrices(model: torch.nn.Module, dtype: torch.dtype = torch.half) -> None:

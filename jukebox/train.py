@@ -1,6 +1,6 @@
 """Trains a VQ-VAE or a prior: python jukebox/train.py --hps=SET[,SET...] --name=RUN [any hyper-parameter]
 
-The command line alone; the loop is in `training/loop.py`, one step in `training/step.py`.
+The command line alone; a run is put together in `training/run.py`; one step is in `training/step.py`.
 """
 
 import os
@@ -68,9 +68,9 @@ def main(**given: Any) -> int:
         if read_launch().rank == 0:
             print("\n".join(plan(hps)))
         return 0
-    from jukebox.training.loop import run  # imports torch, which --help and mistyped flags need not wait for
+    from jukebox.training.run import run_training  # imports torch, which --help and mistyped flags need not wait for
 
-    return run(hps, shlex.join(sys.argv))
+    return run_training(hps, shlex.join(sys.argv))
 
 
 def command() -> NoReturn:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import operator
+import pickle
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from jukebox.hparams import (
     DEFAULTS,
     DESCRIPTIONS,
     HPARAMS_REGISTRY,
+    FrozenHyperparams,
     Hyperparams,
     HyperparamsError,
     all_defaults,
@@ -187,3 +192,47 @@ def test_items_are_attributes() -> None:
     with pytest.raises(AttributeError, match="'c'"):
         _ = hps.c
     assert not hasattr(hps, "c") and getattr(hps, "c", 3) == 3
+
+
+WRITES: dict[str, Callable[[Any], Any]] = {
+    "key": lambda hps: hps.__setitem__("bs", 2),
+    "attribute": lambda hps: setattr(hps, "bs", 2),
+    "update": lambda hps: hps.update(bs=2),
+    "update with a dict": lambda hps: hps.update({"bs": 2}),
+    "or": lambda hps: operator.ior(hps, {"bs": 2}),
+    "setdefault": lambda hps: hps.setdefault("bs", 2),
+    "pop": lambda hps: hps.pop("bs"),
+    "popitem": lambda hps: hps.popitem(),
+    "clear": lambda hps: hps.clear(),
+    "del": lambda hps: hps.__delitem__("bs"),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=list(WRITES))
+def test_frozen_hyper_parameters_refuse_to_be_written(write: Callable[[Any], Any]) -> None:
+    hps = setup_hparams("", {})
+    frozen = hps.frozen(lr=0.5)
+    before = dict(frozen)
+    with pytest.raises(
+        HyperparamsError, match=r"are resolved, so \w+ cannot be changed: make a copy .*Hyperparams\(hps, "
+    ):
+        write(frozen)
+    assert frozen == before == {**hps, "lr": 0.5}
+    write(hps)  # those that nobody froze
+    with pytest.raises(HyperparamsError, match="bs cannot be changed"):
+        del frozen.bs
+
+
+def test_every_way_to_write_into_a_dict_is_refused() -> None:
+    writes = {name for name in vars(MutableMapping) if not name.startswith("_abc") and not hasattr(Mapping, name)}
+    assert {"pop", "__ior__"} <= writes | {"__ior__"} <= {*vars(FrozenHyperparams), "_MutableMapping__marker"}
+
+
+def test_copies_of_frozen_hyper_parameters() -> None:
+    frozen = setup_hparams("", {}).frozen()
+    for copy in (frozen.copy(), Hyperparams(frozen)):
+        copy.bs = 7
+        assert type(copy) is Hyperparams and frozen.bs == 1
+    for same in (pickle.loads(pickle.dumps(frozen)), deepcopy(frozen), frozen.frozen()):
+        assert type(same) is FrozenHyperparams and same == frozen
+    assert json.loads(json.dumps(frozen)) == frozen and frozen.lr == 0.0003

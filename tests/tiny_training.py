@@ -65,6 +65,8 @@ def sound(n: int, seed: int, channels: int = 1) -> torch.Tensor:
 class TinyData:
     """What a DataProcessor offers, over made-up sound: a pure function of the epoch."""
 
+    dataset = None
+
     def __init__(
         self, hps: Hyperparams, with_times: bool = False, batches: int = 5, rank: int = 0, ranks: int = 1
     ) -> None:

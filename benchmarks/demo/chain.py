@@ -24,11 +24,12 @@ from torch import Tensor
 
 from jukebox.data.synthesizer import GENRES, Song, make_song
 from jukebox.hparams import Hyperparams, all_defaults
-from jukebox.loaders import LATEST, Model, find_model
+from jukebox.loaders import Model, find_model
 from jukebox.make_models import load_checkpoint
 from jukebox.sampling.levels import wants_alignment
 from jukebox.sampling.windows import walk_level
 from jukebox.utils.errors import UserError
+from jukebox.utils.run_files import RunFiles
 
 WINDOW = 576  # codes of the top level that are judged, where no top prior says so
 
@@ -77,7 +78,7 @@ class Parts:
 
 def vqvae_alone(name: str) -> Model | None:
     """The model of a VQ-VAE's run without priors, None for anything else."""
-    path = os.path.join(name, LATEST) if os.path.isdir(name) else name
+    path = RunFiles(name).latest if os.path.isdir(name) else name
     if not os.path.isfile(path):
         return None
     hps = load_checkpoint(path).get("hps") or {}

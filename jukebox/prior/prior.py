@@ -58,6 +58,8 @@ class SimplePrior(nn.Module):
         alignment_layer, alignment_head: where lyrics are aligned to music, or None.
     """
 
+    step: int  # steps trained, as its checkpoint says
+
     def __init__(
         self,
         z_shapes: Sequence[Sequence[int]],

@@ -1,22 +1,19 @@
 """What a training run leaves on the disk, and how it goes on from there.
 
-    logs/RUN/checkpoint_latest.pth.tar       always the newest state
-    logs/RUN/checkpoint_step_N.pth.tar       kept every `save_iters` steps
-    logs/RUN/shards_N/                       of a sharded run: weights, averages and optimizer state, in shards
-
-A sharded run's checkpoints have the same names, hold whole averaged weights as all others do, and name their shards.
-`model` holds the weights to sample with: averaged ones where an average is kept, and then `raw_model` those in
-training. There is no state of random generators to save: every step draws from (seed, step, rank).
+The names of the files are in `utils/run_files.py`. Checkpoints of a sharded run hold whole averaged weights as all
+others do, and name their shards. `model` holds the weights to sample with: averaged ones where an average is kept, and
+then `raw_model` those in training. There is no state of random generators to save: every step draws from (seed, step,
+rank).
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +27,8 @@ from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import any_rank, gather_objects
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import link_or_copy
+from jukebox.utils.run_files import RunFiles
+from jukebox.vqvae.vqvae import VQVAE
 
 # A run cannot go on with another of these; whatever else changes is taken from the new command.
 FIXED = ("prior", "level", "levels", "fp16_params", "fp16_opt", "finetune_layers")
@@ -37,38 +36,34 @@ FIXED = ("prior", "level", "levels", "fp16_params", "fp16_opt", "finetune_layers
 RECENT = 60.0  # seconds of training that an evaluation may put at risk
 
 
-def run_folder(hps: Hyperparams) -> str:
-    """The folder that holds everything of a run."""
-    return os.path.join(hps.local_logdir, hps.name)
-
-
-def latest_path(hps: Hyperparams) -> str:
-    return os.path.join(run_folder(hps), "checkpoint_latest.pth.tar")
+def run_files(hps: Hyperparams) -> RunFiles:
+    """Where everything of a run is."""
+    return RunFiles(os.path.join(hps.local_logdir, hps.name))
 
 
 def save_training(
-    training: Training, hps: Hyperparams, command: str, data: Mapping[str, Any], keep: bool = False, **extra: Any
+    training: Training, files: RunFiles, record: Mapping[str, Any], data: Mapping[str, Any], keep: bool = False
 ) -> str:
     """Writes `checkpoint_latest`, and with `keep` the same under the name of its step.
 
     Args:
         training: what is trained.
-        hps: the run's hyper-parameters; plain ones, as `setup_hparams` gave them.
-        command: the command line.
+        files: of the run.
+        record: `hps` and `command` of the run, and more plain types and tensors to put into the file.
         data: where the data stand.
         keep: also leave a `checkpoint_step_N`.
-        extra: more plain types and tensors to put into the file.
 
     Returns:
         The path of `checkpoint_latest`.
     """
+    extra = dict(record)
+    hps = extra.pop("hps")
     model, average, shards = training.model, training.average, training.shards
-    latest = latest_path(hps)
-    kept = os.path.join(run_folder(hps), f"checkpoint_step_{training.step}.pth.tar")
+    latest, kept = files.latest, files.kept(training.step)
     weights: Mapping[str, torch.Tensor]
     if shards is not None:
-        folder = new_shards_folder(hps, training.step)
-        extra["shards"] = {"folder": folder, **save_shards(training, os.path.join(run_folder(hps), folder))}
+        folder = new_shards_folder(files, training.step)
+        extra["shards"] = {"folder": folder, **save_shards(training, os.path.join(files.folder, folder))}
         weights = shards.merged_state(average)
         if dist.get_rank() > 0:
             return latest
@@ -76,12 +71,11 @@ def save_training(
         weights = averaged_state(model, average)
         if average is not None:
             extra["raw_model"] = {key: value.detach() for key, value in model.state_dict().items()}
-            extra["average"] = average_state(training, average)
-    if hasattr(model, "state_extra"):
+            extra["average"] = average_entry(training, average)
+    if isinstance(model, VQVAE):
         extra["codebook"] = model.state_extra()
-    labeller = getattr(model, "labeller", None)
-    if labeller is not None:
-        extra["labels"] = labeller.state()
+    elif model.labeller is not None:
+        extra["labels"] = model.labeller.state()
     save_checkpoint(
         kept if keep else latest,
         hps,
@@ -91,32 +85,29 @@ def save_training(
         scaler=training.scaler.state_dict(),
         skipped=training.skipped,
         data=dict(data),
-        command=command,
         **extra,
     )
     if keep:
         link_or_copy(kept, latest)
-    remove_old_shards(hps)
+    remove_old_shards(files)
     return latest
 
 
-def new_shards_folder(hps: Hyperparams, step: int) -> str:
+def new_shards_folder(files: RunFiles, step: int) -> str:
     """A name that no folder has yet, the same on all processes: shards that a checkpoint names are never touched."""
     names = (f"shards_{step}" + (f"_{i}" if i else "") for i in itertools.count())
-    taken = set(os.listdir(run_folder(hps))) if os.path.isdir(run_folder(hps)) else set()
+    taken = set(files.names())
     return gather_objects(next(name for name in names if name not in taken))[0]
 
 
-def remove_old_shards(hps: Hyperparams) -> None:
+def remove_old_shards(files: RunFiles) -> None:
     """Deletes folders of shards that no checkpoint of the run names."""
-    names = os.listdir(run_folder(hps))
-    folders = {name for name in names if name.startswith("shards_")}
-    for name in names if folders else ():
-        if name.startswith("checkpoint_") and name.endswith(".pth.tar"):
-            named = load_checkpoint(os.path.join(run_folder(hps), name)).get("shards") or {}
-            folders.discard(named.get("folder", ""))
+    folders = {name for name in files.names() if name.startswith("shards_")}
+    for path in files.checkpoints() if folders else ():
+        named = load_checkpoint(path).get("shards") or {}
+        folders.discard(named.get("folder", ""))
     for name in folders:
-        shutil.rmtree(os.path.join(run_folder(hps), name), ignore_errors=True)
+        shutil.rmtree(os.path.join(files.folder, name), ignore_errors=True)
 
 
 def check_same_run(checkpoint: Mapping[str, Any], hps: Hyperparams) -> None:
@@ -134,37 +125,39 @@ def check_same_run(checkpoint: Mapping[str, Any], hps: Hyperparams) -> None:
             )
 
 
-def check_same_vqvae(checkpoint: Mapping[str, Any], digest: str, hps: Hyperparams) -> None:
+def check_same_vqvae(checkpoint: Mapping[str, Any], digest: str, path: str, restore_vqvae: str) -> None:
     """Refuses to go on with a prior whose codes came from another VQ-VAE.
 
     Args:
+        checkpoint: of the run, from `path`.
         digest: of the VQ-VAE at hand, see `vqvae_digest`.
+        restore_vqvae: where that one is from.
 
     Raises:
         UserError: the checkpoint names another one.
     """
     if checkpoint.get("vqvae", digest) != digest:
         raise UserError(
-            f"{latest_path(hps)} learned the codes of another VQ-VAE than restore_vqvae={hps.restore_vqvae}: "
+            f"{path} learned the codes of another VQ-VAE than restore_vqvae={restore_vqvae}: "
             "give the old one, or another --name to begin anew"
         )
 
 
-def restore_training(training: Training, checkpoint: Mapping[str, Any], hps: Hyperparams, folder: str) -> None:
+def restore_training(training: Training, checkpoint: Mapping[str, Any], folder: str) -> None:
     """Puts a run back to where a checkpoint was written; the model already has the checkpoint's `model`.
 
     A checkpoint without optimizer state, such as a released one, only gives its weights: training starts at step 0.
     Sharded and whole checkpoints go on sharded or whole, on any number of processes.
 
     Args:
+        checkpoint: of the same kind of run, see `check_same_run`.
         folder: the checkpoint's, where its shards lie.
 
     Raises:
-        UserError: the checkpoint is of another kind of run.
+        UserError: the optimizer's state does not fit, or shards are missing.
     """
     if checkpoint.get("opt") is None and not checkpoint.get("shards"):
         return
-    check_same_run(checkpoint, hps)
     model = training.model
     settings = [{k: v for k, v in group.items() if k != "params"} for group in training.optimizer.param_groups]
     if checkpoint.get("shards"):
@@ -174,7 +167,7 @@ def restore_training(training: Training, checkpoint: Mapping[str, Any], hps: Hyp
         restore_whole(training, checkpoint)
     for group, own in zip(training.optimizer.param_groups, settings, strict=True):
         group.update(own)  # betas, epsilon and weight decay are those of the command
-    if "codebook" in checkpoint and hasattr(model, "load_extra"):
+    if "codebook" in checkpoint and isinstance(model, VQVAE):
         model.load_extra(checkpoint["codebook"])
     if "scaler" in checkpoint:
         training.scaler.load_state_dict(checkpoint["scaler"])
@@ -210,75 +203,63 @@ def restore_whole(training: Training, checkpoint: Mapping[str, Any]) -> None:
             f"the checkpoint's optimizer belongs to another model ({error}): give another --name"
         ) from error
     if training.average is not None:
-        state = checkpoint.get("average", {})
-        weights = {**checkpoint["model"], **state.get("weights", {})}
-        for i, ((name, _), value) in enumerate(zip(named, training.average.averages(), strict=True)):
-            value.copy_(part(i, weights[name]))
-        if hasattr(training.average, "calls"):
-            training.average.calls = int(state.get("calls", 0))
+        saved = checkpoint.get("average", {})
+        whole = {**checkpoint["model"], **saved.get("weights", {})}
+        averages = [part(i, whole[name]) for i, (name, _) in enumerate(named)]
+        training.average.load_state_dict({"averages": averages, "calls": saved.get("calls", 0)})
+
+
+def average_entry(training: Training, average: WeightAverage) -> dict[str, Any]:
+    """What of an average `averaged_state` does not tell: the float32 values of half parameters, and its counter."""
+    state = average.state_dict()
+    pairs = zip(training.named_parameters(), state["averages"], strict=True)
+    return {"weights": {n: a for (n, p), a in pairs if p.dtype != torch.float32}, "calls": state["calls"]}
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """The hyper-parameters of the same names."""
+
+    save: bool
+    save_iters: int
+    save_minutes: float
 
 
 class Saver:
     """Decides when to write: every `save_iters` steps to keep, and `checkpoint_latest` by the clock besides."""
 
-    def __init__(
-        self,
-        training: Training,
-        hps: Hyperparams,
-        command: str,
-        data_state: Callable[[], Mapping[str, Any]],
-        extra: Mapping[str, Any],
-    ) -> None:
-        self.training, self.hps, self.command, self.data_state, self.extra = training, hps, command, data_state, extra
-        self.on = hps.save and (dist.get_rank() == 0 or training.shards is not None)
+    def __init__(self, training: Training, files: RunFiles, record: Mapping[str, Any], options: SaveOptions) -> None:
+        self.training, self.files, self.record, self.options = training, files, record, options
+        self.on = options.save and (dist.get_rank() == 0 or training.shards is not None)
         self.saved: Any = None  # the step and the place in the data that were written last
         self.saved_at = time.monotonic()
 
-    def after_step(self) -> None:
-        """To be called after every step."""
-        if self.training.step % self.hps.save_iters == 0:
-            self.save(keep=True)
+    def after_step(self, data: Mapping[str, Any]) -> None:
+        """To be called after every step, with where the data stand."""
+        if self.training.step % self.options.save_iters == 0:
+            self.save(data, keep=True)
             return
-        due = time.monotonic() - self.saved_at > 60.0 * self.hps.save_minutes
+        due = time.monotonic() - self.saved_at > 60.0 * self.options.save_minutes
         if self.training.shards is not None:  # clocks differ, and all must write together
             due = any_rank(due, self.training.device)
         if due:
-            self.save()
+            self.save(data)
 
-    def before_evaluation(self) -> None:
+    def before_evaluation(self, data: Mapping[str, Any]) -> None:
         """To be called before an evaluation, which may take long, by all processes together."""
         recent = time.monotonic() - self.saved_at < RECENT
         if not recent if self.training.shards is None else any_rank(not recent, self.training.device):
-            self.save()
+            self.save(data)
 
-    def save(self, keep: bool = False) -> None:
+    def save(self, data: Mapping[str, Any], keep: bool = False) -> None:
         """Writes the state now, unless that of this very position is written already."""
-        here = (self.training.step, self.data_state())
+        here = (self.training.step, dict(data))
         if self.on and self.saved != here:
-            save_training(self.training, self.hps, self.command, here[1], keep, **self.extra)
+            save_training(self.training, self.files, self.record, here[1], keep)
             self.saved = here
         self.saved_at = time.monotonic()
 
 
-def changes(saved: Mapping[str, Any], hps: Hyperparams) -> list[str]:
+def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between a checkpoint's hyper-parameters and those of the command, as `key: old -> new`."""
-    return [f"{key}: {saved[key]!r} -> {hps[key]!r}" for key in sorted(saved) if key in hps and saved[key] != hps[key]]
-
-
-def average_state(training: Training, average: WeightAverage) -> dict[str, Any]:
-    """What of an average `averaged_state` does not tell: the float32 values of half parameters, and its counter."""
-    trained = training.named_parameters()
-    rounded = {n: a for (n, p), a in zip(trained, average.averages(), strict=True) if p.dtype != torch.float32}
-    return {"weights": rounded, "calls": getattr(average, "calls", 0)}
-
-
-def newest_checkpoint(hps: Hyperparams) -> str:
-    """The run's `checkpoint_latest`, or "" where there is none yet; forgotten temporary files are removed."""
-    folder = run_folder(hps)
-    if os.path.isdir(folder):
-        for name in os.listdir(folder):
-            if name.startswith(".checkpoint_") and name.endswith(".tmp"):  # of a run that was killed while it wrote
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(folder, name))
-    path = latest_path(hps)
-    return path if os.path.isfile(path) else ""
+    return [f"{key}: {saved[key]!r} -> {now[key]!r}" for key in sorted(saved) if key in now and saved[key] != now[key]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +33,12 @@ class WeightAverage(Protocol):
     def averages(self) -> list[torch.Tensor]:
         """One float32 tensor for each averaged parameter, in order, sharing memory with the average."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """`averages` as above, and `calls`: steps so far, where only some of them count."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resumes where another average of the same parameters was, whatever its kind."""
+
 
 def _trained(params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [parameter for parameter in params if parameter.requires_grad]
@@ -39,6 +46,8 @@ def _trained(params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 
 class EMA:
     """average = mu * average + (1 - mu) * parameter, for each parameter, at every step."""
+
+    calls = 0  # steps so far, where only some of them count
 
     def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999) -> None:
         self.mu = mu
@@ -60,6 +69,15 @@ class EMA:
 
     def averages(self) -> list[torch.Tensor]:
         return self.state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"averages": self.averages(), "calls": self.calls}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for average, value in zip(self.averages(), state["averages"], strict=True):
+            average.copy_(value)
+        self.calls = int(state["calls"])
 
 
 class CPUEMA(EMA):
@@ -140,14 +158,26 @@ def default_mu(mu: float | None, bs: int, world_size: int) -> float:
     return mu or 1.0 - (bs * world_size / 8.0) / 1000.0
 
 
-def make_ema(params: Iterable[nn.Parameter], hps: Mapping[str, Any], world_size: int) -> WeightAverage | None:
-    """The average that the hyper-parameters ask for: ema, cpu_ema, cpu_ema_freq, ema_fused, mu, bs."""
-    if not hps["ema"]:
+@dataclass(frozen=True)
+class AverageOptions:
+    """The hyper-parameters of the same names."""
+
+    ema: bool
+    cpu_ema: bool
+    cpu_ema_freq: int
+    ema_fused: bool
+    mu: float | None
+    bs: int
+
+
+def make_ema(params: Iterable[nn.Parameter], options: AverageOptions, world_size: int) -> WeightAverage | None:
+    """The average that the options ask for."""
+    if not options.ema:
         return None
-    mu = default_mu(hps["mu"], hps["bs"], world_size)
-    if hps["cpu_ema"]:
-        return CPUEMA(params, mu, hps["cpu_ema_freq"])
-    return FusedEMA(params, mu) if hps["ema_fused"] else EMA(params, mu)
+    mu = default_mu(options.mu, options.bs, world_size)
+    if options.cpu_ema:
+        return CPUEMA(params, mu, options.cpu_ema_freq)
+    return FusedEMA(params, mu) if options.ema_fused else EMA(params, mu)
 
 
 def averaged_state(model: nn.Module, average: WeightAverage | None) -> dict[str, torch.Tensor]:

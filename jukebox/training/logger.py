@@ -14,11 +14,11 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from jukebox.hparams import Hyperparams
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import average, print_once
 
@@ -62,12 +62,26 @@ def in_decibels(metrics: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+@dataclass(frozen=True)
+class LogOptions:
+    """The hyper-parameters of the same names."""
+
+    log_steps: int
+    bs: int
+    iters_before_update: int
+    sample_length: int
+    sr: int
+    max_log: int
+    max_len: float
+    fp16: bool
+
+
 class RunLogger:
     """Collects what training steps return and shows it.
 
     Args:
         folder: where the event files go.
-        hps: log_steps, bs, iters_before_update, sample_length, sr, max_log, max_len, fp16.
+        options: what is logged, and how often.
         step: the step the run is at.
         total_steps: the step it ends at.
         device: where numbers of several ranks meet.
@@ -78,14 +92,14 @@ class RunLogger:
     def __init__(
         self,
         folder: str,
-        hps: Hyperparams,
+        options: LogOptions,
         step: int,
         total_steps: int,
         device: torch.device,
         skipped: int = 0,
         goes_on: bool = False,
     ) -> None:
-        self.hps, self.device = hps, device
+        self.options, self.device = options, device
         self.first = dist.get_rank() == 0
         self.writer = _writer(folder, step + 1 if goes_on and step else None) if self.first else None
         self.terminal = sys.stderr.isatty()
@@ -129,7 +143,7 @@ class RunLogger:
         Args:
             items: chunks that this rank used; None: as many as there are in full batches.
         """
-        items = self.hps.bs * self.hps.iters_before_update if items is None else items
+        items = self.options.bs * self.options.iters_before_update if items is None else items
         self.at = (step, epoch)
         self.steps += 1
         self.items += items
@@ -141,7 +155,7 @@ class RunLogger:
         self.skipped += int(metrics.get("skipped", 0.0))
         if self.bar is not None:
             self._move_bar(step, epoch, metrics, items)
-        if step % self.hps.log_steps == 0:
+        if step % self.options.log_steps == 0:
             self._entry(step, epoch)
 
     def _move_bar(self, step: int, epoch: int, metrics: Mapping[str, float], items: int) -> None:
@@ -158,7 +172,7 @@ class RunLogger:
 
     def _line(self, metrics: Mapping[str, float], epoch: int, chunks: float, left: float) -> str:
         """The progress line: numbers, samples per second and the time that is left."""
-        shown = {name: value for name, value in metrics.items() if name != "loss_scale" or self.hps.fp16}
+        shown = {name: value for name, value in metrics.items() if name != "loss_scale" or self.options.fp16}
         return f"{describe(shown, epoch, self.skipped)}, {chunks:.3g} samples/s, {time_text(left)} left"
 
     def flush(self) -> None:
@@ -176,7 +190,8 @@ class RunLogger:
             for name, value in means.items():
                 self.writer.add_scalar(chart(name), value, step)
             self.writer.add_scalar("speed/samples_per_s", chunks, step)
-            self.writer.add_scalar("speed/audio_seconds_per_s", chunks * self.hps.sample_length / self.hps.sr, step)
+            audio = chunks * self.options.sample_length / self.options.sr
+            self.writer.add_scalar("speed/audio_seconds_per_s", audio, step)
             self.writer.add_scalar("speed/step_seconds", seconds, step)
             self.writer.add_scalar("speed/seconds_left", left, step)
             self.writer.add_scalar("train/epoch", epoch, step)
@@ -200,9 +215,10 @@ class RunLogger:
         """Writes audio [N, T, 1], at most `max_log` items of at most `max_len` seconds."""
         if self.writer is None:
             return
-        x = x[: self.hps.max_log, : int(self.hps.max_len * self.hps.sr)].detach().float().clamp(-1.0, 1.0).cpu()
+        x = x[: self.options.max_log, : int(self.options.max_len * self.options.sr)]
+        x = x.detach().float().clamp(-1.0, 1.0).cpu()
         for i, item in enumerate(x):
-            self.writer.add_audio(f"{name}/{i}", item, step, sample_rate=self.hps.sr)
+            self.writer.add_audio(f"{name}/{i}", item, step, sample_rate=self.options.sr)
         self.writer.flush()
 
     def say(self, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -164,35 +165,47 @@ def _multiplier(largest: torch.Tensor) -> torch.Tensor:
     return 1e-8 + largest / HALF_MAX
 
 
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """The hyper-parameters of the same names."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    fp16_opt: bool
+
+
 def make_optimizer(
-    params: Iterable[torch.nn.Parameter], hps: Mapping[str, Any], fused: bool = True
+    params: Iterable[torch.nn.Parameter], options: OptimizerOptions, fused: bool = True
 ) -> tuple[torch.optim.Optimizer, str]:
     """Builds the optimizer of a run.
 
     Args:
         params: the parameters to train.
-        hps: lr, beta1, beta2, eps, weight_decay, fp16_opt.
+        options: of Adam.
         fused: take `apex.optimizers.FusedAdam` where it can be imported.
 
     Returns:
         (optimizer, its name for the log). Its `step` takes `scale`.
     """
-    options: dict[str, Any] = dict(
-        lr=hps["lr"],
-        betas=(hps["beta1"], hps["beta2"]),
-        eps=hps["eps"],
-        weight_decay=hps["weight_decay"],
-        half_state=bool(hps["fp16_opt"]),
+    values: dict[str, Any] = dict(
+        lr=options.lr,
+        betas=(options.beta1, options.beta2),
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        half_state=options.fp16_opt,
     )
-    name = " with half-precision moments" if hps["fp16_opt"] else ""
+    name = " with half-precision moments" if options.fp16_opt else ""
     if fused:
         try:
             from apex.optimizers import FusedAdam  # type: ignore[import-untyped,unused-ignore]
 
-            return FusedAdam(params, **options), f"apex FusedAdam{name}"
+            return FusedAdam(params, **values), f"apex FusedAdam{name}"
         except (ImportError, TypeError):  # not installed, or another package of that name
             pass
-    return Adam(params, **options), f"Adam{name}"
+    return Adam(params, **values), f"Adam{name}"
 
 
 def join_average(

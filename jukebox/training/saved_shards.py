@@ -16,6 +16,7 @@ import torch
 
 from jukebox.training.optim import pack_moment
 from jukebox.training.sharding import Shards
+from jukebox.training.step import Training
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import gather_objects
 from jukebox.utils.errors import UserError
@@ -23,7 +24,7 @@ from jukebox.utils.errors import UserError
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_shards(training: Any, folder: str) -> dict[str, Any]:
+def save_shards(training: Training, folder: str) -> dict[str, Any]:
     """Writes each process's shards into a folder. All processes must take part.
 
     Returns:
@@ -43,12 +44,12 @@ def save_shards(training: Any, folder: str) -> dict[str, Any]:
     return {
         "steps": {name: max(part[name] for part in steps) for name in own},  # an empty part counts no steps
         "scales": {name: {m: [part[name][m] for part in scales] for m in MOMENTS} for name in scales[0]},
-        "calls": getattr(training.average, "calls", 0),
+        "calls": training.average.state_dict()["calls"] if training.average is not None else 0,
     }
 
 
 @torch.no_grad()
-def load_shards(training: Any, folder: str, besides: Mapping[str, Any]) -> None:
+def load_shards(training: Training, folder: str, besides: Mapping[str, Any]) -> None:
     """Takes up what `save_shards` wrote.
 
     Args:
@@ -69,10 +70,11 @@ def load_shards(training: Any, folder: str, besides: Mapping[str, Any]) -> None:
             "go on from an older checkpoint_step_N, with --restore_prior and another --name"
         ) from error
     local = {key: value.to_local() if hasattr(value, "to_local") else value for key, value in state.items()}
-    for name, part, average in _parts(training):
+    if training.average is not None:
+        averages = [local[f"average/{name}"] for name, _ in training.named_parameters()]
+        training.average.load_state_dict({"averages": averages, "calls": besides["calls"]})
+    for name, part, _ in _parts(training):
         part.copy_(local[f"raw/{name}"])
-        if average is not None:
-            average.copy_(local[f"average/{name}"])
         steps = int(besides["steps"][name])
         if not steps or not part.numel():
             continue
@@ -85,8 +87,6 @@ def load_shards(training: Any, folder: str, besides: Mapping[str, Any]) -> None:
                 values, own[f"scale_{moment}"] = _rescaled(values, scales, rows, sharded=training.shards is not None)
             own[moment] = values
         training.optimizer.state[part] = own
-    if hasattr(training.average, "calls"):
-        training.average.calls = int(besides["calls"])
 
 
 def _rescaled(
@@ -110,18 +110,18 @@ def _rescaled(
     return pack_moment(values.float() * by_row.view(-1, *[1] * (values.dim() - 1)))
 
 
-def _half_moments(training: Any, part: torch.Tensor) -> bool:
+def _half_moments(training: Training, part: torch.Tensor) -> bool:
     return bool(training.optimizer.half_state) and part.dtype == torch.float16
 
 
-def _parts(training: Any) -> list[tuple[str, torch.nn.Parameter, torch.Tensor | None]]:
+def _parts(training: Training) -> list[tuple[str, torch.nn.Parameter, torch.Tensor | None]]:
     """Name, this process's part and its average, of all trained parameters."""
     named = training.named_parameters()
     averages = training.average.averages() if training.average is not None else [None] * len(named)
     return [(name, part, average) for (name, part), average in zip(named, averages, strict=True)]
 
 
-def _sharded(training: Any) -> dict[str, Any]:
+def _sharded(training: Training) -> dict[str, Any]:
     """What of a training state lies in shards, by name: DTensors where it is sharded, plain tensors where not."""
     shards: Shards | None = training.shards
     state: dict[str, Any] = {}

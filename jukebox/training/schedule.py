@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from jukebox.hparams import pick
 from jukebox.utils.errors import UserError
 
 
@@ -35,7 +36,7 @@ class ScheduleOptions:
         Raises:
             UserError: two kinds of decay at once, or a length that is not positive.
         """
-        options = cls(**{field.name: hps[field.name] for field in fields(cls) if field.name in hps})
+        options = pick(cls, hps)
         if options.lr_use_linear_decay and options.lr_use_cosine_decay:
             raise UserError("lr_use_linear_decay and lr_use_cosine_decay exclude each other: give one of them")
         if options.lr_decay <= 0 or options.lr_warmup < 0:

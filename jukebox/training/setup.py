@@ -1,55 +1,47 @@
 """The model of a training run, from hyper-parameters and checkpoints.
 
-Change here which weights a run begins with, and in which precision it computes; what a model is made of is in
-`make_models.py`.
+Change here which weights a run begins with; what a model is made of is in `make_models.py`.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import torch
 
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import build_prior, load_checkpoint, load_weights, make_prior, make_vqvae
+from jukebox.prior.prior import SimplePrior
 from jukebox.training.codes import CodesDataset, PackedCodes
 from jukebox.training.finetune import freeze_all_but, freeze_all_but_decoders, match_labels, needs_matching
+from jukebox.training.step import TrainedModel
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import print_once
 from jukebox.utils.torch_utils import seed_everything
 from jukebox.vqvae.vqvae import VQVAE
 
 
-def choose_precision(hps: Hyperparams, device: torch.device) -> None:
-    """Decides `bf16` where it was left open: priors use it on GPUs that have it; a VQ-VAE keeps all digits of audio."""
-    if hps.bf16 is None:
-        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        hps.bf16 = bool(able and hps.prior and not hps.fp16)
-
-
-def make_model(hps: Hyperparams, path: str, device: torch.device) -> tuple[Any, VQVAE]:
+def build_trained(hps: Hyperparams, path: str, device: torch.device) -> tuple[TrainedModel, VQVAE]:
     """The model of a run, with the weights of the run's own checkpoint where `path` names one.
 
-    What was chosen while a prior was built is noted in `hps`.
+    Args:
+        hps: resolved.
 
     Returns:
         What is trained, and the VQ-VAE: the same thing, or the one that a prior stands on.
     """
     seed_everything(hps.seed, "weights")
     if not hps.prior:
-        vqvae = make_vqvae(Hyperparams(hps, restore_vqvae=path or hps.restore_vqvae), device)
+        vqvae = make_vqvae(hps.frozen(restore_vqvae=path or hps.restore_vqvae), device)
         if hps.finetune_layers:
             freeze_all_but_decoders(vqvae)
         return vqvae, vqvae
-    vqvae = make_vqvae(Hyperparams(hps), device)
-    settings = Hyperparams(hps, restore_prior=path or hps.restore_prior)
+    vqvae = make_vqvae(hps, device)
     sharded = hps.fsdp and hps.train and dist.get_world_size() > 1
     place = torch.device("cpu") if sharded else device  # sharding moves it layer by layer
-    prior = make_tuned_prior(settings, vqvae, place) if hps.restore_prior and not path else None
+    prior = make_tuned_prior(hps, vqvae, place) if hps.restore_prior and not path else None
     if prior is None:
-        prior = make_prior(settings, vqvae, place)
-    hps.update(settings, restore_prior=hps.restore_prior)  # what was chosen while building goes into checkpoints
+        prior = make_prior(hps.frozen(restore_prior=path or hps.restore_prior), vqvae, place)
     if place.type == "cpu":  # weights of our own instead of pages of a file that is about to be replaced
         for tensor in itertools.chain(prior.parameters(), prior.buffers()):
             tensor.data = tensor.data.clone()
@@ -57,25 +49,24 @@ def make_model(hps: Hyperparams, path: str, device: torch.device) -> tuple[Any, 
     return prior, vqvae
 
 
-def make_tuned_prior(hps: Hyperparams, vqvae: VQVAE, device: torch.device) -> Any:
+def make_tuned_prior(hps: Hyperparams, vqvae: VQVAE, device: torch.device) -> SimplePrior | None:
     """A prior from a checkpoint with other label tables, rows matched by name; None where the tables are the same."""
     with torch.device("meta"):
-        bare = build_prior(Hyperparams(hps), vqvae)
+        bare = build_prior(hps, vqvae)
     checkpoint = dict(load_checkpoint(hps.restore_prior))
     if not needs_matching(checkpoint, bare):
         return None
-    path, hps.restore_prior = hps.restore_prior, ""
-    prior = make_prior(hps, vqvae, "cpu")
-    hps.restore_prior = path
+    prior = make_prior(hps.frozen(restore_prior=""), vqvae, "cpu")
     checkpoint["model"] = {key.removeprefix("module."): value for key, value in checkpoint["model"].items()}
     for line in match_labels(checkpoint, prior):
         print_once(line)
-    return load_weights(prior, checkpoint, path).to(device)
+    load_weights(prior, checkpoint, hps.restore_prior)
+    return prior.to(device)
 
 
-def use_codes(dataset: CodesDataset, prior: Any, vqvae: VQVAE, hps: Hyperparams) -> None:
+def use_codes(dataset: CodesDataset, prior: SimplePrior, vqvae: VQVAE) -> None:
     """Writes what is missing of the data's codes, and lets the prior read them where it would encode audio."""
     for line in dataset.prepare(vqvae):
         print_once(line)
     hops = vqvae.hop_lengths[prior.level :]
-    prior.use_encoder(PackedCodes(hops, hps.sample_length, prior.level, vqvae.encode))
+    prior.use_encoder(PackedCodes(hops, dataset.sample_length, prior.level, vqvae.encode))

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from jukebox.hparams import Hyperparams
-from jukebox.training.ema import WeightAverage, averaged_weights, make_ema
-from jukebox.training.optim import join_average, make_optimizer
+from jukebox.hparams import Hyperparams, pick
+from jukebox.prior.prior import SimplePrior
+from jukebox.training.ema import AverageOptions, WeightAverage, averaged_weights, make_ema
+from jukebox.training.optim import OptimizerOptions, join_average, make_optimizer
 from jukebox.training.parallel import wrap_for_ranks
 from jukebox.training.scaler import LossScaler, clip_scale, gradient_norm, is_fit, make_scaler
 from jukebox.training.schedule import Schedule, ScheduleOptions
@@ -27,10 +28,36 @@ from jukebox.utils.audio_utils import audio_preprocess
 from jukebox.utils.dist_utils import any_rank, gather_objects
 from jukebox.utils.precision import read_dtype
 from jukebox.utils.torch_utils import seed_everything
+from jukebox.vqvae.vqvae import VQVAE
 
 # Audio [N, T, C] float32, or packed codes [N, L] int64 (see `codes.py`); or (audio, labels [N, 4 + genres + lyrics]
 # int64), or with the times of lyric characters (audio, labels, times [N, lyrics, 2]).
 Batch = Any
+
+
+TrainedModel = VQVAE | SimplePrior
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """The hyper-parameters of the same names.
+
+    `losses` are those of a VQ-VAE's losses, see `LossSettings.from_hps`, with `loss_fn`; empty for a prior.
+    """
+
+    seed: int
+    clip: float
+    ignore_grad_norm: float
+    aug_blend: bool
+    fp16: bool
+    bf16: bool
+    fsdp: bool
+    losses: Mapping[str, Any] = field(default_factory=dict)
+
+
+def step_options(hps: Hyperparams) -> StepOptions:
+    """What of the hyper-parameters a step needs."""
+    return replace(pick(StepOptions, hps), losses={} if hps.prior else hps)
 
 
 @dataclass
@@ -42,8 +69,8 @@ class Training:
     included that were skipped.
     """
 
-    model: Any  # a VQVAE or a SimplePrior
-    wrapped: Any
+    model: TrainedModel
+    wrapped: Any  # as the model, and with `no_sync` where ranks meet
     parameters: list[nn.Parameter]
     optimizer: Any  # its `step` takes `scale`
     optimizer_name: str
@@ -51,6 +78,7 @@ class Training:
     scaler: LossScaler
     average: WeightAverage | None
     device: torch.device
+    options: StepOptions
     shards: Shards | None = None
     averages_itself: bool = False  # whether the optimizer's step moves the average as well
     step: int = 0
@@ -62,12 +90,12 @@ class Training:
         return list(zip(names, self.parameters, strict=True))
 
 
-def make_training(model: nn.Module, hps: Hyperparams, device: torch.device) -> Training:
+def make_training(model: TrainedModel, hps: Hyperparams, device: torch.device) -> Training:
     """Puts optimizer, schedule, loss scale and weight average around a model that is on its device."""
     wrapped, shards = wrap_for_ranks(model, device, hps.bucket, hps.fsdp)  # now all ranks have the weights of rank 0
     parameters = shards.parts if shards else [p for p in model.parameters() if p.requires_grad]
-    optimizer, name = make_optimizer(parameters, hps)
-    average = make_ema(parameters, hps, dist.get_world_size())
+    optimizer, name = make_optimizer(parameters, pick(OptimizerOptions, hps))
+    average = make_ema(parameters, pick(AverageOptions, hps), dist.get_world_size())
     return Training(
         model=model,
         wrapped=wrapped,
@@ -78,31 +106,33 @@ def make_training(model: nn.Module, hps: Hyperparams, device: torch.device) -> T
         scaler=make_scaler(hps.fp16, hps.fp16_loss_scale, hps.fp16_scale_window),
         average=average,
         device=device,
+        options=step_options(hps),
         shards=shards,
         averages_itself=join_average(optimizer, parameters, average),
     )
 
 
-def train_step(training: Training, batches: Sequence[Batch], hps: Hyperparams) -> dict[str, float]:
+def train_step(training: Training, batches: Sequence[Batch]) -> dict[str, float]:
     """One update from one or more batches, whose gradients are averaged.
 
     Returns:
         The means of the batches' metrics, and of the step: `grad_norm`, `loss_scale`, `lr`, `skipped` (1 where the
         gradients were not used) and `overflow` (1 where they or the loss were not finite).
     """
-    seed_everything(hps.seed, "step", training.step, dist.get_rank())
+    options = training.options
+    seed_everything(options.seed, "step", training.step, dist.get_rank())
     training.step += 1
     training.schedule.step(training.step)
-    metrics = backward(training, batches, hps)
+    metrics = backward(training, batches)
     scale = training.scaler.scale
     grad_norm = gradient_norm(training.parameters, scale)
     if training.shards is not None:
         grad_norm = training.shards.norm(grad_norm)
     bad_loss = any_rank(not math.isfinite(metrics["loss"]), training.device)
     overflow = bad_loss or not math.isfinite(grad_norm)
-    skipped = overflow or not is_fit(grad_norm, hps.ignore_grad_norm)
+    skipped = overflow or not is_fit(grad_norm, options.ignore_grad_norm)
     if not skipped:
-        training.optimizer.step(scale=clip_scale(grad_norm, hps.clip, scale))
+        training.optimizer.step(scale=clip_scale(grad_norm, options.clip, scale))
         if training.average is not None and not training.averages_itself:
             training.average.step()
     training.skipped += int(skipped)
@@ -112,16 +142,16 @@ def train_step(training: Training, batches: Sequence[Batch], hps: Hyperparams) -
     return dict(metrics, grad_norm=grad_norm, loss_scale=scale, lr=lr, skipped=float(skipped), overflow=float(overflow))
 
 
-def backward(training: Training, batches: Sequence[Batch], hps: Hyperparams) -> dict[str, float]:
+def backward(training: Training, batches: Sequence[Batch]) -> dict[str, float]:
     """Leaves the mean gradient of the batches in the parameters, times the loss scale. Returns mean metrics."""
     training.model.train()
     collected = []
     for i, batch in enumerate(batches):
         alone = i < len(batches) - 1 and hasattr(training.wrapped, "no_sync")
         with training.wrapped.no_sync() if alone else contextlib.nullcontext():  # ranks meet once, at the last batch
-            loss, metrics = forward(training.wrapped, batch, hps, training.device)
+            loss, metrics = forward(training.wrapped, batch, training.options, training.device)
             (loss * (training.scaler.scale / len(batches))).backward()
-        by_level = {} if hps.prior else training.model.bottleneck.by_level
+        by_level = training.model.bottleneck.by_level if isinstance(training.model, VQVAE) else {}
         collected.append({"loss": loss.detach(), **metrics, **by_level})
     if training.shards is not None:
         training.shards.take_gradients()
@@ -129,20 +159,20 @@ def backward(training: Training, batches: Sequence[Batch], hps: Hyperparams) -> 
 
 
 def forward(
-    model: nn.Module, batch: Batch, hps: Hyperparams, device: torch.device
+    model: nn.Module, batch: Batch, options: StepOptions, device: torch.device
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and scalar metrics of one batch."""
     parts = batch if isinstance(batch, (tuple, list)) else (batch,)
     x, *labels = [part.to(device, non_blocking=True) for part in parts]
     if x.is_floating_point():
-        x = audio_preprocess(x, hps)  # [N, T, C] -> [N, T, 1]
+        x = audio_preprocess(x, options)  # [N, T, C] -> [N, T, 1]
     # Sharded weights come and go, so casts of them are not kept from layer to layer.
-    with torch.autocast(device.type, torch.bfloat16, enabled=bool(hps.bf16), cache_enabled=not hps.fsdp):
-        if hps.prior:
-            given = dict(zip(("y", "times"), labels, strict=False))
-            _, loss, metrics = model(x, dtype=read_dtype(hps.fp16), **given)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bool(options.bf16), cache_enabled=not options.fsdp):
+        if options.losses:
+            _, loss, metrics = model(x, options.losses, loss_fn=options.losses["loss_fn"])
         else:
-            _, loss, metrics = model(x, hps, loss_fn=hps.loss_fn)
+            given = dict(zip(("y", "times"), labels, strict=False))
+            _, loss, metrics = model(x, dtype=read_dtype(options.fp16), **given)
     return loss, {name: value for name, value in metrics.items() if torch.is_tensor(value) and value.dim() == 0}
 
 
@@ -163,7 +193,7 @@ def evaluate(
     model: nn.Module,
     average: WeightAverage | None,
     batches: Iterable[Batch],
-    hps: Hyperparams,
+    options: StepOptions,
     device: torch.device,
     counts: Sequence[int] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -180,8 +210,8 @@ def evaluate(
     Returns:
         The metrics by name; empty without an item, or where it was ended.
     """
-    seed_everything(hps.seed, "evaluate", dist.get_rank())
-    plain = Hyperparams(hps, aug_blend=False)
+    seed_everything(options.seed, "evaluate", dist.get_rank())
+    plain = replace(options, aug_blend=False)
     training = model.training
     model.eval()
     items, sums, stopped = 0, dict[str, float](), False

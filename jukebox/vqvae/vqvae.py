@@ -55,6 +55,8 @@ class VQVAE(nn.Module):
         UserError: lists that do not match the levels, odd strides, or a T that no code fits.
     """
 
+    step: int  # steps trained, as its checkpoint says
+
     def __init__(
         self,
         input_shape: Sequence[int],

@@ -20,8 +20,7 @@ from jukebox import represent, sample, train
 from jukebox.data import build_labels
 from jukebox.hparams import HPARAMS_REGISTRY, setup_hparams
 from jukebox.make_models import MODELS
-from jukebox.training import loop
-from jukebox.training.checkpoint import save_training
+from jukebox.training.checkpoint import run_files, save_training
 from jukebox.training.codes import CodesDataset
 from jukebox.training.planning import plan
 from jukebox.training.step import make_training
@@ -185,9 +184,7 @@ def tables() -> Any:
     """What examples add to the tables of the package is taken out again."""
     known: list[tuple[Any, Any]] = [(table, dict(table)) for table in (HPARAMS_REGISTRY, MODELS, KINDS, ORDERS)]
     known.append((PRODUCTS, dict(PRODUCTS)))
-    make_data = loop.make_data
     yield
-    loop.make_data = make_data
     for table, before in known:
         table.clear()
         table.update(before)
@@ -325,7 +322,8 @@ def test_keys_of_training_checkpoints(tmp_path: Path, monkeypatch: pytest.Monkey
             hps = tiny_hps(prior=prior, ema=ema, mu=0.9, name=f"run{prior}{ema}")
             training = make_training(tiny_model(hps), hps, CPU)
             extra = {"bandwidth": {}, **({"vqvae": ""} if prior else {})}  # what the loop adds
-            path = save_training(training, hps, "train.py", TinyData(hps).state_dict(0), **extra)
+            record = {"hps": dict(hps), "command": "train.py", **extra}
+            path = save_training(training, run_files(hps), record, TinyData(hps).state_dict(0))
             meant = {"all"} | ({"prior"} if prior else {"VQ-VAE"}) | ({"with an average"} if ema else set())
             assert set(load_torch(path)) == {key for key, where in said.items() if where in meant}, (prior, ema)
 

@@ -87,7 +87,7 @@ def losses(kind: str, perturbed: int = 0, **values: Any) -> list[float]:
             for parameter in model.parameters():
                 parameter.mul_(1 + PERTURBED * numbers(rng, *parameter.shape).to(parameter.dtype))
     training = make_training(model, hps, CPU)
-    return [train_step(training, [batch(i)], hps)["loss"] for i in range(STEPS)]
+    return [train_step(training, [batch(i)])["loss"] for i in range(STEPS)]
 
 
 def largest_deviation(one: list[float], two: list[float]) -> float:

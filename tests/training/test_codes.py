@@ -15,7 +15,7 @@ from tiny_training import T, sound, tiny_hps, tiny_vqvae
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import save_checkpoint
-from jukebox.training import loop
+from jukebox.training import run
 from jukebox.training.codes import CodesDataset, CodesStore, PackedCodes, vqvae_digest
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
@@ -81,7 +81,7 @@ def hps_of(**values: Any) -> Hyperparams:
 
 def train(**values: Any) -> dict[str, Any]:
     hps = hps_of(**values)
-    assert loop.run(hps, "") == 0
+    assert run.run_training(hps, "") == 0
     return load_torch(f"logs/{hps.name}/checkpoint_latest.pth.tar")
 
 

@@ -9,7 +9,17 @@ import torch
 from tiny_training import tiny_hps
 from torch import nn
 
-from jukebox.training.ema import CPUEMA, EMA, FusedEMA, averaged_state, averaged_weights, default_mu, make_ema
+from jukebox.hparams import pick
+from jukebox.training.ema import (
+    CPUEMA,
+    EMA,
+    AverageOptions,
+    FusedEMA,
+    averaged_state,
+    averaged_weights,
+    default_mu,
+    make_ema,
+)
 
 
 class Net(nn.Module):
@@ -108,9 +118,28 @@ def test_averaged_state_has_the_models_keys_and_types() -> None:
 
 def test_the_choice_of_an_average() -> None:
     parameters = list(Net().parameters())
-    assert make_ema(parameters, tiny_hps(ema=False), 1) is None
-    assert type(make_ema(parameters, tiny_hps(), 1)) is FusedEMA
-    assert type(make_ema(parameters, tiny_hps(ema_fused=False), 1)) is EMA
-    cpu = make_ema(parameters, tiny_hps(cpu_ema=True, cpu_ema_freq=7, mu=0.9), 1)
+    assert make_ema(parameters, pick(AverageOptions, tiny_hps(ema=False)), 1) is None
+    assert type(make_ema(parameters, pick(AverageOptions, tiny_hps()), 1)) is FusedEMA
+    assert type(make_ema(parameters, pick(AverageOptions, tiny_hps(ema_fused=False)), 1)) is EMA
+    cpu = make_ema(parameters, pick(AverageOptions, tiny_hps(cpu_ema=True, cpu_ema_freq=7, mu=0.9)), 1)
     assert isinstance(cpu, CPUEMA) and cpu.freq == 7 and cpu.mu == pytest.approx(0.9**7)
     assert default_mu(None, 4, 8) == 0.996 and default_mu(0, 1, 1) == 0.999875 and default_mu(0.5, 1, 1) == 0.5
+
+
+@pytest.mark.parametrize("saved", [EMA, FusedEMA, CPUEMA])
+@pytest.mark.parametrize("kind", [EMA, FusedEMA, CPUEMA])
+def test_a_state_is_taken_up_by_every_kind(saved: type[EMA], kind: type[EMA]) -> None:
+    net = Net()
+    one = saved(net.parameters(), 0.9)
+    for step in range(1, 4):
+        _walk(net, step)
+        one.step()
+    other = kind(net.parameters(), 0.9)
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    assert all(torch.equal(a, b) for a, b in zip(one.averages(), other.averages(), strict=True))
+    assert other.state_dict()["calls"] == one.calls == (3 if saved is CPUEMA else 0)
+    _walk(net, 4)
+    for average in (one, other):
+        average.step()
+    for a, b in zip(one.averages(), other.averages(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)

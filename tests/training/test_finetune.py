@@ -10,7 +10,7 @@ import torch
 from tiny_training import TinyData, tiny_hps
 
 from jukebox.data.artist_genre_processor import norm
-from jukebox.training import finetune, loop
+from jukebox.training import finetune, run
 from jukebox.training.finetune import ARTISTS, GENRES, chosen_layers, matching_rows
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
@@ -52,7 +52,7 @@ class LabelledData(TinyData):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "DataProcessor", LabelledData)
+    monkeypatch.setattr(run, "DataProcessor", LabelledData)
     monkeypatch.chdir(tmp_path)
     train(name="vqvae", epochs=1, sample_iters=-1)
 
@@ -68,7 +68,7 @@ def tables(folder: str, artists: list[str], genres: list[str]) -> dict[str, Any]
 
 def train(**values: Any) -> dict[str, Any]:
     hps = tiny_hps(**values)
-    assert loop.run(hps, "") == 0
+    assert run.run_training(hps, "") == 0
     return load_torch(f"logs/{hps.name}/checkpoint_latest.pth.tar")
 
 

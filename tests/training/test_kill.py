@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, random, shutil, signal, sys, time
 import torch
-from jukebox.training import loop
+from jukebox.training import loop, run
 from tiny_training import TinyData, tiny_hps
 from training.test_loop import same
 from jukebox.utils.files import load_torch
@@ -25,12 +25,12 @@ from jukebox.utils.files import load_torch
 kind, kills, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 draw = random.Random(seed)
 STEPS, AHEAD = 40, 4
-loop.DataProcessor = TinyData
+run.DataProcessor = TinyData
 values = dict(epochs=8, save_iters=4, sample_iters=-1, save_minutes=0.0, lr_decay=1e9, lr=0.003)
 
 
 def life(**more):
-    return loop.run(tiny_hps(**{**values, **more}), "")
+    return run.run_training(tiny_hps(**{**values, **more}), "")
 
 
 def latest(name):

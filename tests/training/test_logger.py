@@ -11,7 +11,8 @@ import pytest
 import torch
 from tiny_training import CPU, read_events, tiny_hps
 
-from jukebox.training.logger import RunLogger, chart, describe, in_decibels, time_text
+from jukebox.hparams import pick
+from jukebox.training.logger import LogOptions, RunLogger, chart, describe, in_decibels, time_text
 
 
 def test_names() -> None:
@@ -36,7 +37,7 @@ def test_times(seconds: float, text: str) -> None:
 
 
 def test_the_line_shows_means_and_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    logger = RunLogger(str(tmp_path), tiny_hps(log_steps=2), 0, 10, CPU)
+    logger = RunLogger(str(tmp_path), pick(LogOptions, tiny_hps(log_steps=2)), 0, 10, CPU)
     for step, loss in ((1, 2.0), (2, 4.0), (3, 9.0)):
         logger.step(step, 0, {"loss": loss, "lr": loss, "skipped": 0.0})
     said = capsys.readouterr().out
@@ -55,7 +56,7 @@ def scalars(logger: RunLogger) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_steps_that_overflowed_spoil_no_mean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    logger = RunLogger(str(tmp_path), tiny_hps(log_steps=3, fp16=True), 0, 9, CPU, skipped=5)
+    logger = RunLogger(str(tmp_path), pick(LogOptions, tiny_hps(log_steps=3, fp16=True)), 0, 9, CPU, skipped=5)
     found = scalars(logger)
     good = dict(skipped=0.0, overflow=0.0, loss_scale=8.0)
     bad = dict(loss=math.inf, grad_norm=math.nan, skipped=1.0, overflow=1.0, loss_scale=16.0)
@@ -77,7 +78,7 @@ def test_speed_is_that_of_training(
     """Of the items that were used, and without the time of evaluations."""
     clock = [0.0]
     monkeypatch.setattr("jukebox.training.logger.time.perf_counter", lambda: clock[0])
-    logger = RunLogger(str(tmp_path), tiny_hps(log_steps=2, bs=2, iters_before_update=4), 0, 12, CPU)
+    logger = RunLogger(str(tmp_path), pick(LogOptions, tiny_hps(log_steps=2, bs=2, iters_before_update=4)), 0, 12, CPU)
     found = scalars(logger)
     for step, items in ((1, 8), (2, 2)):  # the second group was short
         clock[0] += 1.0
@@ -101,7 +102,7 @@ def test_a_terminal_shows_the_same_numbers(tmp_path: Path, monkeypatch: pytest.M
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", screen)
-    logger = RunLogger(str(tmp_path), tiny_hps(), 0, 3, CPU)
+    logger = RunLogger(str(tmp_path), pick(LogOptions, tiny_hps()), 0, 3, CPU)
     metrics = dict(loss=1.0, entropy=2.5, usage=9.0, spectral_convergence=0.1, grad_norm=0.5, lr=0.001, skipped=0.0)
     for step in (1, 2, 3):
         logger.step(step, 0, metrics)
@@ -120,7 +121,7 @@ def test_what_an_earlier_life_wrote_of_later_steps_is_taken_back(tmp_path: Path)
 
     for step, goes_on in ((0, True), (6, True), (8, False)):
         folder = tmp_path / f"{step}"
-        logger = RunLogger(str(folder), tiny_hps(), step, 9, CPU, goes_on=goes_on)
+        logger = RunLogger(str(folder), pick(LogOptions, tiny_hps()), step, 9, CPU, goes_on=goes_on)
         logger.close()
         starts = [e.step for e in read_events(folder) if e.session_log.status == SessionLog.START]
         assert starts == ([7] if step == 6 else [])
@@ -132,7 +133,7 @@ def test_skipped_steps_are_counted() -> None:
 
 
 def test_audio_is_cut_and_counted(tmp_path: Path) -> None:
-    logger = RunLogger(str(tmp_path), tiny_hps(max_log=2, max_len=1, sr=100), 0, 1, CPU)
+    logger = RunLogger(str(tmp_path), pick(LogOptions, tiny_hps(max_log=2, max_len=1, sr=100)), 0, 1, CPU)
     written = []
     logger.writer.add_audio = lambda tag, x, step, sample_rate: written.append((tag, tuple(x.shape), step, sample_rate))
     logger.audio("audio_input", torch.zeros(5, 1000, 1), 7)

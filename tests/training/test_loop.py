@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny_training import TinyData, read_events, tiny_hps
 
-from jukebox.hparams import Hyperparams
+from jukebox.hparams import FrozenHyperparams, Hyperparams, HyperparamsError, pick
 from jukebox.make_models import load_checkpoint, make_vqvae
-from jukebox.training import loop
-from jukebox.training.setup import choose_precision
+from jukebox.training import loop, run
+from jukebox.training.resolve import resolve
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
 
@@ -43,14 +43,14 @@ class CrashingLoader:
 
 @pytest.fixture(autouse=True)
 def tiny_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loop, "DataProcessor", TinyData)
+    monkeypatch.setattr(run, "DataProcessor", TinyData)
     monkeypatch.chdir(tmp_path)
 
 
 def train(crash_after: int | None = None, **values: Any) -> dict[str, Any]:
     """A run of two epochs of five batches; returns its last checkpoint."""
     hps = tiny_hps(**{"epochs": 2, "save_iters": 3, "sample_iters": -1, **values})
-    original = loop.DataProcessor
+    original = run.DataProcessor
     if crash_after is not None:
 
         def crashing(hps: Hyperparams, **_: Any) -> TinyData:
@@ -58,13 +58,13 @@ def train(crash_after: int | None = None, **values: Any) -> dict[str, Any]:
             data.train_loader = CrashingLoader(data.train_loader, crash_after)  # type: ignore[assignment]
             return data
 
-        loop.DataProcessor = crashing  # type: ignore[assignment,misc]
+        run.DataProcessor = crashing  # type: ignore[assignment,misc]
     try:
-        assert loop.run(hps, "train.py --name=tiny") == 0
+        assert run.run_training(hps, "train.py --name=tiny") == 0
     except Crash:
         pass
     finally:
-        loop.DataProcessor = original  # type: ignore[misc]
+        run.DataProcessor = original  # type: ignore[misc]
     return load_torch(f"logs/{hps.name}/checkpoint_latest.pth.tar")
 
 
@@ -224,7 +224,7 @@ def test_interrupted_it_saves_and_says_how_to_go_on(
 
     monkeypatch.setattr(loop, "train_step", interrupted)
     hps = tiny_hps(epochs=2, save_iters=100, sample_iters=-1, name="b")
-    assert loop.run(hps, "train.py --name=tiny") == 130
+    assert run.run_training(hps, "train.py --name=tiny") == 130
     said = capsys.readouterr()
     assert "step 7, logs/b/checkpoint_latest.pth.tar: stopped: the same command goes on from there" in said.out
     assert "stopping after this step" in said.err
@@ -243,7 +243,7 @@ def test_a_second_interrupt_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(loop, "train_step", stuck)
     with pytest.raises(KeyboardInterrupt):
-        loop.run(tiny_hps(), "")
+        run.run_training(tiny_hps(), "")
 
 
 def test_a_lost_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,14 +278,14 @@ def test_forgotten_temporary_files_are_removed() -> None:
 
 def test_nothing_is_saved_without_save() -> None:
     hps = tiny_hps(epochs=1, save=False, sample_iters=-1)
-    assert loop.run(hps, "") == 0
+    assert run.run_training(hps, "") == 0
     assert not [name for name in os.listdir("logs/tiny") if name != "logs"]
 
 
 def test_evaluation_alone_uses_the_averaged_weights(capsys: pytest.CaptureFixture[str]) -> None:
     train(epochs=1, mu=0.5, test=True)
     trained = capsys.readouterr().out
-    assert loop.run(tiny_hps(train=False, test=True, mu=0.5), "") == 0
+    assert run.run_training(tiny_hps(train=False, test=True, mu=0.5), "") == 0
     alone = capsys.readouterr().out
     line = next(line for line in trained.splitlines() if line.startswith("held-out songs: loss"))
     assert line in alone.splitlines()
@@ -364,7 +364,7 @@ def test_stopped_while_it_evaluates(
 
     monkeypatch.setattr(checkpoint, "RECENT", 0.0)
     monkeypatch.setattr(step, "forward", interrupted)
-    assert loop.run(tiny_hps(name="b", test=True, epochs=epochs, save_iters=100, sample_iters=-1), "") == 130
+    assert run.run_training(tiny_hps(name="b", test=True, epochs=epochs, save_iters=100, sample_iters=-1), "") == 130
     assert calls == [5] and "held-out" not in capsys.readouterr().out
     monkeypatch.setattr(step, "forward", forward)
     resumed = train(name="b", test=True, epochs=epochs, save_iters=100)
@@ -376,18 +376,18 @@ def test_stopped_while_it_evaluates(
 
 def test_stopped_after_an_evaluation_there_is_no_further_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT) or {"loss": 1.0})
-    assert loop.run(tiny_hps(test=True, epochs=2, sample_iters=-1), "") == 130
+    assert run.run_training(tiny_hps(test=True, epochs=2, sample_iters=-1), "") == 130
     checkpoint = load_torch("logs/tiny/checkpoint_latest.pth.tar")
     assert checkpoint["step"] == 5 and checkpoint["data"] == {"epoch": 1, "done": 0}
 
 
 def test_random_weights_are_not_evaluated() -> None:
     with pytest.raises(UserError, match="logs/tiny/checkpoint_latest.pth.tar does not exist; .*--restore_vqvae=CHECK"):
-        loop.run(tiny_hps(train=False, test=True), "")
+        run.run_training(tiny_hps(train=False, test=True), "")
     path = vqvae_path()
     with pytest.raises(UserError, match="--restore_prior=CHECKPOINT"):
-        loop.run(tiny_hps(train=False, test=True, prior=True, restore_vqvae=path), "")
-    assert loop.run(tiny_hps(train=False, test=True, restore_vqvae=path), "") == 0
+        run.run_training(tiny_hps(train=False, test=True, prior=True, restore_vqvae=path), "")
+    assert run.run_training(tiny_hps(train=False, test=True, restore_vqvae=path), "") == 0
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -406,7 +406,7 @@ def test_only_training_shards_a_prior(training: bool, monkeypatch: pytest.Monkey
     monkeypatch.setattr(setup, "make_vqvae", lambda *_: None)
     hps = tiny_hps(prior=True, fsdp=True, train=training, test=True)
     with pytest.raises(Placed, match="cpu" if training else "meta"):
-        setup.make_model(hps, "", torch.device("meta"))
+        setup.build_trained(hps, "", torch.device("meta"))
 
 
 def test_nothing_to_evaluate_is_said_at_the_start(
@@ -417,7 +417,7 @@ def test_nothing_to_evaluate_is_said_at_the_start(
             super().__init__(hps, **rest)
             self.test_loader = []
 
-    monkeypatch.setattr(loop, "DataProcessor", WithoutHeldOut)
+    monkeypatch.setattr(run, "DataProcessor", WithoutHeldOut)
     train(epochs=1, test=True, log_steps=1)
     said = capsys.readouterr().out
     assert "no songs are held out, so --test has nothing to evaluate" in said.split("step 1 of")[0]
@@ -483,7 +483,7 @@ def test_skipped_steps_are_counted_over_all_lives() -> None:
 
 def test_steps_left_with_a_short_last_group() -> None:
     hps = tiny_hps(epochs=3, iters_before_update=2)
-    assert [loop.steps_left(5, hps, 1, done) for done in (0, 2, 4, 5)] == [6, 5, 4, 3]
+    assert [pick(loop.LoopOptions, hps).steps_left(5, 1, done) for done in (0, 2, 4, 5)] == [6, 5, 4, 3]
 
 
 def test_previews_change_nothing() -> None:
@@ -515,8 +515,7 @@ def test_bf16_is_the_default_of_priors_on_gpus_that_have_it(monkeypatch: pytest.
 
     def chosen(device: torch.device, **values: Any) -> Any:
         hps = tiny_hps(**{"bf16": None, **values})
-        choose_precision(hps, device)
-        return hps.bf16
+        return resolve(hps, device, {}).bf16
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert chosen(gpu, prior=True) is False
@@ -526,6 +525,30 @@ def test_bf16_is_the_default_of_priors_on_gpus_that_have_it(monkeypatch: pytest.
     assert chosen(gpu, prior=True, bf16=False) is False
     assert chosen(gpu) is False and chosen(gpu, bf16=True) is True
     assert chosen(cpu, prior=True) is False and chosen(cpu, prior=True, bf16=True) is True
+
+
+def test_nothing_writes_into_resolved_hyper_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was chosen is in them; the command's own stay as they were; a write is refused."""
+    seen: list[FrozenHyperparams] = []
+    make_loop = run.make_loop
+
+    def watched(model: Any, data: Any, hps: FrozenHyperparams, *rest: Any) -> Any:
+        seen.append(hps)
+        return make_loop(model, data, hps, *rest)
+
+    monkeypatch.setattr(run, "make_loop", watched)
+    for values in (dict(), dict(prior=True, restore_vqvae="logs/tiny/checkpoint_latest.pth.tar", name="prior")):
+        hps = tiny_hps(epochs=1, sample_iters=-1, bf16=None, **values)
+        before = dict(hps)
+        assert run.run_training(hps, "") == 0
+        assert hps == before
+    vqvae, prior = seen
+    assert set(vqvae.bandwidth) == {"l1", "l2", "spec"} and vqvae.bf16 is False and prior.bandwidth == {}
+    for resolved in seen:
+        with pytest.raises(HyperparamsError, match="seed cannot be changed"):
+            resolved.seed = 3
+    checkpoint = load_torch("logs/tiny/checkpoint_latest.pth.tar")
+    assert type(checkpoint["hps"]) is dict and "bandwidth" not in checkpoint["hps"]
 
 
 def test_settings_of_the_optimizer_are_those_of_the_new_command() -> None:

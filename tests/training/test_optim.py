@@ -11,8 +11,9 @@ import torch
 from tiny_training import tiny_hps
 from torch import nn
 
+from jukebox.hparams import pick
 from jukebox.training import optim
-from jukebox.training.optim import Adam, make_optimizer
+from jukebox.training.optim import Adam, OptimizerOptions, make_optimizer
 
 SHAPES = [(5, 3), (7,), (2, 3, 4), (1,)]
 
@@ -123,9 +124,11 @@ def test_resumed_from_the_disk_it_goes_on_bit_for_bit(half_state: bool, tmp_path
 
 def test_the_choice_of_an_optimizer() -> None:
     hps = tiny_hps(beta2=0.95, weight_decay=0.1)
-    optimizer, name = make_optimizer(_params([torch.float32] * 4), hps, fused=False)
+    optimizer, name = make_optimizer(_params([torch.float32] * 4), pick(OptimizerOptions, hps), fused=False)
     assert name == "Adam"
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (0.01, (0.9, 0.95), 1e-8, 0.1)
-    half, name = make_optimizer(_params([torch.float16] * 4), tiny_hps(fp16_opt=True), fused=False)
+    half, name = make_optimizer(
+        _params([torch.float16] * 4), pick(OptimizerOptions, tiny_hps(fp16_opt=True)), fused=False
+    )
     assert isinstance(half, Adam) and half.half_state and "half" in name

@@ -37,14 +37,14 @@ def test_the_plan_is_what_a_run_holds(kind: str) -> None:
     plan = planning.count(model, vqvae, hps, 1, 0)
     training = make_training(tiny_model(hps), hps, CPU)
     assert tensors_bytes(training.parameters) == plan.weights == plan.gradients
-    train_step(training, [sound(2, 0)], hps)
+    train_step(training, [sound(2, 0)])
     moments = [s[m] for s in training.optimizer.state.values() for m in ("exp_avg", "exp_avg_sq")]
     assert tensors_bytes(moments) == plan.optimizer
     averages = training.average.averages() if training.average else []
     assert tensors_bytes(averages) == plan.average
     # What autograd keeps in a real step, in tensors that are no weights.
     with planning.tiling.disabled(), planning.saved_bytes(training.model) as kept:
-        forward(training.model, sound(2, 0), hps, CPU)
+        forward(training.model, sound(2, 0), training.options, CPU)
         real = kept()
     planned = planning.count_activations(model, hps)
     if kind == "recomputed":  # the plan has one recomputed layer more, which lives in the backward pass alone

@@ -60,10 +60,11 @@ with failing_together():
     losses, used = [], []
     batches = iter(data.train_loader)
     for step in range({STEPS}):
-        metrics = train_step(training, [next(batches) for _ in range(accumulate)], hps)
+        metrics = train_step(training, [next(batches) for _ in range(accumulate)])
         losses.append([metrics["loss"], metrics["grad_norm"]])
         used.append(metrics.get("usage", 0.0))
-    held_out = evaluate(model, training.average, [sound(4, 50 + i)[rank::ranks] for i in range(2)], hps, CPU)
+    batches = [sound(4, 50 + i)[rank::ranks] for i in range(2)]
+    held_out = evaluate(model, training.average, batches, training.options, CPU)
     if revive:
         save_torch(dict(codebook=model.state_extra(), model=model.state_dict(), used=used), path + f"_{{rank}}")
     if training.shards is not None:

@@ -22,7 +22,7 @@ import json
 import sys
 import torch
 from jukebox.make_models import load_checkpoint
-from jukebox.training.checkpoint import averaged_state, latest_path, restore_training, run_folder, save_training
+from jukebox.training.checkpoint import averaged_state, restore_training, run_files, save_training
 from jukebox.training.saved_shards import MOMENTS
 from jukebox.training.step import evaluate, make_training, train_step
 from jukebox.utils.dist_utils import failing_together, gather_objects, setup_dist_from_mpi, shutdown
@@ -55,29 +55,30 @@ with failing_together():
     batches = iter(TinyData(hps, batches=steps * hps.iters_before_update, rank=rank, ranks=ranks).train_loader)
     losses, norms, overflows, whole_moments = [], [], 0, {}
     for _ in range(steps):
-        metrics = train_step(training, [next(batches) for _ in range(hps.iters_before_update)], hps)
+        metrics = train_step(training, [next(batches) for _ in range(hps.iters_before_update)])
         losses.append(sum(gather_objects(metrics["loss"])) / ranks)
         norms.append(metrics["grad_norm"])
         overflows += metrics["overflow"]
-    held_out = evaluate(model, training.average, [sound(4, 50 + i)[rank::ranks] for i in range(2)], hps, CPU)
+    batches = [sound(4, 50 + i)[rank::ranks] for i in range(2)]
+    held_out = evaluate(model, training.average, batches, training.options, CPU)
     overflow = []
     if hps.fp16 and not folder:
         scale, before = training.scaler.scale, [p.detach().clone() for p in training.parameters]
         training.scaler.scale = scale if rank else 2.0**60  # more than half numbers hold, on one process alone
-        metrics = train_step(training, [sound(4, 99)[rank::ranks]], hps)
+        metrics = train_step(training, [sound(4, 99)[rank::ranks]])
         same = all(torch.equal(a, b) for a, b in zip(before, training.parameters))
         overflow = gather_objects([metrics["overflow"], same])
         training.scaler.scale = scale
     parts = {name: [str(p.dtype), p.numel()] for name, p in training.named_parameters()}
     moments = sorted({str(state["exp_avg"].dtype) for state in training.optimizer.state.values()})
     if resume:
-        restore_training(training, load_checkpoint(latest_path(hps)), hps, run_folder(hps))
+        restore_training(training, load_checkpoint(run_files(hps).latest), run_files(hps).folder)
     elif folder:
         for part in training.parameters:
             for moment in MOMENTS:
                 if "scale_" + moment in training.optimizer.state[part]:
                     training.optimizer.state[part]["scale_" + moment].fill_(10.0**rank)  # as different as can be
-        save_training(training, hps, "", {})
+        save_training(training, run_files(hps), dict(hps=dict(hps), command=""), {})
     for i, (name, part) in enumerate(training.named_parameters() if folder else ()):
         state = training.optimizer.state[part]
         whole_moments[name] = {m: state.get(m, part.detach()).float() * state.get("scale_" + m, 1.0) for m in MOMENTS}

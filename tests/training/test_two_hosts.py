@@ -19,7 +19,7 @@ ADDRESSES = ("10.213.77.1", "10.213.77.2")
 
 PROGRAM = """
 import sys
-from jukebox.training import loop
+from jukebox.training import run
 from jukebox.utils import dist_adapter
 from jukebox.utils.launch import leave_job
 from tiny_training import TinyData, tiny_hps
@@ -30,9 +30,9 @@ class RankData(TinyData):
         super().__init__(hps, rank=dist_adapter.get_rank(), ranks=dist_adapter.get_world_size())
 
 
-loop.DataProcessor = RankData
+run.DataProcessor = RankData
 hps = tiny_hps(name="hosts", epochs=2, sample_iters=-1, bs=2, revival_threshold=0.0, mu=0.9)
-leave_job(loop.run(hps, "two hosts"))
+leave_job(run.run_training(hps, "two hosts"))
 """
 
 

@@ -1,0 +1,68 @@
+"""Hyper-parameters of a run once all that was left open is decided; nobody can change them afterwards.
+
+Two steps, since one choice needs the data and the data need another: `resolve`, then `resolve_for_data`. Change here
+what a run chooses by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from jukebox.data.data_processor import DataProcessor
+from jukebox.hparams import FrozenHyperparams, Hyperparams
+from jukebox.make_models import choose_guided_head
+from jukebox.utils.audio_utils import calculate_bandwidth
+from jukebox.utils.dist_utils import print_once
+
+
+def resolve(hps: Hyperparams, device: torch.device, checkpoint: Mapping[str, Any]) -> FrozenHyperparams:
+    """Decides what the command left open and what the run's own checkpoint has decided.
+
+    `seed`: a run keeps the one it began with, since the order of its items comes from that. `bf16`: where it is None,
+    priors use it on GPUs that have it; a VQ-VAE keeps all digits of audio.
+
+    Args:
+        hps: checked by `check_training`.
+        device: where the model computes.
+        checkpoint: of the run; empty for a new one.
+    """
+    seed = checkpoint.get("hps", {}).get("seed", hps.seed)
+    if seed != hps.seed:
+        print_once(f"--seed={hps.seed} is for new runs: this one goes on with seed {seed}")
+    bf16 = hps.bf16
+    if bf16 is None:
+        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        bf16 = bool(able and hps.prior and not hps.fp16)
+    return hps.frozen(seed=seed, bf16=bf16)
+
+
+def resolve_for_data(hps: Hyperparams, data: DataProcessor, checkpoint: Mapping[str, Any]) -> FrozenHyperparams:
+    """Decides what depends on the songs.
+
+    `bandwidth`: how loud they are, by which a VQ-VAE's losses are divided; a run keeps what it measured first.
+    `align_loss`: 0 where no song has timed lyrics. `alignment_layer`, `alignment_head`, `alignment_shift`: the head
+    that it teaches, and none that nobody taught.
+    """
+    if not hps.prior:
+        return hps.frozen(bandwidth=checkpoint.get("bandwidth") or calculate_bandwidth(data.train_dataset, hps))
+    align_loss = hps.align_loss
+    if wants_times(hps) and not data.dataset.has_times():
+        print_once("no song has timed lyrics, an .lrc file beside it: align_loss has nothing to teach and is left out")
+        align_loss = 0.0
+    head = choose_guided_head(hps) if align_loss else {}
+    if head and hps.alignment_layer is None:
+        print_once("align_loss teaches head {alignment_head} of layer {alignment_layer}".format(**head))
+    return hps.frozen(align_loss=align_loss, bandwidth={}, **head)
+
+
+def wants_times(hps: Hyperparams) -> bool:
+    """Whether training uses the times of lyrics."""
+    return bool(hps.prior and hps.align_loss > 0)
+
+
+def plain(hps: Hyperparams) -> dict[str, Any]:
+    """What goes into checkpoints under `hps`; the bandwidth has an entry of its own there."""
+    return {key: value for key, value in hps.items() if key != "bandwidth"}

@@ -1,0 +1,233 @@
+"""A training run is put together here, from its command to the loop that trains it.
+
+Read `run_training` first. What differs between models is in `setup`, `step.forward` and `previews`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from jukebox.data.data_processor import DataProcessor, one_after_another
+from jukebox.hparams import Hyperparams, pick
+from jukebox.make_models import load_checkpoint
+from jukebox.prior.prior import SimplePrior
+from jukebox.training.checkpoint import (
+    SaveOptions,
+    Saver,
+    changes,
+    check_same_run,
+    check_same_vqvae,
+    restore_training,
+    run_files,
+)
+from jukebox.training.codes import CodesDataset, vqvae_digest
+from jukebox.training.finetune import needs_matching
+from jukebox.training.logger import LogOptions, RunLogger
+from jukebox.training.loop import Loop, LoopOptions, train
+from jukebox.training.previews import PreviewOptions
+from jukebox.training.resolve import plain, resolve, resolve_for_data, wants_times
+from jukebox.training.schedule import ScheduleOptions
+from jukebox.training.setup import build_trained, use_codes
+from jukebox.training.step import TrainedModel, Training, evaluate, make_training, step_options
+from jukebox.utils import dist_adapter as dist
+from jukebox.utils.dist_utils import failing_together, print_once, setup_dist_from_mpi, shutdown
+from jukebox.utils.errors import UserError
+from jukebox.utils.files import atomic_write, try_folder
+from jukebox.utils.run_files import RunFiles
+from jukebox.utils.torch_utils import count_parameters
+
+
+def open_data(hps: Hyperparams) -> DataProcessor:
+    """The data of a run: chunks of audio, or with `codes_dir` the codes of such chunks."""
+    if hps.codes_dir:
+        return DataProcessor(hps, dataset=one_after_another(lambda: CodesDataset(hps, wants_times(hps))))
+    return DataProcessor(hps, with_times=wants_times(hps))
+
+
+def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparams], DataProcessor] = open_data) -> int:
+    """Trains, or evaluates with `test` alone; resumes where an earlier run of the same name stopped.
+
+    Args:
+        hps: checked by `check_training`.
+        command: the command line, for the record.
+        open_data: gives the data, for a data set of your own.
+
+    Returns:
+        The exit status: 0, or 128 plus the signal that asked for the end.
+    """
+    _, _, device = setup_dist_from_mpi(master_addr=hps.master_addr or None, port=hps.port, device=hps.device)
+    with failing_together():
+        files = run_files(hps)
+        if dist.get_rank() == 0:
+            try_folder(files.folder, "local_logdir")
+        path = files.newest()
+        checkpoint = load_checkpoint(path) if path else {}
+        check_same_run(checkpoint, hps)
+        check_trained(path, hps)
+        hps = resolve(hps, device, checkpoint)
+        data = open_data(hps)
+        hps = resolve_for_data(hps, data, checkpoint)
+        extra: dict[str, Any] = {"bandwidth": hps.bandwidth}
+        model, vqvae = build_trained(hps, path, device)
+        if isinstance(model, SimplePrior):
+            extra["vqvae"] = vqvae_digest(vqvae)
+            check_same_vqvae(checkpoint, extra["vqvae"], files.latest, hps.restore_vqvae)
+            if isinstance(data.dataset, CodesDataset):
+                use_codes(data.dataset, model, vqvae)
+        if hps.train:
+            loop = make_loop(model, data, hps, extra, checkpoint, command, device)
+            checkpoint.clear()
+            status = train(loop)
+        else:
+            status = evaluate_only(model, data, hps, device)
+        shutdown()
+    return status
+
+
+def check_trained(path: str, hps: Hyperparams) -> None:
+    """Refuses to evaluate random weights.
+
+    Raises:
+        UserError: without training, neither the run's own checkpoint `path` nor one to start from.
+    """
+    key = "restore_prior" if hps.prior else "restore_vqvae"
+    if not hps.train and not path and not hps[key]:
+        raise UserError(
+            f"--test without --train: {run_files(hps).latest} does not exist; "
+            f"give the --name of a run that was trained, or --{key}=CHECKPOINT"
+        )
+
+
+def make_loop(
+    model: TrainedModel,
+    data: DataProcessor,
+    hps: Hyperparams,
+    extra: dict[str, Any],
+    checkpoint: dict[str, Any],
+    command: str,
+    device: torch.device,
+) -> Loop:
+    """Puts a run together, at the state of its own checkpoint, of `restore_prior`, or at the beginning.
+
+    Args:
+        hps: resolved.
+        extra: what goes into checkpoints besides: `bandwidth`, and a prior's `vqvae`.
+        checkpoint: of the run; empty for a new one.
+
+    Raises:
+        UserError: there is nothing left to train.
+    """
+    files, schedule, options = run_files(hps), ScheduleOptions.from_hps(hps), pick(LoopOptions, hps)
+    training = make_training(model, hps, device)
+    epoch, batches = max(0, hps.curr_epoch), 0
+    if checkpoint:
+        restore_training(training, checkpoint, files.folder)
+        if "data" in checkpoint:
+            epoch, batches = data.load_state_dict(checkpoint["data"])
+    elif hps.prior and hps.restore_prior:
+        start_from(training, load_checkpoint(hps.restore_prior), hps, extra["vqvae"])
+    check_work_left(training.step, epoch, bool(checkpoint), schedule, options.epochs)
+    last_step = training.step + options.steps_left(len(data.train_loader), epoch, batches)
+    last_step = int(min(last_step, schedule.end))
+    logger = RunLogger(
+        files.charts, pick(LogOptions, hps), training.step, last_step, device, training.skipped, goes_on=True
+    )
+    record: dict[str, Any] = {"command": command, "hps": plain(hps)}
+    introduce(training, len(data.train_loader), hps, last_step)
+    if checkpoint:
+        print_once(f"going on from {files.latest}")
+        for line in changes(checkpoint.get("hps", {}), record["hps"]):
+            print_once(f"  changed {line}")
+    leave_record(record, logger, files if hps.save else None)
+    if options.test and not len(data.test_loader):
+        print_once(
+            "no songs are held out, so --test has nothing to evaluate: use more songs or a smaller --train_test_split"
+        )
+    saver = Saver(training, files, {**record, **extra}, pick(SaveOptions, hps))
+    return Loop(training, data, options, pick(PreviewOptions, hps), logger, saver, last_step, epoch, batches)
+
+
+def start_from(training: Training, start: dict[str, Any], hps: Hyperparams, vqvae: str) -> None:
+    """Begins where another run's checkpoint, `restore_prior`, stands, as an anneal does; the model has its weights.
+
+    Other layers in training, other label tables or numbers of another precision take the weights alone.
+    """
+    if start.get("vqvae", vqvae) != vqvae:
+        print_once(f"{hps.restore_prior} was trained on the codes of another VQ-VAE: this prior has them to learn anew")
+    saved = start.get("hps", {})
+    if saved.get("finetune_layers", "") != hps.finetune_layers or needs_matching(start, training.model):
+        return
+    other = [f"{key}={saved[key]}" for key in ("fp16_params", "fp16_opt") if saved.get(key, hps[key]) != hps[key]]
+    if other and (start.get("opt") or start.get("shards")):
+        print_once(
+            f"{hps.restore_prior} was trained with {', '.join(other)}: "
+            "its weights are taken, the optimizer begins anew at step 0"
+        )
+        return
+    check_same_run(start, hps)
+    restore_training(training, start, os.path.dirname(hps.restore_prior))
+
+
+def check_work_left(step: int, epoch: int, own: bool, schedule: ScheduleOptions, epochs: int) -> None:
+    """Refuses a run that would train nothing and say that it is done.
+
+    Args:
+        step, epoch: where it begins.
+        own: at the run's own checkpoint, so that it may rightly be finished.
+        epochs: to train.
+
+    Raises:
+        UserError: the learning rate ends, or the epochs do, before the run begins.
+    """
+    end = schedule.end
+    if step > end or (step == end and not own):
+        raise UserError(
+            f"the learning rate reaches zero at step {end:.0f} (lr_start_linear_decay="
+            f"{schedule.lr_start_linear_decay} + lr_decay={schedule.lr_decay:.0f}), "
+            f"and the checkpoint is at step {step}: use --lr_start_linear_decay={step}"
+        )
+    if epoch >= epochs and not own:
+        raise UserError(f"curr_epoch={epoch}, epochs={epochs}: nothing is left to train; use --epochs={epoch + 1}")
+
+
+def introduce(training: Training, batches: int, hps: Hyperparams, last_step: int) -> None:
+    """Says what is about to be trained."""
+    what = f"prior of level {hps.level}" if hps.prior else "VQ-VAE"
+    kind = "fp16" if hps.fp16 else "bf16" if hps.bf16 else "fp32"
+    ranks = dist.get_world_size()
+    print_once(
+        f"{what}: {count_parameters(training.model):,} parameters, {kind} on {training.device}, "
+        f"{ranks} process{'es' if ranks > 1 else ''}, {training.optimizer_name}; "
+        f"{batches} batches of {hps.bs} in an epoch of each process; steps {training.step} to {last_step}"
+    )
+
+
+def leave_record(record: Mapping[str, Any], logger: RunLogger, files: RunFiles | None) -> None:
+    """Leaves hyper-parameters and command line in the charts, and in the run's folder where there are `files`."""
+    text = json.dumps(record, indent=1)
+    logger.text("command", record["command"])
+    logger.text("hparams", f"```\n{text}\n```")
+    if files is not None and dist.get_rank() == 0:
+        with atomic_write(files.record, "w") as file:
+            file.write(text + "\n")
+
+
+def evaluate_only(model: TrainedModel, data: DataProcessor, hps: Hyperparams, device: torch.device) -> int:
+    """Evaluates a model on the held-out songs, without training.
+
+    Raises:
+        UserError: no songs are held out.
+    """
+    data.set_epoch(0)
+    metrics = evaluate(model, None, data.test_loader, step_options(hps), device, data.test_sampler.counts())
+    if not metrics:
+        raise UserError("no held-out songs to evaluate on: use more songs or a smaller --train_test_split")
+    logger = RunLogger(run_files(hps).charts, pick(LogOptions, hps), model.step, model.step, device)
+    logger.evaluation(model.step, metrics)
+    logger.close()
+    return 0
