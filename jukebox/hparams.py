@@ -16,11 +16,12 @@ Source: Jukebox (Dhariwal et al., 2020, arXiv 2005.00341), appendix B, tables 4 
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
+
+from jukebox.utils.errors import did_you_mean
 
 Options = TypeVar("Options")
 REMOTE_PREFIX = "https://openaipublic.azureedge.net/"
@@ -710,12 +711,6 @@ def pick(options: type[Options], hps: Mapping[str, Any]) -> Options:
     return options(**{field.name: hps[field.name] for field in fields(options) if field.name in hps})  # type: ignore[arg-type]
 
 
-def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """Ends an error message: the closest known names, or nothing where none is close."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
-
-
 def all_defaults() -> Hyperparams:
     """Every key with its default, all groups together; lists are the caller's own."""
     return Hyperparams({key: _own(value) for group in DEFAULTS.values() for key, value in group.items()})
@@ -797,7 +792,7 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
             continue
         if name not in HPARAMS_REGISTRY:
             raise HyperparamsError(
-                f"unknown hyper-parameter set {name!r}{nearest(name, HPARAMS_REGISTRY)} "
+                f"unknown hyper-parameter set {name!r}{did_you_mean(name, HPARAMS_REGISTRY)} "
                 f"Known sets: {', '.join(sorted(HPARAMS_REGISTRY))}"
             )
         _merge(hps, HPARAMS_REGISTRY[name], known, f" in set {name!r}")
@@ -808,5 +803,5 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
 def _merge(hps: Hyperparams, values: Mapping[str, Any], known: frozenset[str], where: str) -> None:
     for key, value in values.items():
         if key not in known:
-            raise HyperparamsError(f"unknown hyper-parameter {key!r}{where}{nearest(key, list(known))}")
+            raise HyperparamsError(f"unknown hyper-parameter {key!r}{where}{did_you_mean(key, known)}")
         hps[key] = check_value(key, value)

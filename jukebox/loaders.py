@@ -25,7 +25,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from jukebox.data.labels import EmptyLabeller, Labeller
-from jukebox.hparams import Hyperparams, all_defaults, nearest, setup_hparams
+from jukebox.hparams import Hyperparams, all_defaults, setup_hparams
 from jukebox.make_models import (
     MODELS,
     build_prior,
@@ -36,7 +36,7 @@ from jukebox.make_models import (
     make_vqvae,
 )
 from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
-from jukebox.utils.errors import UserError
+from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.precision import torch_dtype
 from jukebox.utils.remote_utils import is_remote
 from jukebox.utils.run_files import find_checkpoint
@@ -265,7 +265,7 @@ def find_model(name: str, weights_from: str = "") -> Model:
 
 def _unknown(name: str) -> UserError:
     return UserError(
-        f"unknown model {name!r}{nearest(name, MODELS)} Known: {', '.join(MODELS)}; "
+        f"unknown model {name!r}{did_you_mean(name, MODELS)} Known: {', '.join(MODELS)}; "
         "or the folder of a training run, such as logs/RUN"
     )
 
@@ -335,7 +335,7 @@ def _from_huggingface(name: str, folder: str) -> Model:
         priors = [setup_hparams(prior_set, {}) for prior_set in prior_sets]
     elif name:
         raise UserError(
-            f"--weights_from goes with a key of MODELS, not with --model={name}{nearest(name, MODELS)} "
+            f"--weights_from goes with a key of MODELS, not with --model={name}{did_you_mean(name, MODELS)} "
             f"Known: {', '.join(MODELS)}; or leave --model out to follow {os.path.join(folder, 'config.json')}"
         )
     else:

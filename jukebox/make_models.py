@@ -15,13 +15,13 @@ from typing import Any
 import torch
 
 from jukebox.data.labels import EmptyLabeller, Labeller
-from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams, nearest, setup_hparams
+from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams, setup_hparams
 from jukebox.prior.lyrics import READABLE_FROM
 from jukebox.prior.prior import SimplePrior
 from jukebox.transformer.ops import Conv1D
 from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.dist_adapter import get_world_size
-from jukebox.utils.errors import UserError
+from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.torch_utils import freeze_model
 from jukebox.vqvae.bottleneck import Bottleneck
 from jukebox.vqvae.vqvae import VQVAE
@@ -244,7 +244,7 @@ def make_model(
         (vqvae, priors from level 0 up).
     """
     if model not in MODELS:
-        raise UserError(f"unknown model {model!r}{nearest(model, MODELS)} Known: {', '.join(MODELS)}")
+        raise UserError(f"unknown model {model!r}{did_you_mean(model, MODELS)} Known: {', '.join(MODELS)}")
     vqvae_set, *prior_sets = MODELS[model]
     wanted = range(len(prior_sets)) if levels is None else levels
     settings = {key: hps[key] for key in ("sample_length", "sample_length_in_seconds") if key in hps}

@@ -15,6 +15,7 @@ if not __package__:  # as a script, whose folder would hide installed packages b
 from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import FORMATS, choice, device_name, number, seconds_of, whole_numbers
+from jukebox.utils.progress import progress_bar, write_line
 
 DESCRIPTION = """\
 Encodes songs with a VQ-VAE and decodes them again from each level alone, to hear and measure what the codes keep. No
@@ -92,18 +93,10 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
     Raises:
         UserError: not one of the songs could be taken.
     """
-    from tqdm import tqdm
-
     from jukebox.reconstruction.figures import text_table
 
     broken: list[UserError] = []
-    with tqdm(
-        total=1.0,
-        file=sys.stderr,
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-        dynamic_ncols=True,
-        bar_format="{desc}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]",
-    ) as bar:
+    with progress_bar(total=1.0, bar_format="{desc}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]") as bar:
 
         def advance(name: str, done: float, total: float) -> None:
             if done == 0.0:
@@ -124,7 +117,7 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
                 bar.close()
                 print(f"\nstopped: {job.folder} holds {len(job.songs)} of {len(files)} songs", file=sys.stderr)
                 return 130
-            tqdm.write(f"{name}, {job.songs[-1].seconds:.1f} s\n{text_table(figures)}\n")
+            write_line(f"{name}, {job.songs[-1].seconds:.1f} s\n{text_table(figures)}\n")
     if not job.songs:
         raise broken[0]
     if len(job.songs) > 1:

@@ -24,6 +24,7 @@ from jukebox.utils.flag_values import (
     whole,
     whole_numbers,
 )
+from jukebox.utils.progress import progress_bar, write_line
 
 if TYPE_CHECKING:
     from jukebox.features.activations import AudioWindow, Extractor
@@ -141,8 +142,6 @@ def make_features(
     device: Any,
 ) -> int:
     """Makes the features of one process's share of the files, and says at the end what became of them."""
-    from tqdm import tqdm
-
     from jukebox.features.activations import Extractor
     from jukebox.features.feature_writer import FeatureWriter
     from jukebox.utils.audio.index import AudioIndex
@@ -150,7 +149,7 @@ def make_features(
     from jukebox.utils.dist_utils import gather_objects
 
     share = todo[rank :: get_world_size()]
-    say = tqdm.write if rank == 0 else (lambda line: None)
+    say = write_line if rank == 0 else (lambda line: None)
     if n_done:
         say(f"{n_done} of {n_done + len(todo)} files are done already")
     if not todo:
@@ -171,12 +170,9 @@ def make_features(
     for notice in extractor.notices:
         say(notice)
     window = extractor.n_ctx * extractor.hop / extractor.sr
-    with tqdm(
+    with progress_bar(
         total=sum(seconds.values()),
         unit="s",
-        file=sys.stderr,
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-        dynamic_ncols=True,
         disable=rank > 0,
         bar_format="{desc}{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]",
     ) as bar:

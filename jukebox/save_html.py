@@ -27,6 +27,7 @@ from jukebox.page.parts import asset, clean, clock, definitions, frame, template
 from jukebox.page.pictures import alignment_picture, waveform_path
 from jukebox.page.times import CharacterTimes, character_times, lines_of, lrc, to_array
 from jukebox.utils.files import atomic_write, link_or_copy
+from jukebox.utils.flag_values import FORMATS
 
 # Flags that the page shows where the run has them.
 SETTINGS = {
@@ -45,7 +46,6 @@ SETTINGS = {
     "sr": "Sample rate (Hz)",
     "dtype": "Number format",
 }
-AUDIO_KINDS = ("wav", "flac", "mp3")
 
 
 def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alignments: Any, hps: Any) -> None:
@@ -168,7 +168,7 @@ def _times(lyrics: str, alignment: Any, seconds: float, shift: int) -> tuple[Cha
 
 def _audio_file(folder: Path, i: int, samples: np.ndarray, hps: Any) -> Path:
     """Finds the audio of an item, or writes it as 16-bit WAV, and puts it into the item's folder too."""
-    kinds = sorted(AUDIO_KINDS, key=lambda kind: kind != _get(hps, "format"))
+    kinds = sorted(FORMATS, key=lambda kind: kind != _get(hps, "format"))
     path = next((p for kind in kinds if (p := folder / f"item_{i}.{kind}").is_file()), None)
     if path is None:
         path, buffer = folder / f"item_{i}.wav", io.BytesIO()
@@ -181,7 +181,7 @@ def _audio_file(folder: Path, i: int, samples: np.ndarray, hps: Any) -> Path:
     own = folder / f"item_{i}"
     own.mkdir(exist_ok=True)
     copy = own / f"audio{path.suffix}"
-    for kind in AUDIO_KINDS:
+    for kind in FORMATS:
         if kind != path.suffix[1:]:
             (own / f"audio.{kind}").unlink(missing_ok=True)
     if not (copy.exists() and copy.samefile(path)):  # renaming a link over a link to the same file would leave both

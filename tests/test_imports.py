@@ -24,7 +24,7 @@ _MODELS = {"utils", "hparams", "transformer", "vqvae", "data", "prior", "make_mo
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "__init__": {"version"},
-    "hparams": set(),
+    "hparams": {"utils.errors"},
     "utils": {"version"},
     "page": {"utils"},
     "save_html": {"utils", "page"},

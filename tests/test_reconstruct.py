@@ -193,7 +193,11 @@ def test_reach_is_no_less_than_what_a_sample_changes(model: str) -> None:
         assert 2048 - reach <= int(seen.min()) + hop - 1 and int(seen.max()) <= 2048 + reach
 
 
-def test_a_window_that_does_not_fit_is_halved(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_window_that_does_not_fit_is_halved(model: str, error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU and a processor say with errors of their own that memory has run out."""
     vqvae = load_vqvae(find_vqvae(model), "cpu")
     x = torch.randn(4096, generator=torch.Generator().manual_seed(0))
     whole = vqvae.encode(x[None, :, None], 2, 3)[0][0]
@@ -202,7 +206,7 @@ def test_a_window_that_does_not_fit_is_halved(model: str, monkeypatch: pytest.Mo
     def small(piece: torch.Tensor, *levels: int) -> Any:
         sizes.append(piece.shape[1])
         if piece.shape[1] > limit:
-            raise torch.OutOfMemoryError
+            raise error
         return encode(piece, *levels)
 
     monkeypatch.setattr(vqvae, "encode", small)
@@ -210,7 +214,7 @@ def test_a_window_that_does_not_fit_is_halved(model: str, monkeypatch: pytest.Mo
     assert torch.equal(coder.encode(x, 2), whole)
     assert sizes[0] == 4096 and coder.window < 4096
     limit = 10
-    with pytest.raises(UserError, match="samples at a time do not fit the memory of cpu"):
+    with pytest.raises(UserError, match="samples at a time do not fit the memory of cpu: use another machine"):
         coder.encode(x, 2)
 
 

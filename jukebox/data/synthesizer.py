@@ -24,6 +24,7 @@ from jukebox.data.lrc import format_lrc
 from jukebox.data.synth_sounds import CONSONANTS, VOWELS, Timbre, bass, consonant, drum, note, vowel
 from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
+from jukebox.utils.progress import progress_bar
 
 PEAK = 10 ** (-3 / 20)  # -3 dB below full scale
 VOICE, CHORDS, BASS, DRUMS = 0.45, 0.06, 0.1, 0.2  # levels in the mix
@@ -293,8 +294,6 @@ def write_songs(
     out: str, songs: int = 32, seconds: float = 30.0, sr: int = 22050, format: str = "flac", seed: int = 0
 ) -> int:
     """Writes songs and their labels: `song_0000.flac`, `.json` (artist, genre, lyrics) and `.lrc` (timed lyrics)."""
-    from tqdm import tqdm
-
     from jukebox.utils.audio.write import WRITABLE, write_audio
     from jukebox.utils.files import atomic_write
 
@@ -304,7 +303,7 @@ def write_songs(
         raise UserError(f"format={format}: use one of {', '.join(WRITABLE)}")
     if songs < 1:
         raise UserError(f"songs={songs}: use 1 or more")
-    for i in tqdm(range(songs), "songs", unit="song", disable=songs < 50):
+    for i in progress_bar(range(songs), desc="songs", unit="song", disable=songs < 50):
         song = make_song(seed * 1_000_003 + i, sr, seconds)
         path = os.path.join(out, f"song_{i:04d}")
         labels = dict(artist=song.artist, genre=song.genre, lyrics=song.lyrics)

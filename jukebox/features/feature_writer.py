@@ -36,9 +36,8 @@ from jukebox.features.activations import AudioWindow, Extractor
 from jukebox.features.results import POOLS, MeanFile, RowsFile, array_path, is_done, write_note
 from jukebox.utils.audio.read import load_audio
 from jukebox.utils.errors import UserError
-from jukebox.utils.memory import free_bytes, is_out_of_memory
+from jukebox.utils.memory import free_bytes, in_parts
 from jukebox.utils.sample_utils import Window, schedule
-from jukebox.utils.torch_utils import empty_cache
 
 READERS = min(4, os.cpu_count() or 1)  # threads that decode files while others run
 STALE = 600.0  # seconds after which an unfinished file has no writer any more
@@ -196,36 +195,29 @@ class FeatureWriter:
         Raises:
             UserError: not even one fits.
         """
-        if self._fits(items):
-            for song, window in items:
+
+        def run(start: int, end: int) -> None:  # what was written until memory ran out is written again
+            part = items[start:end]
+            for layer, h in self.extractor.run([song.audio_of(window) for song, window in part]):
+                index = self.extractor.layers.index(layer)
+                for (song, window), rows in zip(part, h, strict=True):
+                    song.add(window, index, rows)
+
+        for start, end, _ in in_parts(len(items), self.batch, run, self._smaller_batch):
+            for song, window in items[start:end]:
                 self._window_done(song, window)
-            return
+
+    def _smaller_batch(self, batch: int) -> int:
         of = self.extractor
-        if len(items) == 1:
+        if batch == 1:
             elsewhere = "another machine" if of.device.type == "cpu" else "--fp16, --device=cpu"
             raise UserError(
                 f"one window of {of.n_ctx} positions does not fit the memory of {of.device}: "
                 f"use {elsewhere} or a smaller model"
             )
-        empty_cache()
-        self.batch = len(items) // 2
-        self.say(f"out of memory with {len(items)} windows at a time: going on with {self.batch}")
-        while items:  # the batch may shrink further on the way
-            some, items = items[: self.batch], items[self.batch :]
-            self._run_batch(some)
-
-    def _fits(self, items: list[tuple[OpenSong, Window]]) -> bool:
-        """Runs windows together; False where memory ran out. What was written until then is written again later."""
-        try:
-            for layer, h in self.extractor.run([song.audio_of(window) for song, window in items]):
-                index = self.extractor.layers.index(layer)
-                for (song, window), rows in zip(items, h, strict=True):
-                    song.add(window, index, rows)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return False
-        return True
+        self.batch = batch // 2
+        self.say(f"out of memory with {batch} windows at a time: going on with {self.batch}")
+        return self.batch
 
     def _window_done(self, song: OpenSong, window: Window) -> None:
         self.advance(window.new * self.extractor.hop / self.extractor.sr)

@@ -7,18 +7,16 @@ the neighbours is dropped, so no seam can be heard or counted. Change here how l
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from jukebox.utils.errors import UserError
-from jukebox.utils.torch_utils import empty_cache
+from jukebox.utils.memory import in_parts
 from jukebox.vqvae.encdec import Decoder, Encoder
 from jukebox.vqvae.vqvae import VQVAE
 
 WINDOW = 2**19  # samples: 12 s at 44.1 kHz, for which the widest released level needs about 0.3 GB
-Result = TypeVar("Result")
 
 
 def encoder_reach(encoder: Encoder) -> int:
@@ -101,24 +99,24 @@ class Coder:
         advance: Callable[[int], None],
     ) -> Tensor:
         """Joins what `run` gives for windows of codes [first, last), `per_code` entries for each code."""
-        parts: list[Tensor] = []
-        start = 0
-        while start < codes:
-            end = min(codes, start + max(1, self.window // hop))
+
+        def part(start: int, end: int) -> Tensor:
             first, last = max(0, start - halo), min(codes, end + halo)
-            try:
-                with torch.no_grad():
-                    part = run(first, last)[(start - first) * per_code : (end - first) * per_code].cpu()
-            except torch.OutOfMemoryError as error:
-                empty_cache()
-                if self.window <= max(hop, halo * hop):  # it would be all neighbours
-                    raise UserError(
-                        f"{(last - first) * hop} samples at a time do not fit the memory of {self.device}: "
-                        "use --device=cpu"
-                    ) from error
-                self.window //= 2
-                continue
-            parts.append(part)
+            with torch.no_grad():
+                return run(first, last)[(start - first) * per_code : (end - first) * per_code].cpu()
+
+        def smaller(size: int) -> int:
+            if self.window <= max(hop, halo * hop):  # it would be all neighbours
+                where = "another machine" if self.device.type == "cpu" else "--device=cpu"
+                raise UserError(
+                    f"{min(codes, size + 2 * halo) * hop} samples at a time do not fit the memory of {self.device}: "
+                    f"use {where}"
+                )
+            self.window //= 2
+            return max(1, self.window // hop)
+
+        parts: list[Tensor] = []
+        for start, end, made in in_parts(codes, max(1, self.window // hop), part, smaller):
+            parts.append(made)
             advance((end - start) * hop)
-            start = end
         return torch.cat(parts)

@@ -28,6 +28,7 @@ from jukebox.sampling.state import RunState, uninterrupted
 from jukebox.sampling.windows import walk_level
 from jukebox.save_html import save_html
 from jukebox.utils.files import load_torch, save_torch
+from jukebox.utils.flag_values import FORMATS
 from jukebox.utils.memory import enough_memory
 from jukebox.utils.precision import dtype_name, dtype_of
 from jukebox.utils.sample_utils import schedule
@@ -175,7 +176,7 @@ def write_level(
     for i, audio in enumerate(x):
         info = own["info"][i] if own is not None and i < len(own.get("info", [])) else {}
         write_audio(folder / f"item_{i}.{suffix}", audio, hps.sr, tags=tags(info, hps))
-        for other in {"wav", "flac", "mp3"} - {suffix}:  # of an earlier run into this folder
+        for other in {*FORMATS} - {suffix}:  # of an earlier run into this folder
             (folder / f"item_{i}.{other}").unlink(missing_ok=True)
     data = {
         "zs": [z.cpu() for z in zs],
@@ -190,9 +191,10 @@ def write_level(
 
 
 # What `write_level` and the page leave in a level's folder.
+_FORMAT = "|".join(FORMATS)
 _OURS = re.compile(
-    r"index\.html|data\.pth\.tar|item_\d+\.(wav|flac|mp3)|"
-    r"item_\d+/(audio\.(wav|flac|mp3)|lyrics\.json|align\.json|align\.png|lyrics\.lrc)"
+    rf"index\.html|data\.pth\.tar|item_\d+\.({_FORMAT})|"
+    rf"item_\d+/(audio\.({_FORMAT})|lyrics\.json|align\.json|align\.png|lyrics\.lrc)"
 )
 
 

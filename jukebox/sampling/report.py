@@ -6,8 +6,9 @@ left.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
+
+from jukebox.utils.progress import progress_bar, write_line
 
 
 class Silent:
@@ -38,23 +39,15 @@ class Bars(Silent):
         self._level = 0
 
     def message(self, text: str) -> None:
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(text, flush=True)
+        write_line(text)
 
     def begin(self, level: int, tokens: int, windows: int) -> None:
-        from tqdm import tqdm
-
         self.end()
         self._level, self._window, self._windows = level, 0, windows
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=tokens,
             unit=" tokens",
-            file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 10.0,
             smoothing=0.1,
-            dynamic_ncols=True,
             bar_format="{desc}{percentage:3.0f}%|{bar}| {n:,}/{total:,}{unit} [{elapsed}<{remaining}, {rate_fmt}]",
         )
         self._describe()

@@ -29,10 +29,9 @@ from torch import Tensor
 
 from jukebox.sampling.streams import window_noise
 from jukebox.utils.errors import UserError
-from jukebox.utils.memory import is_out_of_memory
+from jukebox.utils.memory import in_parts
 from jukebox.utils.precision import dtype_of, half_dtype
 from jukebox.utils.sample_utils import get_starts, schedule
-from jukebox.utils.torch_utils import empty_cache
 
 Labels = Mapping[str, Any]
 SamplingKwargs = MutableMapping[str, Any]
@@ -86,43 +85,35 @@ def sample_window(
         songs = sampling_kwargs.get("songs") or range(n)
         noise = window_noise(sampling_kwargs["seed"], songs, level, start, end - start, known)
 
-    made: list[Tensor] = []
-    done = 0
-    while done < n:
-        size = min(sampling_kwargs.get("max_batch_size") or n, n - done)
-        part = slice(done, done + size)
+    def run(first: int, last: int) -> Tensor:
+        part = slice(first, last)
         options = {key: sampling_kwargs[key] for key in _FOR_PRIOR if key in sampling_kwargs}
         options["dtype"] = dtype_of(sampling_kwargs)
         if noise is not None:
             options["noise"] = noise[part].to(z.device)
         if progress is not None:
             options["progress"] = progress
-        try:
-            result = prior.sample(
-                n_samples=size,
-                z=z[part, start:],
-                z_conds=None if z_conds is None else [cond[part] for cond in z_conds],
-                y=None if y is None else y[part],
-                sample_tokens=end - start,
-                **options,
-            )
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            result = None
-        if result is None:  # outside of `except`, whose traceback would hold on to the memory
-            empty_cache()
-            _lower(sampling_kwargs, size, known, z.device)
-            continue
-        made.append(result[:, known:])
-        done += size
+        codes = prior.sample(
+            n_samples=last - first,
+            z=z[part, start:],
+            z_conds=None if z_conds is None else [cond[part] for cond in z_conds],
+            y=None if y is None else y[part],
+            sample_tokens=end - start,
+            **options,
+        )
+        return codes[:, known:]
+
+    def smaller(batch: int) -> int:
+        return _lower(sampling_kwargs, batch, known, z.device)
+
+    made = [codes for _, _, codes in in_parts(n, sampling_kwargs.get("max_batch_size") or n, run, smaller)]
     zs = list(zs)
     zs[level] = torch.cat([z, torch.cat(made).to(z.device)], dim=1)
     return zs
 
 
-def _lower(sampling_kwargs: SamplingKwargs, batch: int, known: int, device: torch.device) -> None:
-    """Takes a smaller batch, or where it is 1 a smaller chunk, after memory ran out."""
+def _lower(sampling_kwargs: SamplingKwargs, batch: int, known: int, device: torch.device) -> int:
+    """Takes a smaller batch, or where it is 1 a smaller chunk, after memory ran out; returns the batch."""
     chunk = sampling_kwargs.get("chunk_size") or known
     if batch > 1:
         sampling_kwargs["max_batch_size"] = -(-batch // 2)
@@ -132,6 +123,7 @@ def _lower(sampling_kwargs: SamplingKwargs, batch: int, known: int, device: torc
         ways = [] if dtype_of(sampling_kwargs) != torch.float32 else [f"--dtype={half_dtype(device)}"]
         ways += ["a machine with more of it"] if device.type == "cpu" else ["a larger device", "--device=cpu"]
         raise UserError(f"out of memory with one song at a time: use {' or '.join(ways)}")
+    return min(batch, sampling_kwargs.get("max_batch_size") or batch)
 
 
 def walk_level(

@@ -32,6 +32,7 @@ from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.dist_utils import in_step, print_once
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.progress import progress_bar
 
 VERSION = 2
 SAVE_SECONDS = 20.0  # between two writes of a part's index
@@ -167,12 +168,10 @@ class CodesDataset(FilesAudioDataset):
         return lines
 
     def _write(self, segments: Sequence[Segment], songs: Mapping[str, Song], vqvae: Any) -> None:
-        from tqdm import tqdm
-
         places = {name: i for i, name in enumerate(self.names)}
         device = next(vqvae.parameters()).device
         with self.store.writer(f"part_{dist.get_rank()}", songs) as append:
-            shown = tqdm(segments, "encoding", disable=dist.get_rank() > 0 or len(segments) < 200)
+            shown = progress_bar(segments, desc="encoding", disable=dist.get_rank() > 0 or len(segments) < 200)
             for name, start, samples in in_step(shown, device):
                 try:
                     audio, _ = load_audio(self.files[places[name]], self.sr, start, samples, channels=self.channels)

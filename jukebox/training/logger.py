@@ -21,6 +21,7 @@ import torch
 
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import average, print_once
+from jukebox.utils.progress import progress_bar
 
 # TensorBoard draws one chart per name and groups them by what stands before the slash.
 GROUPS = {
@@ -269,7 +270,5 @@ def _writer(folder: str, purge_step: int | None) -> Any:
 def _bar(step: int, total_steps: int, shown: bool) -> Any:
     if not shown:
         return None
-    from tqdm import tqdm
-
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # its own pace would have evaluations in it
-    return tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, bar_format=form)
+    return progress_bar(total=total_steps, initial=step, unit="step", mininterval=0.1, bar_format=form)

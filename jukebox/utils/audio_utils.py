@@ -7,6 +7,7 @@ model sees it. Losses are in `jukebox/vqvae/losses.py`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,7 +29,15 @@ __all__ = [
 ]
 
 BANDWIDTH_STRIDE = 16  # the bandwidth estimate reads every 16th item, or every Nth with N > 16 ranks
-DEFAULT_STFT = (2048, 256, 6 * 256)  # n_fft, hop, window of the single-resolution spectral loss
+
+
+@dataclass(frozen=True)
+class StftSettings:
+    """One resolution of a short-time Fourier transform, all in samples; the default is that of single losses."""
+
+    n_fft: int = 2048
+    hop_length: int = 256
+    window_size: int = 6 * 256
 
 
 def audio_preprocess(x: torch.Tensor, hps: Any, mix: torch.Tensor | None = None) -> torch.Tensor:
@@ -142,7 +151,7 @@ def _spread(n_items: int, rank: int, stride: int) -> list[int]:
 
 
 def _spec_norm(x: torch.Tensor) -> float:
-    n_fft, hop_length, window_size = DEFAULT_STFT
-    if x.numel() <= n_fft // 2:  # too short to be reflected
-        x = torch.nn.functional.pad(x, (0, n_fft // 2 + 1 - x.numel()))
-    return stft_magnitude(x[None], n_fft, hop_length, window_size).norm().item()
+    stft = StftSettings()
+    if x.numel() <= stft.n_fft // 2:  # too short to be reflected
+        x = torch.nn.functional.pad(x, (0, stft.n_fft // 2 + 1 - x.numel()))
+    return stft_magnitude(x[None], stft.n_fft, stft.hop_length, stft.window_size).norm().item()

@@ -11,7 +11,6 @@ torch: help and usage errors come at once.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import shlex
@@ -23,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from jukebox.utils.errors import UserError
+from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.launch import abort_job, leave_job, read_launch
 from jukebox.version import __version__
 
@@ -70,7 +69,7 @@ def parse_flags(arguments: Sequence[str], flags: Sequence[Flag]) -> dict[str, An
             values[name[2:]] = False
             continue
         if name not in known:
-            raise UserError(f"unknown flag --{typed}{_nearest(name, list(known))}")
+            raise UserError(f"unknown flag --{typed}{did_you_mean(name, known, '--', '; --help lists all flags')}")
         flag = known[name]
         if not equals:
             if not words or _is_flag(words[0]) or (_wants_bool(flag) and words[0].lower() not in _BOOLEANS):
@@ -102,11 +101,6 @@ def _parse_value(flag: Flag, text: str) -> Any:
     from fire.parser import DefaultParseValue
 
     return DefaultParseValue(text)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join('--' + c for c in close)}?" if close else "; --help lists all flags"
 
 
 def help_text(flags: Sequence[Flag], description: str, program: str) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
 from jukebox.utils.errors import UserError
+from jukebox.utils.torch_utils import empty_cache
+
+Result = TypeVar("Result")
 
 
 def free_bytes(device: torch.device | str) -> int:
@@ -38,6 +42,37 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(s in str(error) for s in ("out of memory", "can't allocate memory"))
     )
+
+
+def in_parts(
+    total: int, size: int, run: Callable[[int, int], Result], smaller: Callable[[int], int]
+) -> Iterator[tuple[int, int, Result]]:
+    """Runs a number of things in parts, and in smaller parts from where memory runs out.
+
+    Args:
+        total: how many things there are.
+        size: how many to run at a time.
+        run: runs things [start, end).
+        smaller: gets the size of a part that did not fit and returns the next size to try; it raises an error when
+            there is none.
+
+    Yields:
+        (start, end, what `run` returned) of each part, in order.
+    """
+    start = 0
+    while start < total:
+        end = min(total, start + size)
+        try:
+            result = run(start, end)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            yield start, end, result
+            start = end
+            continue
+        empty_cache()  # outside of `except`, whose traceback would keep the memory
+        size = smaller(end - start)
 
 
 @contextlib.contextmanager

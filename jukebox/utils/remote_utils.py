@@ -32,6 +32,7 @@ from typing import IO, Any
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.progress import progress_bar
 
 # What precedes `jukebox/...` in the addresses of released files; a mirror holds the same tree.
 PREFIXES = (
@@ -334,16 +335,13 @@ class _Transfer:
         return noted if isinstance(noted, dict) and isinstance(noted.get("tag"), str) else {}
 
     def _bar(self, total: int | None, have: int) -> Any:
-        from tqdm import tqdm
-
-        return tqdm(
+        return progress_bar(
             total=total,
             initial=have,
             unit="B",
             unit_scale=True,
             desc=self.path.name,
             disable=not self.progress,
-            file=sys.stderr,
             leave=False,
         )
 

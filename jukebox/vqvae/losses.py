@@ -16,20 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jukebox.utils.audio_utils import StftSettings, stft_magnitude
 from jukebox.utils.errors import UserError
 
 LOSS_KINDS = ("l1", "l2", "linf", "lmix")
 SILENCE = 2e-3  # a spectrum whose norm is not above this counts as silent
 LOG_FLOOR = 1e-4  # added to magnitudes before the logarithm
-
-
-@dataclass(frozen=True)
-class StftSettings:
-    """One resolution of a short-time Fourier transform, all in samples."""
-
-    n_fft: int = 2048
-    hop_length: int = 256
-    window_size: int = 6 * 256
 
 
 @dataclass(frozen=True)
@@ -150,10 +142,7 @@ def magnitudes(x: Tensor, stft: StftSettings) -> Tensor:
             f"{x.shape[-1]} samples are too few for a spectrum of n_fft {stft.n_fft}: "
             f"use a sample_length above {stft.n_fft // 2} or smaller multispec_loss_n_fft"
         )
-    window = torch.hann_window(stft.window_size, device=x.device, dtype=x.dtype)
-    return torch.stft(
-        x, stft.n_fft, stft.hop_length, win_length=stft.window_size, window=window, return_complex=True
-    ).abs()
+    return stft_magnitude(x, stft.n_fft, stft.hop_length, stft.window_size)
 
 
 def item_norms(spectra: Tensor) -> Tensor:

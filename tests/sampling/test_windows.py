@@ -144,7 +144,11 @@ def test_every_window_is_reported() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
 )
 def test_out_of_memory_halves_the_batch(error: Exception) -> None:
     prior, options = FakePrior(), {"seed": 1, "max_batch_size": 8}

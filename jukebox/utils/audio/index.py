@@ -19,6 +19,7 @@ from jukebox.utils.audio.read import EXTENSIONS, probe_audio
 from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.progress import progress_bar
 
 INDEX_NAME = ".jukebox_index.json"
 VERSION = 1
@@ -117,11 +118,10 @@ class AudioIndex:
         return found
 
     def _probe(self, names: list[str], workers: int | None) -> dict[str, AudioEntry]:
-        from tqdm import tqdm
-
         with ThreadPoolExecutor(workers or min(16, 2 * (os.cpu_count() or 1))) as pool:
             entries = pool.map(lambda name: _probe(self.folder / name), names)
-            bar = tqdm(entries, "scanning audio files", len(names), unit="file", disable=len(names) < QUIET_BELOW)
+            total, quiet = len(names), len(names) < QUIET_BELOW
+            bar = progress_bar(entries, desc="scanning audio files", total=total, unit="file", disable=quiet)
             return dict(zip(names, bar, strict=True))
 
     def _save(self) -> None:
