@@ -16,6 +16,7 @@ Source: Jukebox (Dhariwal et al., 2020, arXiv 2005.00341), appendix B, tables 4 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -750,7 +751,7 @@ def check_value(key: str, value: Any) -> Any:
     if isinstance(default, bool):
         if isinstance(value, bool):
             return value
-        if value in (0, 1):
+        if value in (None, 0, 1):  # None switches off
             return bool(value)
     elif isinstance(default, int):
         if isinstance(value, int) and not isinstance(value, bool):
@@ -798,6 +799,21 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
         _merge(hps, HPARAMS_REGISTRY[name], known, f" in set {name!r}")
     _merge(hps, kwargs, known, "")
     return hps
+
+
+def take_hparams(hps: Any, *more: str) -> Hyperparams:
+    """The hyper-parameters that an object of any class has: a dict, a namespace, or a class of somebody's own.
+
+    Args:
+        more: names to look for besides those that have a default.
+    """
+    if isinstance(hps, Mapping):
+        return Hyperparams(hps)
+    found = Hyperparams()
+    for key in (*all_defaults(), *more):
+        with contextlib.suppress(AttributeError, KeyError):
+            found[key] = getattr(hps, key)
+    return found
 
 
 def _merge(hps: Hyperparams, values: Mapping[str, Any], known: frozenset[str], where: str) -> None:

@@ -9,6 +9,7 @@ A model of your own: register its sets in `hparams.py` and name them here, VQ-VA
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from jukebox.prior.prior import SimplePrior
 from jukebox.transformer.ops import Conv1D
 from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.dist_adapter import get_world_size
+from jukebox.utils.dist_utils import print_once
 from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.torch_utils import freeze_model
 from jukebox.vqvae.bottleneck import Bottleneck
@@ -42,15 +44,19 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     """Builds the VQ-VAE and loads `restore_vqvae`, if set.
 
     With `hps.train` and without `hps.prior` it is ready to train, else frozen and in eval mode.
-    Where `sample_length` is 0 it follows from `sample_length_in_seconds`.
+    Where `sample_length` is 0 it follows from `sample_length_in_seconds`. One that is no multiple of the top level's
+    codes is cut down, except in training. On the meta device no weights are read.
     """
     top = 1
     for down, stride in zip(hps.downs_t, hps.strides_t, strict=False):
         top *= stride**down
     if not hps.sample_length:  # noted in the caller's, where notebooks look for it
         hps.sample_length = int(hps.sample_length_in_seconds * hps.sr) // top * top
+    lower = hps.sample_length // top * top
+    if hps.sample_length != lower and lower and not hps.train:
+        print_once(f"sample_length={hps.sample_length} is cut to {lower}, a multiple of {top}")
+        hps.sample_length = lower
     if hps.sample_length % top:
-        lower = hps.sample_length // top * top
         raise UserError(
             f"sample_length={hps.sample_length} is no multiple of {top}, the samples per code of the top level: "
             f"use {lower or top} or {lower + top}"
@@ -76,7 +82,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
         dilation_cycle=hps.dilation_cycle,
         reverse_decoder_dilation=hps.vqvae_reverse_decoder_dilation,
     ).to(device)
-    restore_model(hps, vqvae, hps.restore_vqvae)
+    restore_model(hps, vqvae, "" if torch.device(device).type == "meta" else hps.restore_vqvae)
     if hps.train and not hps.prior:
         if hps.restore_vqvae and isinstance(vqvae.bottleneck, Bottleneck):
             for level, hop in enumerate(vqvae.hop_lengths):
@@ -211,9 +217,10 @@ def make_prior(hps: Hyperparams, vqvae: VQVAE, device: torch.device | str = "cud
 
     With a checkpoint the module is built without memory and takes the file's tensors, so the weights exist once; label
     tables of its own that it holds are used, unless `labels_dir` names others.
-    With `hps.train` it is ready to train, else frozen and in eval mode.
+    With `hps.train` it is ready to train, else frozen and in eval mode. On the meta device no weights are read.
     """
-    if hps.restore_prior:
+    on_meta = torch.device(device).type == "meta"
+    if hps.restore_prior and not on_meta:
         checkpoint = load_checkpoint(hps.restore_prior)
         with torch.device("meta"):
             prior = build_prior(hps, vqvae)
@@ -221,7 +228,8 @@ def make_prior(hps: Hyperparams, vqvae: VQVAE, device: torch.device | str = "cud
         if hps.labels and not hps.labels_dir and checkpoint.get("labels"):
             prior.labeller = Labeller.from_state({**checkpoint["labels"], "sample_length": prior.sample_length})
     else:
-        prior = build_prior(hps, vqvae)
+        with torch.device("meta") if on_meta else contextlib.nullcontext():
+            prior = build_prior(hps, vqvae)
         restore_model(hps, prior, "")
     prior.to(device)
     if hps.train:

@@ -15,11 +15,12 @@ if not __package__:  # as a script, whose folder would hide installed packages b
 from jukebox.utils.command_line import Flag, import_lazily, run_command
 
 if TYPE_CHECKING:
+    from jukebox.make_models import make_model
     from jukebox.sampling.modes import _sample, ancestral_sample, continue_sample, primed_sample, upsample
     from jukebox.sampling.prompts import load_codes, load_prompts
     from jukebox.sampling.windows import sample_level, sample_partial_window, sample_single_window
 else:
-    __getattr__ = import_lazily(__name__, "sampling.modes", "sampling.prompts", "sampling.windows")
+    __getattr__ = import_lazily(__name__, "make_models", "sampling.modes", "sampling.prompts", "sampling.windows")
 
 __all__ = [
     "_sample",
@@ -27,6 +28,7 @@ __all__ = [
     "continue_sample",
     "load_codes",
     "load_prompts",
+    "make_model",
     "primed_sample",
     "sample_level",
     "sample_partial_window",

@@ -11,12 +11,19 @@ if not __package__:  # as a script, whose folder would hide installed packages b
 
 import shlex
 import textwrap
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jukebox.hparams import DEFAULTS, DESCRIPTIONS, HPARAMS_REGISTRY, Hyperparams, setup_hparams
 from jukebox.training.checks import check_training
-from jukebox.utils.command_line import Flag, run_command
+from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.launch import read_launch
+
+if TYPE_CHECKING:
+    from jukebox.compat import get_ddp, get_ema, get_optimizer
+else:
+    __getattr__ = import_lazily(__name__, "compat")
+
+__all__ = ["get_ddp", "get_ema", "get_optimizer"]  # what older scripts import from here
 
 DESCRIPTION = f"""\
 Trains a VQ-VAE, or with --prior a prior on the codes of one. Start it under mpiexec -n N for several processes.

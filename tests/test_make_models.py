@@ -140,7 +140,7 @@ def test_sample_length_follows_from_seconds_and_must_fit() -> None:
     hps = hparams(VQVAE, sample_length=0, sample_length_in_seconds=3, sr=101)
     assert make_vqvae(hps, "cpu").sample_length == 300
     with pytest.raises(UserError, match="use 64 or 68"):
-        make_vqvae(hparams(VQVAE, sample_length=66), "cpu")
+        make_vqvae(hparams(VQVAE, sample_length=66, train=True), "cpu")
 
 
 def test_building_a_labelled_prior_needs_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

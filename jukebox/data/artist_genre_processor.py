@@ -25,6 +25,8 @@ RELEASED_TABLES = "https://raw.githubusercontent.com/openai/jukebox/master/jukeb
 LOCAL_TABLES = Path(__file__).parent / "ids"
 ARTIST_TABLE, GENRE_TABLE = "artist_ids.txt", "genre_ids.txt"  # in a folder of custom labels
 
+UNKNOWN = ("", "unknown")  # id 0 in all released tables, which are not fetched for these
+
 Table = Mapping[str, int]
 TableSource = Table | str | os.PathLike[str] | None
 
@@ -137,10 +139,14 @@ class ArtistGenreProcessor:
 
     def get_artist_id(self, artist: str) -> int:
         """The artist's id, 0 for one that is not in the table."""
+        if not self.own_tables and self.artist_name(artist) in UNKNOWN:
+            return 0
         return self.artist_ids.get(self.artist_name(artist), 0)
 
     def get_genre_ids(self, genre: str) -> list[int]:
         """The genre's ids, one for each word in v2 and one in all in v3; 0 for what is not in the table."""
+        if not self.own_tables and self.genre_names(genre) in [[name] for name in UNKNOWN]:
+            return [0]
         return [self.genre_ids.get(name, 0) for name in self.genre_names(genre)]
 
     def get_artist(self, artist_id: int) -> str:

@@ -27,8 +27,9 @@ from jukebox.data.labels import Labeller
 from jukebox.data.metadata import FolderMetadata, Notices, SongLabels
 from jukebox.data.metadata_hook import call_hook, load_hook
 from jukebox.data.song_index import SongIndex, choose_songs, split_songs
+from jukebox.hparams import take_hparams
 from jukebox.utils.audio.index import AudioEntry, AudioIndex, find_audio_files
-from jukebox.utils.audio.read import EXTENSIONS, load_audio
+from jukebox.utils.audio.read import EXTENSIONS, read_samples
 from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.errors import UserError
 
@@ -36,16 +37,17 @@ ItemKey = int | tuple[int, int]  # an item, or (epoch, item)
 
 
 class FilesAudioDataset(torch.utils.data.Dataset):
-    """Chunks of the songs in a folder.
+    """Chunks of the songs in a folder, as numpy arrays.
 
-    `dataset[i]` is audio, float32 [sample_length, channels]; with labels (audio, y), y a LongTensor
-    [4 + max_bow_genre_size + n_tokens]; with times (audio, y, times), times a LongTensor [n_tokens, 2] of when each
+    `dataset[i]` is audio, float32 [sample_length, channels]; with labels (audio, y), y int64
+    [4 + max_bow_genre_size + n_tokens]; with times (audio, y, times), times int64 [n_tokens, 2] of when each
     lyric token is sung, (start, end) in samples of the chunk, equal where that is not known. `dataset[epoch, i]` is the
     same item with the random shift of that epoch.
 
     Args:
-        hps: hyper-parameters: audio_files_dir, sr, channels, sample_length, min_duration, max_duration, aug_shift,
-            seed; labels, labels_v3, labels_dir, metadata_py, max_bow_genre_size, use_tokens, n_tokens, n_vocab, y_bins.
+        hps: hyper-parameters, of any class: audio_files_dir, sr, channels, sample_length, min_duration, max_duration,
+            aug_shift, seed; labels, labels_v3, labels_dir, metadata_py, max_bow_genre_size, use_tokens, n_tokens,
+            n_vocab, y_bins.
         with_times: whether items have times.
 
     Raises:
@@ -54,6 +56,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, hps: Any, with_times: bool = False) -> None:
+        hps = take_hparams(hps)
         self.sr, self.channels, self.sample_length = int(hps.sr), int(hps.channels), int(hps.sample_length)
         self.seed = int(getattr(hps, "seed", 0))
         self.aug_shift = bool(hps.aug_shift)
@@ -222,11 +225,11 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             offset: first sample.
             test: handed to `get_metadata`.
         """
-        samples, _ = load_audio(self.files[song], self.sr, offset, self.sample_length, channels=self.channels)
-        audio = torch.from_numpy(np.ascontiguousarray(samples.T))
+        samples = read_samples(self.files[song], self.sr, offset, self.sample_length, channels=self.channels)
+        audio = np.ascontiguousarray(samples.T)
         return audio if self.labeller is None else (audio, *self.get_chunk_labels(song, offset, test))
 
-    def get_chunk_labels(self, song: int, offset: int, test: bool = False) -> tuple[torch.Tensor, ...]:
+    def get_chunk_labels(self, song: int, offset: int, test: bool = False) -> tuple[np.ndarray, ...]:
         """What comes with the audio of a chunk where there are labels: (y,), or (y, times)."""
         assert self.labeller is not None
         labels = self._labels_of(song, test)
@@ -235,9 +238,9 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             labels.artist, labels.genre, labels.lyrics, self.durations[song], offset, times=times
         )
         if not self.with_times:
-            return (label["y"],)
+            return (label["y"].numpy(),)
         _, places = self.labeller.lyric_window(label["info"], self.durations[song], offset, self.sample_length)
-        return label["y"], self.labeller.get_token_times(label["info"], places, offset)
+        return label["y"].numpy(), self.labeller.get_token_times(label["info"], places, offset).numpy()
 
     # ------------------------------------------------------------------------------------------------ labels
 

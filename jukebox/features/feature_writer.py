@@ -34,7 +34,7 @@ from torch import Tensor
 
 from jukebox.features.activations import AudioWindow, Extractor
 from jukebox.features.results import POOLS, MeanFile, RowsFile, array_path, is_done, write_note
-from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.read import read_samples
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import free_bytes, in_parts
 from jukebox.utils.sample_utils import Window, schedule
@@ -184,7 +184,7 @@ class FeatureWriter:
 
     def _read(self, name: str) -> tuple[Tensor, int]:
         path = self.folder / name
-        audio, _ = load_audio(path, self.extractor.sr, channels=1)
+        audio = read_samples(path, self.extractor.sr, channels=1)
         return torch.from_numpy(audio).t().contiguous(), os.path.getsize(path)
 
     # ------------------------------------------------------------------------------------------ windows

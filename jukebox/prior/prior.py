@@ -173,6 +173,11 @@ class SimplePrior(nn.Module):
             )
             raise UserError(f"{parts} is no multiple of blocks={blocks}: change one of them")
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; what is given is moved there, and results are there."""
+        return next(self.parameters()).device
+
     # ------------------------------------------------------------------------------------------ conditioning
 
     def get_y(
@@ -189,7 +194,7 @@ class SimplePrior(nn.Module):
         """
         if labels is None or not self.y_cond:
             return (None, None) if get_indices else None
-        y = labels["y"].clone()
+        y = labels["y"].to(self.device, copy=True)
         y[:, 2] = int(self.sample_length)
         y[:, 1:2] = y[:, 1:2] + int(start * self.raw_to_tokens)
         indices = self.labeller.set_y_lyric_tokens(y, labels)
@@ -207,7 +212,7 @@ class SimplePrior(nn.Module):
         assert ratio is not None
         if start % ratio or end % ratio:
             raise ValueError(f"window {start} to {end} does not begin and end at a code of the level above ({ratio}:1)")
-        z_cond = zs[self.level + 1][:, start // ratio : end // ratio]
+        z_cond = zs[self.level + 1][:, start // ratio : end // ratio].to(self.device)
         if z_cond.shape[1] != self.n_ctx // ratio:
             raise ValueError(f"{z_cond.shape[1]} codes of level {self.level + 1}, a window needs {self.n_ctx // ratio}")
         return [z_cond]
@@ -223,11 +228,12 @@ class SimplePrior(nn.Module):
             n_labels = 4 + self.y_emb.max_bow_genre_size
             if y.shape[1] != n_labels + self.n_tokens:
                 raise ValueError(f"labels have {y.shape[1]} columns, this prior reads {n_labels} + {self.n_tokens}")
+            y = y.to(self.device)
             y, prime = y[:, :n_labels], y[:, n_labels:]
             y_cond, timing = self.y_emb(y)
         elif self.y_cond:
             raise ValueError("this prior is conditioned on labels: give y")
-        x_cond = self.conditioner_blocks[0](z_conds[0]) if self.x_cond and z_conds else timing
+        x_cond = self.conditioner_blocks[0](z_conds[0].to(self.device)) if self.x_cond and z_conds else timing
         if self.x_cond and not z_conds:
             raise ValueError(f"level {self.level} needs the codes of level {self.level + 1}: give z_conds")
         return x_cond, y_cond, prime
@@ -301,6 +307,7 @@ class SimplePrior(nn.Module):
             (loss, {bpd, prime_loss, gen_loss}) in bits per token, or the list of weights in order of layers, each
             [N, H, n_ctx, n_tokens].
         """
+        z = z.to(self.device)
         x_cond, y_cond, prime = self.get_cond(z_conds, y)
         dtype = read_dtype(fp16, dtype)
         guided = times is not None and self.align_loss > 0 and not get_attn_weights
@@ -395,7 +402,7 @@ class SimplePrior(nn.Module):
         """
         options = SamplingOptions(temp, top_k, top_p)
         n_tokens = self.n_ctx if sample_tokens is None else sample_tokens
-        z = None if z is not None and z.shape[1] == 0 else z
+        z = None if z is None or z.shape[1] == 0 else z.to(self.device)
         if z is not None and z.shape[0] != n_samples:
             raise ValueError(f"n_samples={n_samples}, but z has {z.shape[0]} rows")
         dtype = read_dtype(fp16, dtype)

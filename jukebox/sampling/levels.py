@@ -25,11 +25,12 @@ from jukebox.sampling.prompts import read_codes
 from jukebox.sampling.report import Bars, Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.state import RunState, uninterrupted
-from jukebox.sampling.windows import walk_level
+from jukebox.sampling.windows import sample_level, walk_level
 from jukebox.save_html import save_html
 from jukebox.utils.files import load_torch, save_torch
 from jukebox.utils.flag_values import FORMATS
 from jukebox.utils.memory import enough_memory
+from jukebox.utils.outside import current
 from jukebox.utils.precision import dtype_name, dtype_of
 from jukebox.utils.sample_utils import schedule
 
@@ -110,27 +111,25 @@ class _LevelMaker:
 
     def _make(self, prior: Any, level: int) -> None:
         """Makes the codes of a level, and of the top level the alignments."""
+        self._make_codes(prior, level)
+        if level == len(self.zs) - 1 and self.alignments is None:
+            self._align(prior)
+
+    def _make_codes(self, prior: Any, level: int) -> None:
         total = self.hps.sample_length // prior.raw_to_tokens
         hop = int(self.hps.hop_fraction[level] * prior.n_ctx)
         n, known = self.zs[level].shape
         windows = schedule(total, prior.n_ctx, hop, known)
+        arguments = (self.zs, self.labels[level], self.sampling_kwargs[level], level, prior, total, hop)
+        make = current("jukebox.sample", sample_level)
+        if make is not sample_level:  # somebody makes levels in a way of their own
+            self.zs = make(*arguments, self.hps)
+            return
         self.report.begin(level, sum(window.new for window in windows) * n, len(windows))
         try:
-            walk_level(
-                self.zs,
-                self.labels[level],
-                self.sampling_kwargs[level],
-                level,
-                prior,
-                total,
-                hop,
-                self._after_window,
-                self.report.advance,
-            )
+            walk_level(*arguments, self._after_window, self.report.advance, self.hps)
         finally:
             self.report.end()
-        if level == len(self.zs) - 1 and self.alignments is None:
-            self._align(prior)
 
     def _after_window(self, zs: list[Tensor]) -> None:
         self.zs = zs

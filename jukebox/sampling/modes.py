@@ -22,7 +22,7 @@ SamplingKwargs = dict[str, Any]
 
 
 def _sample(
-    zs: Sequence[Tensor],
+    zs: Sequence[Tensor | None],
     labels: Sequence[Labels | None],
     sampling_kwargs: Sequence[SamplingKwargs],
     priors: Sequence[Any],
@@ -33,7 +33,7 @@ def _sample(
     """Makes levels from the highest down.
 
     Args:
-        zs: codes per level, low to high, int64 [N, T_level]; empty, or what is given.
+        zs: codes per level, low to high, int64 [N, T_level]; empty, or what is given. None is empty.
         labels: per level `{y, info}`; None for levels that are not made.
         sampling_kwargs: per level temp, fp16, chunk_size, max_batch_size, and optionally top_k, top_p, seed, songs,
             dtype.
@@ -43,9 +43,12 @@ def _sample(
         more: see `levels.run_levels`.
 
     Returns:
-        zs with those levels made, each sample_length // raw_to_tokens codes long.
+        zs with those levels made, each sample_length // raw_to_tokens codes long, where labels and weights are.
     """
-    return run_levels(zs, labels, sampling_kwargs, priors, sample_levels, hps, **more)
+    device = device_of(priors, labels)
+    songs = next(len(z) for z in zs if z is not None)
+    own = [torch.zeros(songs, 0, dtype=torch.long, device=device) if z is None else z.to(device) for z in zs]
+    return run_levels(own, labels, sampling_kwargs, priors, sample_levels, hps, **more)
 
 
 def ancestral_sample(*given: Any, **more: Any) -> list[Tensor]:
@@ -91,7 +94,7 @@ def primed_sample(
 
 
 def continue_sample(
-    zs: Sequence[Tensor],
+    zs: Sequence[Tensor | None],
     labels: Sequence[Labels | None],
     sampling_kwargs: Sequence[SamplingKwargs],
     priors: Sequence[Any],
@@ -103,7 +106,7 @@ def continue_sample(
 
 
 def upsample(
-    zs: Sequence[Tensor],
+    zs: Sequence[Tensor | None],
     labels: Sequence[Labels | None],
     sampling_kwargs: Sequence[SamplingKwargs],
     priors: Sequence[Any],

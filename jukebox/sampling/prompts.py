@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jukebox.hparams import Hyperparams
+from jukebox.hparams import Hyperparams, take_hparams
 from jukebox.loaders import LazyPrior
 from jukebox.sampling.settings import Settings
+from jukebox.utils.dist_utils import given_device
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
 
 
 def tile_songs(items: Sequence[Any], hps: Any) -> list[Any]:
     """One entry for each song of this process: a short list starts over, and song numbers count over all processes."""
-    songs = getattr(hps, "songs", None)
+    songs = take_hparams(hps, "songs").get("songs")
     return [items[song % len(items)] for song in (range(hps.n_samples) if songs is None else songs)]
 
 
@@ -50,7 +51,7 @@ def load_prompts(audio_files: str | Sequence[str], duration: int, hps: Any) -> T
         hps: `sr` in Hz and `n_samples`; with `songs`, the numbers of the songs of this process.
 
     Returns:
-        float32 [n_samples, duration, 1].
+        float32 [n_samples, duration, 1], on the device that `setup_dist_from_mpi` gave, else on the CPU.
 
     Raises:
         UserError: a file that is not there or cannot be decoded.
@@ -60,17 +61,17 @@ def load_prompts(audio_files: str | Sequence[str], duration: int, hps: Any) -> T
         raise UserError("--audio_file names no file: give one or more, separated by commas")
     wanted = tile_songs(names, hps)
     prompts = {name: _load_prompt(name, duration, hps.sr) for name in dict.fromkeys(wanted)}
-    return torch.stack([prompts[name] for name in wanted]).unsqueeze(-1)
+    return torch.stack([prompts[name] for name in wanted]).unsqueeze(-1).to(given_device())
 
 
 def _load_prompt(name: str, duration: int, sr: int) -> Tensor:
     from jukebox.utils.audio.index import get_duration_sec
-    from jukebox.utils.audio.read import load_audio
+    from jukebox.utils.audio.read import read_samples
 
     if not os.path.isfile(name):
         raise UserError(f"--audio_file={name}: there is no such file")
     long_enough = get_duration_sec(name, cache=False) * sr >= duration
-    audio = load_audio(name, sr, duration=duration if long_enough else None, channels=1)[0][0, :duration]
+    audio = read_samples(name, sr, duration=duration if long_enough else None, channels=1)[0, :duration]
     missing = duration - audio.shape[0]
     if missing > 0:
         warnings.warn(
@@ -141,7 +142,7 @@ def device_of(priors: Sequence[Any], labels: Sequence[Any]) -> torch.device:
 
 
 def read_codes(codes_file: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a `data.pth.tar` of an earlier run.
+    """Reads a `data.pth.tar` of an earlier run; a bare list of codes is taken as its `zs`.
 
     Raises:
         UserError: no such file, or it holds no codes of songs, or labels that are none.
@@ -156,6 +157,8 @@ def read_codes(codes_file: str | os.PathLike[str]) -> dict[str, Any]:
         data = load_torch(path)
     except UserError as error:
         raise UserError(f"--codes_file: {error}") from error
+    if isinstance(data, (list, tuple)):
+        data = {"zs": list(data)}
     zs = data.get("zs") if isinstance(data, dict) else None
     if not isinstance(zs, (list, tuple)) or not zs or not all(isinstance(z, Tensor) and z.dim() == 2 for z in zs):
         raise UserError(f"--codes_file={path} holds no codes: {instead}")
@@ -208,23 +211,25 @@ def check_codes(codes_file: str, zs: Sequence[Tensor], levels: int, bins: int, m
 
 
 def load_codes(
-    codes_file: str | os.PathLike[str], duration: int | None, priors: Sequence[Any], hps: Any
+    codes_file: str | os.PathLike[str], duration: int | None, priors: Sequence[Any] | None, hps: Any
 ) -> list[Tensor]:
     """Reads the codes of an earlier run, to go on from them or to upsample them.
 
     Args:
         codes_file: its `data.pth.tar`.
         duration: samples to keep; None keeps all. Cut down to whole tokens of each level.
-        priors: of all levels, low to high; entries may be None where no duration is given.
+        priors: of all levels, low to high; where no duration is given, entries may be None, and so may all of it.
         hps: `n_samples`, to which the songs of the file are tiled.
 
     Returns:
-        Codes per level, low to high, int64 [n_samples, T_level], on the device of the top prior.
+        Codes per level, low to high, int64 [n_samples, T_level], on the device of the top prior, else on that
+        which `setup_dist_from_mpi` gave.
 
     Raises:
         UserError: codes of another number of levels, or shorter than `duration`.
     """
     zs = read_codes(codes_file)["zs"]
+    priors = priors or [None] * len(zs)
     if len(zs) != len(priors):
         raise UserError(f"--codes_file={codes_file} holds codes of {len(zs)} levels, the model has {len(priors)}")
     if duration is not None and zs[-1].shape[1] * priors[-1].raw_to_tokens < duration:
@@ -233,8 +238,7 @@ def load_codes(
             "ask for a shorter prompt"
         )
     hops = [1 if prior is None else prior.raw_to_tokens for prior in priors]
-    parameters = getattr(priors[-1], "parameters", None)
-    device = next(parameters()).device if callable(parameters) else "cpu"
+    device = getattr(priors[-1], "device", given_device())
     return [z.to(device) for z in cut_codes(zs, hops, duration, hps)]
 
 

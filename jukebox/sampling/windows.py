@@ -30,6 +30,7 @@ from torch import Tensor
 from jukebox.sampling.streams import window_noise
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import in_parts
+from jukebox.utils.outside import current
 from jukebox.utils.precision import dtype_of, half_dtype
 from jukebox.utils.sample_utils import get_starts, schedule
 
@@ -72,6 +73,7 @@ def sample_window(
         UserError: not even one song at a time fits the memory.
     """
     z = zs[level]
+    z = z.to(getattr(prior, "device", z.device))
     n, have = z.shape
     known = have - start
     if known < 0:
@@ -136,18 +138,29 @@ def walk_level(
     hop_length: int,
     after_window: Callable[[list[Tensor]], None] | None = None,
     progress: Progress | None = None,
+    hps: Any = None,
 ) -> list[Tensor]:
     """Makes a level up to exactly `total_length` tokens; arguments as in `sample_level`.
+
+    A function that was put in the place of `jukebox.sample.sample_single_window` makes the windows instead.
 
     Args:
         after_window: called with zs after each window, so that nothing is lost.
         progress: called with the number of tokens that were made.
     """
     result = list(zs)
+    replaced = current("jukebox.sample", sample_single_window)
     for window in schedule(total_length, prior.n_ctx, hop_length, result[level].shape[1]):
-        result = sample_window(
-            result, labels, sampling_kwargs, level, prior, window.start, window.end, progress=progress
-        )
+        if replaced is sample_single_window:
+            result = sample_window(
+                result, labels, sampling_kwargs, level, prior, window.start, window.end, progress=progress
+            )
+        else:
+            if window.end - window.start < prior.n_ctx:
+                sampling_kwargs["sample_tokens"] = window.end - window.start
+            result = replaced(result, labels, sampling_kwargs, level, prior, window.start, hps)
+            if progress is not None:
+                progress(window.new * result[level].shape[0])
         if after_window is not None:
             after_window(result)
     return result
@@ -191,7 +204,7 @@ def sample_partial_window(
     end = zs[level].shape[1] + tokens_to_sample
     start = max(0, end - prior.n_ctx)
     sampling_kwargs["sample_tokens"] = end - start
-    return sample_single_window(zs, labels, sampling_kwargs, level, prior, start, hps)
+    return current("jukebox.sample", sample_single_window)(zs, labels, sampling_kwargs, level, prior, start, hps)
 
 
 def sample_level(
@@ -222,5 +235,6 @@ def sample_level(
         return sample_partial_window(zs, labels, sampling_kwargs, level, prior, total_length, hps)
     result = list(zs)
     for start in get_starts(total_length, prior.n_ctx, hop_length):
-        result = sample_single_window(result, labels, sampling_kwargs, level, prior, start, hps)
+        single = current("jukebox.sample", sample_single_window)
+        result = single(result, labels, sampling_kwargs, level, prior, start, hps)
     return result

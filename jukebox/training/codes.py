@@ -27,7 +27,7 @@ import torch
 
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.read import read_samples
 from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.dist_utils import in_step, print_once
 from jukebox.utils.errors import UserError
@@ -75,7 +75,7 @@ def vqvae_digest(vqvae: Any) -> str:
 
 
 class CodesDataset(FilesAudioDataset):
-    """A `FilesAudioDataset` whose chunks are codes: LongTensor [sum of L] of the prior's level and those above.
+    """A `FilesAudioDataset` whose chunks are codes: int64 [sum of L] of the prior's level and those above.
 
     Args:
         hps: as there, and codes_dir, level.
@@ -106,7 +106,7 @@ class CodesDataset(FilesAudioDataset):
         codes = self.store.read(self._segment(song, offset), offset, self.sample_length, self.level)
         if codes is None:  # the song could not be decoded
             raise AudioError(f"{self.files[song]}: has no codes in {self.codes_dir}")
-        packed = torch.from_numpy(codes.astype(np.int64))
+        packed = codes.astype(np.int64)
         return packed if self.labeller is None else (packed, *self.get_chunk_labels(song, offset, test))
 
     # -------------------------------------------------------------------------------------------- writing
@@ -174,7 +174,7 @@ class CodesDataset(FilesAudioDataset):
             shown = progress_bar(segments, desc="encoding", disable=dist.get_rank() > 0 or len(segments) < 200)
             for name, start, samples in in_step(shown, device):
                 try:
-                    audio, _ = load_audio(self.files[places[name]], self.sr, start, samples, channels=self.channels)
+                    audio = read_samples(self.files[places[name]], self.sr, start, samples, channels=self.channels)
                 except AudioError as error:
                     print(f"{error}; it gets no codes", flush=True)
                     continue

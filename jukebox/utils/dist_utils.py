@@ -124,11 +124,18 @@ def _pick_gpu(local_rank: int, several: bool, index: str) -> torch.device:
     return torch.device("cuda", chosen)
 
 
+_device = torch.device("cpu")  # what `setup_dist_from_mpi` gave last
 _launch: Launch | None = None  # asked for once: an MPI library cannot be started again after it was finalised
 
 
 def setup_dist_from_mpi(
-    master_addr: str | None = None, backend: str | None = None, port: int = DEFAULT_PORT, device: str = ""
+    master_addr: str | None = None,
+    backend: str | None = None,
+    port: int = DEFAULT_PORT,
+    n_attempts: int | None = None,
+    verbose: bool = False,
+    *,
+    device: str = "",
 ) -> tuple[int, int, torch.device]:
     """Joins the job that a launcher started; without a launcher it is a job of one and needs nothing.
 
@@ -138,6 +145,7 @@ def setup_dist_from_mpi(
         master_addr: address of the host of rank 0; None takes MASTER_ADDR, or finds it out.
         backend: "nccl" or "gloo"; None takes nccl for GPUs and gloo for CPUs.
         port: a free TCP port on the host of rank 0; MASTER_PORT wins, since launchers that set it may listen there.
+        n_attempts, verbose: without effect; scripts that were written for the released code give them.
         device: as in `pick_device`.
 
     Returns:
@@ -146,7 +154,7 @@ def setup_dist_from_mpi(
     Raises:
         UserError: no such device, no MPI library where one is needed, or the port is taken.
     """
-    global _launch
+    global _launch, _device
     launch = _launch or read_launch()
     if launch.unknown:
         launch = replace(_ask_mpi(launch), unknown=False)
@@ -167,7 +175,27 @@ def setup_dist_from_mpi(
         if launch.port and port not in (launch.port, DEFAULT_PORT) and launch.rank == 0:
             print(f"MASTER_PORT={launch.port} of the environment counts, --port={port} does not", file=sys.stderr)
         _start_group(launch, address, launch.port or port, backend, torch_device)
+    _device = torch_device
     return launch.rank, local_rank, torch_device
+
+
+def given_device() -> torch.device:
+    """The device that `setup_dist_from_mpi` gave last, so where models are; without a call of it the CPU."""
+    return _device
+
+
+def allreduce(x: float, op: Any = dist_adapter.ReduceOp.SUM) -> float:
+    """The reduction of one number over all processes."""
+    total = torch.tensor(float(x), device=_device)
+    dist_adapter.all_reduce(total, op)
+    return total.item()
+
+
+def allgather(x: torch.Tensor) -> list[torch.Tensor]:
+    """Everybody's tensor x, all of one shape, in order of ranks."""
+    tensors = [torch.empty_like(x) for _ in range(dist_adapter.get_world_size())]
+    dist_adapter.all_gather(tensors, x)
+    return tensors
 
 
 def interface_to(address: str, port: int) -> str:

@@ -28,6 +28,11 @@ def freeze_model(model: nn.Module) -> None:
         parameter.requires_grad = False
 
 
+def zero_grad(model: nn.Module) -> None:
+    """Forgets all gradients of a model."""
+    model.zero_grad(set_to_none=True)
+
+
 def count_parameters(model: nn.Module) -> int:
     """Number of elements in all parameters; shared ones count once."""
     return sum(parameter.numel() for parameter in model.parameters())

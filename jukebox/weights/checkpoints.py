@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from jukebox.prior.conditioners import rename_residual_blocks
 from jukebox.prior.prior import SimplePrior
+from jukebox.utils.dist_utils import print_once
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch, save_torch
+from jukebox.utils.outside import current
 from jukebox.utils.remote_utils import fetch, is_remote
 from jukebox.weights.huggingface import load_part, split_part
 
@@ -131,6 +133,20 @@ def _share_heads(model: nn.Module, state: dict[str, Tensor], path: str | os.Path
             )
 
 
+def _leave_out_layers(prior: SimplePrior, state: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """Where the model was built with fewer layers than a file has, drops those behind them, in place, and says so."""
+    start, layers = "prior.transformer._attn_mods.", prior.prior.transformer.layers
+    in_file = 1 + max((int(key.split(".")[3]) for key in state if key.startswith(start)), default=-1)
+    if in_file <= len(layers):
+        return
+    for key in [key for key in state if key.startswith(start) and int(key.split(".")[3]) >= len(layers)]:
+        del state[key]
+    for layer in layers:
+        if layer.res_scale != 1.0:  # one over the depth with which the weights were trained
+            layer.res_scale = 1.0 / in_file
+    print_once(f"{os.fspath(path)}: layers 1 to {len(layers)} of {in_file} are loaded, as prior_depth asks")
+
+
 def restore_model(hps: Mapping[str, Any], model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """Loads the weights of a checkpoint into a model, each tensor once, in the model's own types.
 
@@ -149,7 +165,7 @@ def restore_model(hps: Mapping[str, Any], model: nn.Module, path: str | os.PathL
     model.step = 0  # type: ignore[assignment]
     if not os.fspath(path):
         return model
-    return load_weights(model, load_checkpoint(path), path)
+    return load_weights(model, current("jukebox.make_models", load_checkpoint)(path), path)
 
 
 def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
@@ -164,6 +180,7 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os
         for name, module in model.named_modules():
             if hasattr(module, "cond") and hasattr(module, "x_emb"):
                 rename_residual_blocks(state, f"{name}.")
+        _leave_out_layers(model, state, path)
     _share_heads(model, state, path)
     difference = _difference(model, state)
     if difference:
@@ -193,7 +210,7 @@ def restore_opt(opt: Any, shd: Any, path: str | os.PathLike[str]) -> None:
     """
     if not os.fspath(path):
         return
-    checkpoint = load_checkpoint(path)
+    checkpoint = current("jukebox.make_models", load_checkpoint)(path)
     if checkpoint.get("opt") is not None:
         opt.load_state_dict(checkpoint["opt"])
     if shd is not None and "step" in checkpoint:

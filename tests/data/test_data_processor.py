@@ -112,7 +112,7 @@ def test_loaders_give_stacked_items_in_the_samplers_order(song_folder: Path) -> 
     assert len(batches) == len(data.train_loader) == len(data.sampler) > 5
     for batch, keys in zip(batches, data.sampler, strict=True):
         assert batch.shape == (4, CHUNK, 2) and batch.dtype == torch.float32
-        assert batch.equal(torch.stack([data.train_dataset[key] for key in keys]))
+        assert batch.equal(torch.from_numpy(np.stack([data.train_dataset[key] for key in keys])))
     data.set_epoch(2, step=3)
     assert next(iter(data.train_loader)).equal(batches[3])
     data.set_epoch(3)

@@ -16,6 +16,7 @@ import numpy as np
 
 from jukebox.utils.audio.reader import AudioError, AudioReader, open_container
 from jukebox.utils.errors import UserError
+from jukebox.utils.outside import current
 
 EXTENSIONS = ("wav", "mp3", "m4a", "aac", "mp4", "opus", "ogg", "oga", "flac", "aif", "aiff", "wma", "webm")
 FILTER_REACH = 64  # samples (of the slower rate) around the wanted part that the resampling filter may look at
@@ -33,6 +34,7 @@ def load_audio(
     time_base: str = "samples",
     check_duration: bool = True,
     channels: int = 2,
+    mono: bool = False,
 ) -> tuple[np.ndarray, int]:
     """Reads a part of an audio file.
 
@@ -47,6 +49,7 @@ def load_audio(
         time_base: "samples", or "sec" for an offset and a duration in seconds.
         check_duration: refuse an offset at or behind the end of the file; False returns silence there.
         channels: 1 mixes all channels evenly, 2 doubles a mono file.
+        mono: the same as channels=1.
 
     Returns:
         float32 [channels, duration] and its rate. Behind the end of the file there are zeros, and so where it has
@@ -64,12 +67,30 @@ def load_audio(
         wanted = None if duration is None else int(round(duration * unit)) if unit > 1 else int(duration)
         if first < 0 or (wanted is not None and wanted < 0):
             raise ValueError(f"offset {offset} and duration {duration} must not be negative")
-        x = _to_channels(_read_at_rate(reader, rate, first, wanted, approx), channels)
+        x = _to_channels(_read_at_rate(reader, rate, first, wanted, approx), 1 if mono else channels)
     if check_duration and x.shape[1] == 0 and wanted != 0:
         raise AudioError(f"{os.fspath(file)} ends before {first / rate:.2f} s, from where it was to be read")
     if wanted is not None and x.shape[1] < wanted:
         x = np.pad(x, ((0, 0), (0, wanted - x.shape[1])))
     return np.ascontiguousarray(x, dtype=np.float32), rate
+
+
+def read_samples(
+    file: str | os.PathLike[str], sr: int, offset: int = 0, duration: int | None = None, channels: int = 2
+) -> np.ndarray:
+    """What `load_audio` reads, float32 [channels, T], or what a function set as `audio_utils.load_audio` reads.
+
+    Such a function is called with `file`, and `sr`, `offset`, `duration` (in samples) and `mono` by name. It gives the
+    samples, [channels, T] or [T], with or without a rate behind them.
+    """
+    load = current("jukebox.utils.audio_utils", load_audio)
+    if load is load_audio:
+        return load_audio(file, sr, offset, duration, channels=channels)[0]
+    if duration is None:
+        duration = max(0, int(probe_audio(file)[0] * sr) - offset)
+    found = load(os.fspath(file), sr=sr, offset=offset, duration=duration, mono=channels == 1)
+    x = np.atleast_2d(np.asarray(found[0] if isinstance(found, tuple) else found, dtype=np.float32))
+    return _to_channels(x, channels)
 
 
 def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None, approx: bool) -> np.ndarray:
