@@ -116,7 +116,7 @@ class Model:
     def top(self) -> Level | None:
         return self.levels[-1]
 
-    def vqvae(self, sample_length: int, device: torch.device | str) -> torch.nn.Module:
+    def vqvae(self, sample_length: int, device: torch.device | str) -> VQVAE:
         """The VQ-VAE, for songs of so many samples (a multiple of the top level's tokens)."""
         hps = Hyperparams(self.vqvae_hps, sample_length=sample_length, train=False)
         if torch.device(device).type == "meta":
@@ -133,6 +133,28 @@ class Model:
         """The prior of a level, to be loaded when it is needed."""
         found = self.levels[level]
         return None if found is None else LazyPrior(found, len(self.levels), vqvae, device, dtype)
+
+
+@dataclass
+class KeptModel(Model):
+    """A model whose parts are loaded once: priors rest in host memory, and are on their device while they work."""
+
+    _parts: dict[Any, Any] = field(default_factory=dict)
+
+    def vqvae(self, sample_length: int, device: torch.device | str) -> VQVAE:
+        """The VQ-VAE; one is kept for songs of any length."""
+        if torch.device(device).type == "meta":
+            return super().vqvae(sample_length, device)
+        if str(device) not in self._parts:
+            self._parts[str(device)] = super().vqvae(self.hops[-1], device)
+        return self._parts[str(device)]
+
+    def prior(self, level: int, vqvae: Any, device: torch.device, dtype: str = "fp32") -> LazyPrior | None:
+        """The prior of a level, the same at every call."""
+        found, key = self.levels[level], (level, str(device), dtype)
+        if found is not None and key not in self._parts:
+            self._parts[key] = KeptPrior(found, len(self.levels), vqvae, device, dtype)
+        return self._parts.get(key)
 
 
 def weights_mark(path: str) -> str:
@@ -185,23 +207,42 @@ class LazyPrior:
         prior.labeller = self.labeller
         return prior.to(self.device)
 
+    def release(self) -> None:
+        """Called when the work of a loaded prior is done; here, the caller has dropped it."""
+
     def decode(self, zs: Sequence[torch.Tensor], start_level: int, bs_chunks: int = 1) -> torch.Tensor:
         """Codes of the levels from `start_level` on -> audio [N, T, 1], by the VQ-VAE; nothing is loaded for it."""
         with torch.no_grad():
             return self._vqvae.decode(zs, start_level=start_level, end_level=self.levels, bs_chunks=bs_chunks)
 
 
+class KeptPrior(LazyPrior):
+    """A prior that is read once; between uses it is in host memory."""
+
+    _kept: Any = None
+
+    def load(self) -> Any:
+        if self._kept is None:
+            self._kept = super().load()
+        return self._kept.to(self.device)
+
+    def release(self) -> None:
+        if self._kept is not None:
+            self._kept.to("cpu")
+
+
 def use_prior(prior: Any, device: torch.device, work: Callable[[Any], Result]) -> Result:
     """Calls `work` with a prior that is on the device, and sees to it that it is gone from there afterwards.
 
     Args:
-        prior: a LazyPrior, which is loaded now and dropped again, or a module, which goes back to where it was.
+        prior: a LazyPrior, which is loaded now and released again, or a module, which goes back to where it was.
         device: for modules.
     """
     if isinstance(prior, LazyPrior):
         try:
             return work(prior.load())
         finally:
+            prior.release()
             empty_cache()
     first = next(iter(prior.parameters()), None) if hasattr(prior, "parameters") else None
     home = None if first is None else first.device

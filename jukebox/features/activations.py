@@ -78,7 +78,7 @@ class Extractor:
         self._vqvae: Any = model.vqvae(math.ceil(self.n_ctx * self.hop / top) * top, device)
         lazy = model.prior(level, self._vqvae, device, dtype)
         assert lazy is not None
-        self._prior = lazy.load()
+        self._prior, self.release = lazy.load(), lazy.release
 
     # ------------------------------------------------------------------------------------------ labels
 

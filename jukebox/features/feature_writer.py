@@ -19,6 +19,7 @@ what a window gives is in `activations.py`, what is written in `results.py`.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import time
@@ -26,16 +27,19 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from jukebox.features.activations import AudioWindow, Extractor
-from jukebox.features.results import POOLS, MeanFile, RowsFile, array_path, is_done, write_note
+from jukebox.features.results import POOLS, MeanFile, RowsFile, Writing, array_path, is_done, write_note
 from jukebox.utils.audio.read import read_samples
 from jukebox.utils.errors import UserError
+from jukebox.utils.files import atomic_write
 from jukebox.utils.memory import free_bytes, in_parts
 from jukebox.utils.sample_utils import Window, schedule
 
@@ -63,10 +67,12 @@ class OpenSong:
         size: bytes of the file.
         extractor: decides the windows.
         hop: new positions of a window.
-        out: folder of the results; pool: a key of POOLS.
+        writing: gives the file of the results; pool: a key of POOLS.
     """
 
-    def __init__(self, name: str, audio: Tensor, size: int, extractor: Extractor, hop: int, out: Path, pool: str):
+    def __init__(
+        self, name: str, audio: Tensor, size: int, extractor: Extractor, hop: int, writing: Writing, pool: str
+    ) -> None:
         self.name, self.size, self.samples = name, size, len(audio)
         self.positions = max(1, self.samples // extractor.hop)
         whole = -(-self.positions // extractor.ratio) * extractor.ratio
@@ -74,7 +80,7 @@ class OpenSong:
         self._hop = extractor.hop
         self.windows = schedule(whole, extractor.n_ctx, hop)
         self.left = len(self.windows)
-        self._path, self._pool = array_path(out, name), pool
+        self._writing, self._pool = writing, pool
         self._shape = (len(extractor.layers), self.positions, extractor.width)
         self.file: MeanFile | RowsFile | None = None
 
@@ -86,9 +92,71 @@ class OpenSong:
         """Takes what a window gives of the layer with this index, [L, D], L its positions or more."""
         first, last = window.start + window.known, min(window.end, self.positions)
         if self.file is None:
-            self.file = POOLS[self._pool](self._path, self._shape)
+            self.file = POOLS[self._pool](self._writing, self._shape)
         if last > first:
             self.file.add(layer, first, rows[first - window.start : last - window.start])
+
+
+def extract(extractor: Extractor, items: Sequence[tuple[OpenSong, Window]]) -> None:
+    """Runs windows of songs together and hands each song what is its own."""
+    for layer, h in extractor.run([song.audio_of(window) for song, window in items]):
+        index = extractor.layers.index(layer)
+        for (song, window), rows in zip(items, h, strict=True):
+            song.add(window, index, rows)
+
+
+def fitting_batch(extractor: Extractor) -> int:
+    """Windows that half of the free memory takes."""
+    # Per position: input, norm, q, k, v, MLP and their padded copies, in float32 at worst.
+    per_window = extractor.n_ctx * extractor.width * 4 * 16
+    return max(1, min(LARGEST_BATCH, free_bytes(extractor.device) // 2 // per_window))
+
+
+def smaller_batch(extractor: Extractor, batch: int) -> int:
+    """Half of a batch that did not fit.
+
+    Raises:
+        UserError: it was one window.
+    """
+    if batch == 1:
+        elsewhere = "another machine" if extractor.device.type == "cpu" else "--fp16, --device=cpu"
+        raise UserError(
+            f"one window of {extractor.n_ctx} positions does not fit the memory of {extractor.device}: "
+            f"use {elsewhere} or a smaller model"
+        )
+    return batch // 2
+
+
+def features_of(
+    extractor: Extractor, audio: Tensor, pool: str, hop_fraction: float = 1.0, batch: int | None = None
+) -> np.ndarray:
+    """The features of one song, which nothing is written of.
+
+    Args:
+        audio: float32 [T].
+        pool: a key of POOLS.
+        hop_fraction: new positions of a window as a share of the context.
+        batch: windows at a time; None: chosen from free memory.
+
+    Returns:
+        float32 [layers, D] or [layers, positions, D].
+
+    Raises:
+        UserError: too little memory.
+    """
+    hop, buffer = window_hop(hop_fraction, extractor.n_ctx, extractor.ratio), io.BytesIO()
+    song = OpenSong("", audio[:, None], 0, extractor, hop, contextlib.nullcontext(buffer), pool)
+    items = [(song, window) for window in song.windows]
+
+    def run(start: int, end: int) -> None:
+        extract(extractor, items[start:end])
+
+    for _ in in_parts(len(items), batch or fitting_batch(extractor), run, partial(smaller_batch, extractor)):
+        pass
+    assert song.file is not None
+    song.file.finish()
+    buffer.seek(0)
+    return np.load(buffer)
 
 
 class FeatureWriter:
@@ -114,18 +182,11 @@ class FeatureWriter:
         say: Report = print,
     ) -> None:
         self.extractor, self.folder, self.out, self.settings = extractor, folder, out, settings
-        self.batch = batch or self._fitting_batch()
+        self.batch = batch or fitting_batch(extractor)
         self.advance, self.say = advance, say
         self.outcome = Outcome()
         self._hop = window_hop(settings["hop_fraction"], extractor.n_ctx, extractor.ratio)
         self._open: dict[str, OpenSong] = {}
-
-    def _fitting_batch(self) -> int:
-        """Windows that half of the free memory takes."""
-        of = self.extractor
-        # Per position: input, norm, q, k, v, MLP and their padded copies, in float32 at worst.
-        per_window = of.n_ctx * of.width * 4 * 16
-        return max(1, min(LARGEST_BATCH, free_bytes(of.device) // 2 // per_window))
 
     def run(self, names: Sequence[str]) -> Outcome:
         """Makes the features of files, in order; what is finished is whole, whatever happens.
@@ -177,7 +238,8 @@ class FeatureWriter:
                         self.outcome.broken.append((name, str(error)))
                         self.say(f"left out: {error}")
                         continue
-                    yield OpenSong(name, audio, size, self.extractor, self._hop, self.out, self.settings["pool"])
+                    writing = atomic_write(array_path(self.out, name))
+                    yield OpenSong(name, audio, size, self.extractor, self._hop, writing, self.settings["pool"])
             finally:
                 for _, future in coming:
                     future.cancel()
@@ -197,25 +259,14 @@ class FeatureWriter:
         """
 
         def run(start: int, end: int) -> None:  # what was written until memory ran out is written again
-            part = items[start:end]
-            for layer, h in self.extractor.run([song.audio_of(window) for song, window in part]):
-                index = self.extractor.layers.index(layer)
-                for (song, window), rows in zip(part, h, strict=True):
-                    song.add(window, index, rows)
+            extract(self.extractor, items[start:end])
 
         for start, end, _ in in_parts(len(items), self.batch, run, self._smaller_batch):
             for song, window in items[start:end]:
                 self._window_done(song, window)
 
     def _smaller_batch(self, batch: int) -> int:
-        of = self.extractor
-        if batch == 1:
-            elsewhere = "another machine" if of.device.type == "cpu" else "--fp16, --device=cpu"
-            raise UserError(
-                f"one window of {of.n_ctx} positions does not fit the memory of {of.device}: "
-                f"use {elsewhere} or a smaller model"
-            )
-        self.batch = batch // 2
+        self.batch = smaller_batch(self.extractor, batch)
         self.say(f"out of memory with {batch} windows at a time: going on with {self.batch}")
         return self.batch
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from jukebox.utils.files import atomic_write
 
 # What features depend on; those of one folder agree in it.
 SETTINGS = ("model", "weights_from", "level", "layers", "pool", "hop_fraction", "artist", "genre", "dtype")
+
+
+Writing = AbstractContextManager[Any]  # of a binary file
 
 
 def array_path(out: Path, name: str) -> Path:
@@ -71,12 +75,12 @@ class MeanFile:
     """Collects the mean over all positions of a file, [layers, D], and writes it when it is complete.
 
     Args:
-        path: of the .npy file.
+        writing: gives the .npy file to write to.
         shape: (layers, positions, D).
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
-        self._path, self._layers, self._positions = path, shape[0], shape[1]
+    def __init__(self, writing: Writing, shape: tuple[int, int, int]) -> None:
+        self._writing, self._layers, self._positions = writing, shape[0], shape[1]
         self.shape = [shape[0], shape[2]]
         self._sums: dict[
             tuple[int, int], np.ndarray
@@ -92,7 +96,7 @@ class MeanFile:
             sum(part for (of, _), part in sorted(self._sums.items()) if of == layer) / self._positions
             for layer in range(self._layers)
         ]
-        with atomic_write(self._path) as file:
+        with self._writing as file:
             np.save(file, np.stack(means).astype(np.float32))
 
     def __exit__(self, *_: Any) -> None:
@@ -105,9 +109,9 @@ class RowsFile:
     Args: as `MeanFile`.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
+    def __init__(self, writing: Writing, shape: tuple[int, int, int]) -> None:
         self.shape = list(shape)
-        self._writing = atomic_write(path)
+        self._writing = writing
         self._open = True
         self._file = self._writing.__enter__()
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}

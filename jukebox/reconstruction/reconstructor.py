@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,6 +28,49 @@ from jukebox.vqvae.vqvae import VQVAE
 REPORT = "report.json"
 KIND = "reconstruction"  # tells a report from other files of that name
 QUIETEST = -20.0  # dB of spectral power: the brightest colour of a song that is quieter than this all through
+
+
+def read_part(audio: Any, sr: int, offset: float, seconds: float | None) -> Tensor:
+    """Mono audio [T] at a rate: the wanted part, or what there is of it.
+
+    Args:
+        audio: a file, or samples [T] or [T, channels] at the rate.
+        offset, seconds: where it begins and how long it is; None is up to the end.
+    """
+    from jukebox.utils.audio.read import load_audio, mono, probe_audio
+
+    if hasattr(audio, "shape"):
+        samples, what = mono(audio)[round(offset * sr) :], "the audio"
+    else:
+        whole = seconds is None or offset + seconds > probe_audio(audio)[0]  # up to the end, and no silence after it
+        samples, _ = load_audio(
+            audio, sr, offset, None if whole else seconds, time_base="sec", check_duration=False, channels=1
+        )
+        samples, what = samples[0], audio
+    if len(samples) == 0 and offset:
+        raise UserError(f"{what} ends before {offset:.2f} s, from where it was to be read: use a smaller --offset")
+    return torch.from_numpy(samples[: None if seconds is None else round(seconds * sr)])
+
+
+def check_length(name: Any, samples: int, sr: int, vqvae: VQVAE, levels: Sequence[int]) -> None:
+    """Refuses audio that is shorter than one code of the highest of the levels."""
+    top = max(vqvae.hop_lengths[level] for level in levels)
+    if samples < top:
+        raise UserError(
+            f"{name} has {samples} samples at {sr} Hz, less than one code of level {max(levels)}: "
+            f"give at least {top} samples ({top / sr:.3g} s) or choose lower --levels"
+        )
+
+
+def reconstruct_level(
+    coder: Coder, original: Tensor, level: int, sr: int, advance: Callable[[int], None] = lambda samples: None
+) -> tuple[Tensor, Tensor, Figures]:
+    """Codes [L] of audio [T] at one level, the audio [T] decoded from them, and the figures of both."""
+    samples, hop = original.shape[0], coder.vqvae.hop_lengths[level]
+    padded = F.pad(original, (0, -samples % hop))  # so that the last code is whole and all of the song is heard
+    codes = coder.encode(padded, level, advance)
+    decoded = coder.decode(codes, level, advance)[:samples]
+    return codes, decoded, measure(level, hop, sr, coder.vqvae.l_bins, codes, original, decoded)
 
 
 @dataclass
@@ -82,14 +126,9 @@ class Reconstructor:
         Raises:
             UserError: the file cannot be read, or is too short for the highest of the levels.
         """
-        original = self._read(file)
-        samples, top = original.shape[0], max(self.vqvae.hop_lengths[level] for level in self.levels)
-        if samples < top:
-            raise UserError(
-                f"{file} has {samples} samples at {self.sr} Hz, less than one code of level {max(self.levels)}: "
-                f"give at least {top} samples ({top / self.sr:.3g} s) or choose lower --levels"
-            )
-        number = len(self.songs)
+        original = read_part(file, self.sr, self.offset, self.seconds)
+        number, samples = len(self.songs), original.shape[0]
+        check_length(file, samples, self.sr, self.vqvae, self.levels)
         loudness = mel_decibels(original, self.sr)
         peak = max(float(loudness.max()), QUIETEST)
         versions = [self._write(number, "original", original, picture(loudness, peak), name)]
@@ -103,11 +142,8 @@ class Reconstructor:
 
         self.advance(name, done, total)
         for level in self.levels:
-            hop, bins = self.vqvae.hop_lengths[level], self.vqvae.l_bins
-            padded = F.pad(original, (0, -samples % hop))  # so that the last code is whole and all of the song is heard
-            codes = self._coder.encode(padded, level, advance)
-            decoded = self._coder.decode(codes, level, advance)[:samples]
-            figures.append(measure(level, hop, self.sr, bins, codes, original, decoded))
+            _, decoded, measured = reconstruct_level(self._coder, original, level, self.sr, advance)
+            figures.append(measured)
             image = picture(mel_decibels(decoded, self.sr), peak)
             versions.append(self._write(number, f"level_{level}", decoded, image, name, figures[-1]))
         self.advance(name, total, total)
@@ -129,23 +165,6 @@ class Reconstructor:
     def totals(self) -> list[Figures]:
         """The figures of each level over all songs that are done."""
         return [joined(of_level) for of_level in zip(*self.figures, strict=True)]
-
-    def _read(self, file: str) -> Tensor:
-        """Mono audio [T] at the model's rate: the wanted part, or what there is of it."""
-        import torch
-
-        from jukebox.utils.audio.read import load_audio, probe_audio
-
-        wanted = self.seconds
-        if wanted is not None and self.offset + wanted > probe_audio(file)[0]:
-            wanted = None  # up to the end, and no silence behind it
-        audio, _ = load_audio(file, self.sr, self.offset, wanted, time_base="sec", check_duration=False, channels=1)
-        if audio.shape[1] == 0 and self.offset:
-            raise UserError(
-                f"{file} ends before {self.offset:.2f} s, from where it was to be read: use a smaller --offset"
-            )
-        most = audio.shape[1] if self.seconds is None else round(self.seconds * self.sr)
-        return torch.from_numpy(audio[0, :most])
 
     def _write(
         self, number: int, stem: str, audio: Tensor, image: bytes, name: str, figures: Figures | None = None

@@ -18,7 +18,7 @@ import torch
 
 from jukebox.loaders import Model, find_model
 from jukebox.sampling.flags import read_settings
-from jukebox.sampling.levels import known_alignments, remove_levels, run_levels
+from jukebox.sampling.levels import given_alignments, remove_levels, run_levels, saved_alignments
 from jukebox.sampling.plan import LevelPlan, check_memory, describe, level_plans
 from jukebox.sampling.prompts import load_inputs, starting_codes, starting_lengths
 from jukebox.sampling.report import Bars, Silent
@@ -124,8 +124,8 @@ def make_plan(
         UserError: a level does not fit the memory.
     """
     dtype = resolve_dtype(settings, device)
-    for notice in settings.notices:
-        report.message(notice)
+    for line in [*settings.notices, *settings.remarks]:
+        report.message(line)
     plans = level_plans(settings, known, len(songs), device, dtype, timed)
     free = free_bytes(device)
     report.message(describe(settings, plans, device, dtype, free))
@@ -207,7 +207,9 @@ def make_songs_in(
         settings.sample_levels,
         hps,
         state=state,
-        alignments=known_alignments(settings, folder, songs, state, labels),
+        alignments=saved_alignments(folder / f"level_{state.done[-1]}")
+        if state.done
+        else given_alignments(settings, songs, labels),
         report=report,
     )
     return 0
@@ -258,7 +260,7 @@ def would_open(settings: Settings, folder: Path, songs: range, resume: bool, rep
 
 def remove_earlier(folder: Path, settings: Settings, flags: Mapping[str, Any]) -> None:
     """Removes what a finished run has left in the folder, so that nothing of it stands among the new songs."""
-    inputs = [settings.codes_file, *settings.audio_files, *(flags.get(key) for key in ("metas", "lyrics_file"))]
+    inputs = [settings.codes_file, *settings.prompts, *(flags.get(key) for key in ("metas", "lyrics_file"))]
     (folder / STATE_FILE).unlink(missing_ok=True)
     remove_levels(folder, [str(name) for name in inputs if name])
 

@@ -7,7 +7,6 @@ belongs to which mode. The list of flags with their help is in `sample.py`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from jukebox.sampling.lengths import (
     read_prompt_length,
     read_sample_length,
 )
-from jukebox.sampling.prompts import check_codes, read_codes, split_names
+from jukebox.sampling.prompts import check_codes, read_codes, shown, split_prompts
 from jukebox.sampling.settings import MODES, TEMP, Settings
 from jukebox.sampling.songs import full_metas, read_said
 from jukebox.utils.errors import UserError
@@ -37,7 +36,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
     Raises:
         UserError: the first thing that cannot work, with what to type instead.
     """
-    notices: list[str] = list(model.notices)
+    notices, remarks = list(model.notices), list[str]()
     name = str(flags.get("name", "")).rstrip("/\\")
     if not name:
         raise UserError("--name is missing: give the folder to write to, such as --name=out/first_try")
@@ -50,11 +49,12 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
     if flags.get("sr") is not None and flags["sr"] != model.sr:
         raise UserError(f"--sr={flags['sr']}: model {model.name} makes {model.sr} Hz; use that or leave --sr out")
 
-    sample_levels = _sample_levels(model, mode)
-    audio_files, codes = _inputs(flags, mode, model)
+    lowest = whole("lowest_level", flags.get("lowest_level", 0), least=0, most=levels - 1)
+    sample_levels = [level for level in _sample_levels(model, mode) if level >= lowest]
+    prompts, codes = _inputs(flags, mode, model)
     n_codes = None if codes is None else codes["zs"][-1].shape
-    prompt_length = read_prompt_length(flags, mode, model, n_codes, notices)
-    sample_length = read_sample_length(flags, mode, model, sample_levels, n_codes, prompt_length, notices)
+    prompt_length = read_prompt_length(flags, mode, model, n_codes, remarks)
+    sample_length = read_sample_length(flags, mode, model, sample_levels, n_codes, prompt_length, remarks)
     most = None if mode != "upsample" or codes is None else prompt_length or codes["zs"][-1].shape[1] * model.hops[-1]
     check_context(model, sample_levels, sample_length, most)
     if codes is not None and prompt_length is None:
@@ -63,7 +63,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
 
     said = read_said(flags, model, codes, notices)
     given = {
-        "prompts": len(audio_files),
+        "prompts": len(prompts),
         "songs of --codes_file": 0 if n_codes is None else n_codes[0],
         "entries of --metas": len(said.metas),
     }
@@ -72,7 +72,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
     for what, count in given.items():
         if count > n_samples:
             notices.append(f"{count - n_samples} of {count} {what} are not used: --n_samples={n_samples}")
-    metas = full_metas(flags, said, n_samples, model, mode, sample_length, notices)
+    metas = full_metas(flags, said, n_samples, model, mode, sample_length, remarks)
     port_number(flags.get("port", 29500))
     temp = [number("temp", t, above=0.0) for t in per_level("temp", flags.get("temp", TEMP), levels)]
     top_k = [whole("top_k", k, least=0) for k in per_level("top_k", flags.get("top_k", 0), levels)]
@@ -88,8 +88,9 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         sample_levels=sample_levels,
         sample_length=sample_length,
         prompt_length=prompt_length,
-        audio_files=audio_files,
-        codes_file=str(flags.get("codes_file", "")),
+        prompts=prompts,
+        codes_file=shown(flags.get("codes_file", "")),
+        codes=codes,
         hop_fraction=hop_fraction,
         metas=metas,
         n_samples=n_samples,
@@ -103,6 +104,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         dtype="" if not flags.get("dtype") else choice("dtype", str(flags["dtype"]), list(DTYPES)),
         format=choice("format", str(flags.get("format", FORMATS[0])), FORMATS),
         notices=notices,
+        remarks=remarks,
     )
 
 
@@ -127,24 +129,21 @@ def _sample_levels(model: Model, mode: str) -> list[int]:
     return levels
 
 
-def _inputs(flags: Mapping[str, Any], mode: str, model: Model) -> tuple[list[str], dict[str, Any] | None]:
+def _inputs(flags: Mapping[str, Any], mode: str, model: Model) -> tuple[list[Any], dict[str, Any] | None]:
     """Audio prompts and saved codes, as the mode needs them."""
-    audio_file, codes_file = str(flags.get("audio_file", "")), str(flags.get("codes_file", ""))
-    if mode == "primed" and not audio_file:
+    codes_file = flags.get("codes_file", "")
+    prompts = split_prompts(flags.get("audio_file", ""))
+    if mode == "primed" and not prompts:
         raise UserError("--mode=primed needs --audio_file=FILE[,FILE,...], the music to begin with")
     if mode in ("continue", "upsample") and not codes_file:
         level = len(model.levels) - 1
         raise UserError(f"--mode={mode} needs --codes_file, such as EARLIER_RUN/level_{level}/data.pth.tar")
-    if audio_file and mode != "primed":
+    if prompts and mode != "primed":
         raise UserError(f"--audio_file is for --mode=primed, not --mode={mode}: change the mode or leave it out")
     if codes_file and mode not in ("continue", "upsample"):
         raise UserError(f"--codes_file is for --mode=continue or --mode=upsample, not --mode={mode}: change the mode")
-    audio_files = split_names(audio_file) if audio_file else []
-    for file in audio_files:
-        if not os.path.isfile(file):
-            raise UserError(f"--audio_file={file}: there is no such file")
     if not codes_file:
-        return audio_files, None
+        return prompts, None
     codes = read_codes(codes_file)
-    check_codes(codes_file, codes["zs"], len(model.levels), model.vqvae_hps.l_bins, model.name)
-    return audio_files, codes
+    check_codes(shown(codes_file), codes["zs"], len(model.levels), model.vqvae_hps.l_bins, model.name)
+    return prompts, {key: codes.get(key) for key in ("zs", "labels", "alignments")}

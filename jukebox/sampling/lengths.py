@@ -18,7 +18,7 @@ HOP_FRACTION = (0.5, 0.5, 0.125)
 
 
 def read_prompt_length(
-    flags: Mapping[str, Any], mode: str, model: Model, codes_shape: Any, notices: list[str]
+    flags: Mapping[str, Any], mode: str, model: Model, codes_shape: Any, remarks: list[str]
 ) -> int | None:
     """Samples of the prompts or saved codes to keep; None keeps all that is saved."""
     flag = "prompt_length_in_seconds"
@@ -38,14 +38,14 @@ def read_prompt_length(
     if codes_shape is not None and length > codes_shape[1] * top_hop:
         have = at_most(codes_shape[1] * top_hop, model.sr)
         raise UserError(f"--{flag}={seconds:g}: the saved codes end there, use {have} or less, or leave it out for all")
-    _tell_cut(notices, f"--{flag}={seconds:g}", seconds, length, model)
+    _tell_cut(remarks, f"--{flag}={seconds:g}", seconds, length, model)
     return length
 
 
-def _tell_cut(notices: list[str], asked: str, seconds: float, length: int, model: Model) -> None:
-    """Notes that a time was cut down to samples of whole tokens."""
+def _tell_cut(remarks: list[str], asked: str, seconds: float, length: int, model: Model) -> None:
+    """Remarks that a time was cut down to samples of whole tokens."""
     if abs(length / model.sr - seconds) > 1e-9:
-        notices.append(f"{asked} is cut to {length / model.sr:.4f} s, whole tokens of {model.hops[-1]} samples")
+        remarks.append(f"{asked} is cut to {length / model.sr:.4f} s, whole tokens of {model.hops[-1]} samples")
 
 
 def shortest_song(model: Model, sample_levels: Sequence[int]) -> int:
@@ -66,7 +66,7 @@ def read_sample_length(
     sample_levels: Sequence[int],
     codes_shape: Any,
     prompt_length: int | None,
-    notices: list[str],
+    remarks: list[str],
 ) -> int:
     """Samples of a finished song."""
     flag = "sample_length_in_seconds"
@@ -93,7 +93,7 @@ def read_sample_length(
             f"--{flag}={asked:g} leaves nothing to make after {given / sr:.2f} s of {what}: use {least} or more, "
             f"or {shorten}"
         )
-    _tell_cut(notices, f"--{flag}={asked:g}", asked, length, model)
+    _tell_cut(remarks, f"--{flag}={asked:g}", asked, length, model)
     return length
 
 

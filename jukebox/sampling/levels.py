@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from jukebox.loaders import use_prior
 from jukebox.sampling.alignment import get_alignment
-from jukebox.sampling.prompts import read_codes
+from jukebox.sampling.prompts import starting_lengths
 from jukebox.sampling.report import Bars, Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.state import RunState, uninterrupted
@@ -35,6 +35,7 @@ from jukebox.utils.precision import dtype_name, dtype_of
 from jukebox.utils.sample_utils import schedule
 
 DATA_FILE = "data.pth.tar"
+Keep = Callable[[int, dict[str, Any]], None]
 
 
 def run_levels(
@@ -47,8 +48,9 @@ def run_levels(
     state: RunState | None = None,
     alignments: list[np.ndarray] | None = None,
     report: Silent | None = None,
+    keep: Keep | None = None,
 ) -> list[Tensor]:
-    """Makes levels from the highest down and writes each to `hps.name/level_L`.
+    """Makes levels from the highest down and writes each to `hps.name/level_L`, or hands it to `keep`.
 
     Args:
         zs: codes per level, low to high, [N, T_level]; empty, or prompts.
@@ -58,11 +60,12 @@ def run_levels(
         state: kept up to date after every window, and its finished levels are left alone.
         alignments: of the top level, where they are known already.
         report: told about progress; None draws bars.
+        keep: called with each level and its `level_data` instead of writing it.
 
     Returns:
         zs with all levels made.
     """
-    run = _LevelMaker(list(zs), labels, sampling_kwargs, priors, hps, state, alignments, report or Bars())
+    run = _LevelMaker(list(zs), labels, sampling_kwargs, priors, hps, state, alignments, report or Bars(), keep)
     for level in sorted(sample_levels, reverse=True):
         if state is None or level not in state.done:
             run.level(level)
@@ -81,6 +84,7 @@ class _LevelMaker:
     state: RunState | None
     alignments: list[np.ndarray] | None
     report: Silent
+    keep: Keep | None
 
     def level(self, level: int) -> None:
         """Makes and writes one level."""
@@ -93,12 +97,17 @@ class _LevelMaker:
             use_prior(self.priors[level], device, lambda prior: self._make(prior, level))
         with enough_memory(f"decoding level {level}", advice):  # the prior has gone by now
             x = self.priors[level].decode(self.zs[level:], start_level=level, bs_chunks=max(1, self.zs[level].shape[0]))
+        data = level_data(x, self.zs, self.labels, self.sampling_kwargs, self.alignments, self.hps)
+        if self.keep is not None:
+            self.keep(level, data)
+            return
+        folder = Path(self.hps.name) / f"level_{level}"
         with uninterrupted():
-            write_level(level, x, self.zs, self.labels, self.sampling_kwargs, self.alignments, self.hps)
+            write_level(folder, data, self.hps)
             if self.state is not None:
                 self.state.done.append(level)
                 self._save()
-        self.report.message(f"level {level} is written to {Path(self.hps.name) / f'level_{level}'}")
+        self.report.message(f"level {level} is written to {folder}")
 
     def _elsewhere(self, level: int, device: torch.device) -> str:
         """Where there may be more memory, in the type that the run was started in."""
@@ -152,41 +161,47 @@ def wants_alignment(prior: Any) -> bool:
     return prior is not None and bool(prior.n_tokens) and None not in (prior.alignment_layer, prior.alignment_head)
 
 
-def write_level(
-    level: int,
+def level_data(
     x: Tensor,
     zs: Sequence[Tensor],
     labels: Sequence[Any],
     sampling_kwargs: Sequence[Mapping[str, Any]],
     alignments: list[np.ndarray] | None,
     hps: Any,
-) -> None:
-    """Writes `hps.name/level_L`: audio of each item, data.pth.tar, and the page last.
-
-    Args:
-        x: audio [N, T, 1] decoded from this level; the rest as in `run_levels`.
-    """
-    from jukebox.utils.audio.write import write_audio
-
-    folder = Path(hps.name) / f"level_{level}"
-    x = x.detach().float().cpu()
-    own = labels[-1] if labels[-1] is not None else labels[level]
-    suffix = _get(hps, "format") or "wav"
-    for i, audio in enumerate(x):
-        info = own["info"][i] if own is not None and i < len(own.get("info", [])) else {}
-        write_audio(folder / f"item_{i}.{suffix}", audio, hps.sr, tags=tags(info, hps))
-        for other in {*FORMATS} - {suffix}:  # of an earlier run into this folder
-            (folder / f"item_{i}.{other}").unlink(missing_ok=True)
-    data = {
+) -> dict[str, Any]:
+    """What `data.pth.tar` holds of a level: audio x [N, T, 1] decoded from it, and the rest as in `run_levels`."""
+    return {
         "zs": [z.cpu() for z in zs],
         "labels": plain(labels),
         "sampling_kwargs": plain(sampling_kwargs),
-        "x": x,
+        "x": x.detach().float().cpu(),
         "alignments": None if alignments is None else [torch.from_numpy(a) for a in alignments],
         "hps": plain(dict(hps)) if isinstance(hps, Mapping) else {},
     }
+
+
+def labels_of(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The labels of a level's songs: those of the highest level that has some."""
+    return next((labels for labels in reversed(data["labels"]) if labels is not None), None)
+
+
+def write_level(folder: Path, data: dict[str, Any], hps: Any) -> None:
+    """Writes a folder: audio of each item, data.pth.tar, and the page last.
+
+    Args:
+        data: see `level_data`.
+        hps: for the page.
+    """
+    from jukebox.utils.audio.write import write_audio
+
+    own, suffix = labels_of(data), _get(hps, "format") or "wav"
+    for i, audio in enumerate(data["x"]):
+        info = own["info"][i] if own is not None and i < len(own.get("info", [])) else {}
+        write_audio(folder / f"item_{i}.{suffix}", audio, _get(hps, "sr"), tags=tags(info, hps))
+        for other in {*FORMATS} - {suffix}:  # of an earlier run into this folder
+            (folder / f"item_{i}.{other}").unlink(missing_ok=True)
     save_torch(data, folder / DATA_FILE)
-    save_html(folder, x, zs, own, alignments, hps)
+    save_html(folder, data["x"], data["zs"], own, data["alignments"], hps)
 
 
 # What `write_level` and the page leave in a level's folder.
@@ -233,17 +248,16 @@ def saved_alignments(folder: Path) -> list[np.ndarray] | None:
     return None if found is None else [a.numpy() for a in found]
 
 
-def known_alignments(settings: Settings, folder: Path, songs: range, state: RunState, labels: list[Any]) -> Any:
-    """Alignments that a finished level of this run, or the run whose codes are upsampled, has left; else None."""
-    if state.done:
-        return saved_alignments(folder / f"level_{state.done[-1]}")
-    if settings.mode != "upsample" or labels[-1] is None:
+def given_alignments(settings: Settings, songs: range, labels: list[Any]) -> list[np.ndarray] | None:
+    """Alignments of the songs that are upsampled, where they came with their codes."""
+    if settings.mode != "upsample" or labels[-1] is None or settings.codes is None:
         return None
-    saved = read_codes(settings.codes_file).get("alignments")
+    saved = settings.codes["alignments"]
     if not isinstance(saved, (list, tuple)) or not saved or not all(isinstance(a, torch.Tensor) for a in saved):
         return None
     chosen = [saved[song % len(saved)].numpy() for song in songs]
-    shapes = [(state.zs[-1].shape[1], len(info["full_tokens"])) for info in labels[-1]["info"]]
+    rows = starting_lengths(settings)[-1]
+    shapes = [(rows, len(info["full_tokens"])) for info in labels[-1]["info"]]
     return chosen if [a.shape for a in chosen] == shapes else None
 
 

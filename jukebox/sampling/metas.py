@@ -24,13 +24,15 @@ META_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def read_metas(path: str) -> list[dict[str, Any]]:
-    """Reads and checks the file of --metas: a JSON list of {artist, genre, lyrics, total_length_in_seconds,
-    offset_in_seconds}.
+def read_metas(path: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Reads and checks the file of --metas, or what it holds: a JSON list of {artist, genre, lyrics,
+    total_length_in_seconds, offset_in_seconds}.
 
     Raises:
-        UserError: no such file, no JSON, an unknown key or a value of the wrong type; the message names the entry.
+        UserError: no such file, no JSON, or an entry that `check_metas` refuses.
     """
+    if isinstance(path, list):
+        return check_metas(path, "--metas")
     if not os.path.isfile(path):
         raise UserError(f"--metas={path}: there is no such file")
     try:
@@ -38,25 +40,30 @@ def read_metas(path: str) -> list[dict[str, Any]]:
             metas = json.load(file)
     except ValueError as error:
         raise UserError(f"--metas={path} is no JSON: {error}") from error
-    if isinstance(metas, dict):
-        metas = [metas]
+    return check_metas([metas] if isinstance(metas, dict) else metas, f"--metas={path}")
+
+
+def check_metas(metas: Any, where: str) -> list[dict[str, Any]]:
+    """Returns the entries of --metas as they are; `where` names them in messages.
+
+    Raises:
+        UserError: no list, an unknown key or a value of the wrong type; the message names the entry.
+    """
     if not isinstance(metas, list) or not metas:
-        raise UserError(f'--metas={path} must hold a list of entries such as {{"artist": "...", "genre": "..."}}')
+        raise UserError(f'{where} must hold a list of entries such as {{"artist": "...", "genre": "..."}}')
     for number, meta in enumerate(metas):
         if not isinstance(meta, dict):
-            raise UserError(f"--metas={path}: entry {number} is {meta!r}, not an object with artist, genre, lyrics")
+            raise UserError(f"{where}: entry {number} is {meta!r}, not an object with artist, genre, lyrics")
         for key, value in meta.items():
             if key not in META_TYPES:
-                raise UserError(
-                    f"--metas={path}: entry {number} has an unknown key {key!r}; known: {', '.join(META_TYPES)}"
-                )
+                raise UserError(f"{where}: entry {number} has an unknown key {key!r}; known: {', '.join(META_TYPES)}")
             if not isinstance(value, META_TYPES[key]) or isinstance(value, bool):
                 kind = "text" if META_TYPES[key] == (str,) else "a number"
-                raise UserError(f"--metas={path}: {key} of entry {number} is {value!r}, not {kind}")
+                raise UserError(f"{where}: {key} of entry {number} is {value!r}, not {kind}")
             # JSON has NaN and Infinity, too; a whole song is longer than 0 s.
             if isinstance(value, (int, float)) and not (0 <= value <= LONGEST and (value > 0 or key != TOTAL)):
                 least = "more than 0" if key == TOTAL else "0 or more"
-                raise UserError(f"--metas={path}: {key} of entry {number} is {value!r}: give seconds, {least}")
+                raise UserError(f"{where}: {key} of entry {number} is {value!r}: give seconds, {least}")
     return metas
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +30,32 @@ def tile_songs(items: Sequence[Any], hps: Any) -> list[Any]:
     return [items[song % len(items)] for song in (range(hps.n_samples) if songs is None else songs)]
 
 
-def split_names(names: str | Sequence[str]) -> list[str]:
-    """File names, given as a list or separated by commas. A name that exists as it stands is not cut at its commas."""
-    if not isinstance(names, str):
-        return [os.fspath(name) for name in names]
-    if os.path.exists(names):
-        return [names]
-    return [name.strip() for name in names.split(",") if name.strip()]
+def split_prompts(prompts: str | Sequence[Any]) -> list[Any]:
+    """Prompts, as a list or as file names separated by commas; a name that exists as it is is not cut at its commas.
+
+    Raises:
+        UserError: no such file, or samples that are not [T] or [T, channels] or not finite.
+    """
+    from jukebox.utils.audio.read import mono
+
+    if isinstance(prompts, str):
+        names = [prompts] if os.path.exists(prompts) else prompts.split(",")
+        prompts = [name.strip() for name in names if name.strip()]
+    for prompt in prompts:
+        if not hasattr(prompt, "shape") and not os.path.isfile(prompt):
+            raise UserError(f"--audio_file={prompt}: there is no such file")
+    return [mono(prompt) if hasattr(prompt, "shape") else os.fspath(prompt) for prompt in prompts]
 
 
-def load_prompts(audio_files: str | Sequence[str], duration: int, hps: Any) -> Tensor:
+def load_prompts(audio_files: str | Sequence[Any], duration: int, hps: Any) -> Tensor:
     """Reads the beginnings of audio files as prompts.
 
     Files of any format, rate and number of channels are resampled and mixed to mono. Silence is put in front of a
     file that is shorter than `duration`, so that its end still meets the music that goes on from it; a warning says so.
 
     Args:
-        audio_files: a list of files, or their names separated by commas; tiled to `hps.n_samples`.
+        audio_files: a list of files or of samples [T] or [T, channels] at `hps.sr`, or names of files separated by
+            commas; tiled to `hps.n_samples`.
         duration: samples to read of each.
         hps: `sr` in Hz and `n_samples`; with `songs`, the numbers of the songs of this process.
 
@@ -56,22 +65,23 @@ def load_prompts(audio_files: str | Sequence[str], duration: int, hps: Any) -> T
     Raises:
         UserError: a file that is not there or cannot be decoded.
     """
-    names = split_names(audio_files)
-    if not names:
+    given = split_prompts(audio_files)
+    if not given:
         raise UserError("--audio_file names no file: give one or more, separated by commas")
-    wanted = tile_songs(names, hps)
-    prompts = {name: _load_prompt(name, duration, hps.sr) for name in dict.fromkeys(wanted)}
-    return torch.stack([prompts[name] for name in wanted]).unsqueeze(-1).to(given_device())
+    wanted = tile_songs(range(len(given)), hps)
+    prompts = {number: _load_prompt(given[number], duration, hps.sr) for number in dict.fromkeys(wanted)}
+    return torch.stack([prompts[number] for number in wanted]).unsqueeze(-1).to(given_device())
 
 
-def _load_prompt(name: str, duration: int, sr: int) -> Tensor:
+def _load_prompt(prompt: Any, duration: int, sr: int) -> Tensor:
     from jukebox.utils.audio.index import get_duration_sec
     from jukebox.utils.audio.read import read_samples
 
-    if not os.path.isfile(name):
-        raise UserError(f"--audio_file={name}: there is no such file")
-    long_enough = get_duration_sec(name, cache=False) * sr >= duration
-    audio = read_samples(name, sr, duration=duration if long_enough else None, channels=1)[0, :duration]
+    if not isinstance(prompt, str):
+        name, audio = "a prompt", prompt[:duration]
+    else:
+        name, long_enough = prompt, get_duration_sec(prompt, cache=False) * sr >= duration
+        audio = read_samples(name, sr, duration=duration if long_enough else None, channels=1)[0, :duration]
     missing = duration - audio.shape[0]
     if missing > 0:
         warnings.warn(
@@ -87,9 +97,9 @@ def starting_lengths(settings: Settings) -> list[int]:
     if settings.mode == "primed":
         assert settings.prompt_length is not None
         return [settings.prompt_length // hop for hop in settings.model.hops]
-    if not settings.codes_file:
+    if settings.codes is None:
         return [0] * len(settings.model.levels)
-    have = [z.shape[1] for z in read_codes(settings.codes_file)["zs"]]
+    have = [z.shape[1] for z in settings.codes["zs"]]
     if settings.prompt_length is None:
         return have
     return [min(n, settings.prompt_length // hop) for n, hop in zip(have, settings.model.hops, strict=True)]
@@ -102,7 +112,7 @@ def load_inputs(settings: Settings, hps: Hyperparams) -> Any:
     assert settings.prompt_length is not None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        prompts = load_prompts(settings.audio_files, settings.prompt_length, hps)
+        prompts = load_prompts(settings.prompts, settings.prompt_length, hps)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     return prompts
@@ -112,9 +122,8 @@ def starting_codes(settings: Settings, prompts: Any, priors: list[Any], hps: Hyp
     """Codes per level that a run begins with, [N, T_level]."""
     if prompts is not None:
         return encode_prompts(prompts, priors)
-    if settings.codes_file:
-        zs = read_codes(settings.codes_file)["zs"]
-        return cut_codes(zs, settings.model.hops, settings.prompt_length, hps)
+    if settings.codes is not None:
+        return cut_codes(settings.codes["zs"], settings.model.hops, settings.prompt_length, hps)
     return [torch.zeros(hps.n_samples, 0, dtype=torch.long) for _ in priors]
 
 
@@ -141,25 +150,31 @@ def device_of(priors: Sequence[Any], labels: Sequence[Any]) -> torch.device:
     return torch.device("cpu")
 
 
-def read_codes(codes_file: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a `data.pth.tar` of an earlier run; a bare list of codes is taken as its `zs`.
+def shown(codes_file: Any) -> str:
+    """How a source of codes is called in messages."""
+    return "songs" if isinstance(codes_file, Mapping) else str(codes_file)
+
+
+def read_codes(codes_file: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Reads and checks a `data.pth.tar` of an earlier run, or what it holds; a bare list of codes is taken as its `zs`.
 
     Raises:
         UserError: no such file, or it holds no codes of songs, or labels that are none.
     """
-    path = Path(codes_file)
-    if path.is_dir() and (path / "data.pth.tar").is_file():
-        path = path / "data.pth.tar"
     instead = "give the data.pth.tar of an earlier run, such as RUN/level_2/data.pth.tar"
-    if not path.is_file():
-        raise UserError(f"--codes_file={path}: there is no such file; {instead}")
-    try:
-        data = load_torch(path)
-    except UserError as error:
-        raise UserError(f"--codes_file: {error}") from error
+    path, data = Path(shown(codes_file)), codes_file if isinstance(codes_file, Mapping) else {}
+    if not isinstance(codes_file, Mapping):
+        if path.is_dir() and (path / "data.pth.tar").is_file():
+            path = path / "data.pth.tar"
+        if not path.is_file():
+            raise UserError(f"--codes_file={path}: there is no such file; {instead}")
+        try:
+            data = load_torch(path)
+        except UserError as error:
+            raise UserError(f"--codes_file: {error}") from error
     if isinstance(data, (list, tuple)):
         data = {"zs": list(data)}
-    zs = data.get("zs") if isinstance(data, dict) else None
+    zs = data.get("zs") if isinstance(data, Mapping) else None
     if not isinstance(zs, (list, tuple)) or not zs or not all(isinstance(z, Tensor) and z.dim() == 2 for z in zs):
         raise UserError(f"--codes_file={path} holds no codes: {instead}")
     counts = {z.shape[0] for z in zs}

@@ -22,10 +22,11 @@ class Settings:
         sample_levels: levels to make, in ascending order.
         sample_length: of a finished song.
         prompt_length: of what is given; None keeps all of saved codes.
+        prompts: audio files, or samples; codes: what `read_codes` gives of `codes_file`.
         metas: for each song of the whole run artist, genre, lyrics, total_length, offset.
         songs: numbers of the songs that this process makes.
         batch, chunk: None: chosen from free memory.
-        notices: lines to tell the user.
+        notices: lines to tell the user; remarks: how lengths were fitted to the model.
     """
 
     model: Model
@@ -34,8 +35,9 @@ class Settings:
     sample_levels: list[int]
     sample_length: int
     prompt_length: int | None
-    audio_files: list[str]
+    prompts: list[Any]
     codes_file: str
+    codes: dict[str, Any] | None
     hop_fraction: list[float]
     metas: list[dict[str, Any]]
     n_samples: int
@@ -49,6 +51,7 @@ class Settings:
     dtype: str
     format: str
     notices: list[str]
+    remarks: list[str]
 
     def totals(self) -> list[int]:
         """Tokens of each level in a finished song."""
@@ -68,7 +71,7 @@ class Settings:
             "mode": self.mode,
             "sample_length": self.sample_length,
             "prompt_length": self.prompt_length,
-            "audio_file": list(self.audio_files),
+            "audio_file": list(self.prompts),
             "codes_file": self.codes_file,
             "hop_fraction": list(self.hop_fraction),
             "metas": [dict(meta) for meta in self.metas],

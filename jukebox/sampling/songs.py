@@ -71,7 +71,7 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
         notices.append(f"model {model.name} was trained without labels: artist, genre and lyrics have no effect")
     elif "lyrics" in words and not any(level.n_tokens for level in conditioned):
         notices.append(f"model {model.name} was trained without lyrics: they have no effect")
-    metas = read_metas(str(flags["metas"])) if flags.get("metas") else []
+    metas = read_metas(flags["metas"]) if flags.get("metas") else []
     return Said([] if codes is None else _saved_metas(codes), words, metas)
 
 
@@ -96,7 +96,7 @@ def full_metas(
     model: Model,
     mode: str,
     sample_length: int,
-    notices: list[str],
+    remarks: list[str],
 ) -> list[dict[str, Any]]:
     """For each song artist, genre, lyrics, and total_length and offset in samples."""
     flag = "total_sample_length_in_seconds"
@@ -117,7 +117,7 @@ def full_metas(
         elif seconds is None:
             where, total = "", _usual_total(timed, offset + sample_length, model.sr)
             if timed is not None and song == 0 and total < TOTAL_SECONDS * model.sr:
-                notices.append(
+                remarks.append(
                     f"the imagined whole song is {total / model.sr:.1f} s long, the most that the model knows"
                 )
         else:

@@ -220,7 +220,7 @@ def test_the_whole_song_is_never_under_the_sample(released: dict[str, Model], ti
     assert settings(released["5b"], sample_length_in_seconds=300).metas[0]["total_length"] == 300 * 44100 // 128 * 128
     made = settings(tiny)  # knows songs below 60 s
     assert made.metas[0]["total_length"] == 60 * 250 - 16
-    assert "the imagined whole song is 59.9 s long" in " ".join(made.notices)
+    assert "the imagined whole song is 59.9 s long" in " ".join(made.remarks)
 
 
 def test_a_suggested_hop_is_accepted(released: dict[str, Model]) -> None:
@@ -234,7 +234,7 @@ def test_a_suggested_hop_is_accepted(released: dict[str, Model]) -> None:
 def test_seconds_are_cut_to_tokens_and_it_is_said(released: dict[str, Model]) -> None:
     made = settings(released["5b"], sample_length_in_seconds=20)
     assert made.totals() == [110240, 27560, 6890]
-    assert made.notices == ["--sample_length_in_seconds=20 is cut to 19.9982 s, whole tokens of 128 samples"]
+    assert made.remarks == ["--sample_length_in_seconds=20 is cut to 19.9982 s, whole tokens of 128 samples"]
 
 
 SUGGESTING = [(flags, message) for flags, message in WRONG if " or more" in message or " or less" in message]
@@ -299,12 +299,12 @@ def test_times_that_are_enough_and_no_more() -> None:
 
 def test_what_is_cut_is_told(tiny: Model, files: Path) -> None:
     primed = dict(mode="primed", audio_file="a.wav", sample_length_in_seconds=2.56)
-    told = settings(tiny, **primed, prompt_length_in_seconds=1.3).notices
+    told = settings(tiny, **primed, prompt_length_in_seconds=1.3).remarks
     assert told[0] == "--prompt_length_in_seconds=1.3 is cut to 1.2800 s, whole tokens of 16 samples"
     up = dict(mode="upsample", codes_file="codes.pth.tar")
     shorter = settings(tiny, **up, sample_length_in_seconds=5)
-    assert shorter.notices[0] == "--sample_length_in_seconds=5 is cut to 4.9920 s, whole tokens of 16 samples"
-    assert not any("is cut to" in notice for notice in settings(tiny, **up).notices)
+    assert shorter.remarks[0] == "--sample_length_in_seconds=5 is cut to 4.9920 s, whole tokens of 16 samples"
+    assert not any("is cut to" in remark for remark in settings(tiny, **up).remarks)
 
 
 def test_what_is_not_used_is_told(tiny: Model, files: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from sampling_fakes import FakePrior
 
 from jukebox.hparams import Hyperparams
-from jukebox.sampling.prompts import cut_codes, load_codes, load_prompts, split_names, tile_songs
+from jukebox.sampling.prompts import cut_codes, load_codes, load_prompts, split_prompts, tile_songs
 from jukebox.utils.audio.read import load_audio
 from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
@@ -70,8 +70,9 @@ def test_samples_that_are_no_numbers_are_named(tmp_path: Path) -> None:
 
 def test_names_with_commas(folder: Path) -> None:
     name = str(folder / "with, comma.wav")
-    assert split_names(name) == [name]
-    assert split_names(f"{folder}/stereo.flac, {folder}/x.mp3") == [f"{folder}/stereo.flac", f"{folder}/x.mp3"]
+    assert split_prompts(name) == [name]
+    both = [name.replace("with, comma.wav", "stereo.flac")] * 2
+    assert split_prompts(", ".join(both)) == both
     with pytest.raises(UserError, match="there is no such file"):
         load_prompts("nothing.wav", 10, Hyperparams(sr=SR, n_samples=1))
     with pytest.raises(UserError, match="names no file"):
@@ -92,3 +93,15 @@ def test_load_codes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="codes of 2 levels, the model has 3"):
         load_codes(tmp_path, None, [None, *priors], hps)
     assert [z.shape for z in cut_codes(zs, [4, 16], 32, Hyperparams(n_samples=1, songs=[5]))] == [(1, 8), (1, 2)]
+
+
+def test_samples_are_prompts_too(folder: Path) -> None:
+    """Arrays and tensors, mono or not, at the rate of the model."""
+    hps = Hyperparams(sr=SR, n_samples=3)
+    read = load_prompts(str(folder / "stereo.flac"), 2000, hps)[0, :, 0]
+    stereo = torch.stack([2 * read, 0 * read], dim=1)
+    x = load_prompts([str(folder / "stereo.flac"), read.numpy(), stereo], 2000, hps)
+    assert all(torch.allclose(row[:, 0], read) for row in x)
+    for wrong, what in {"shape": np.zeros((2, 3, 4)), "not finite": np.full(9, np.nan)}.items():
+        with pytest.raises(UserError, match=wrong):
+            load_prompts([what], 10, hps)

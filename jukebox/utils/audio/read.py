@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -146,6 +147,19 @@ def _to_channels(x: np.ndarray, channels: int) -> np.ndarray:
     if x.shape[0] == channels:
         return x
     return x.mean(axis=0, keepdims=True) if channels == 1 else np.repeat(x, 2, axis=0)
+
+
+def mono(x: Any) -> np.ndarray:
+    """Samples [T] or [T, channels], array or tensor, as float32 [T], all channels mixed evenly.
+
+    Raises:
+        UserError: another shape, or samples that are not finite numbers.
+    """
+    x = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, dtype=np.float32)
+    if x.ndim not in (1, 2) or not np.isfinite(x).all():
+        what = "has samples that are not finite" if x.ndim in (1, 2) else f"has the shape {list(x.shape)}"
+        raise UserError(f"the audio {what}: give samples [T] or [T, channels] in [-1, 1]")
+    return x if x.ndim == 1 else x.mean(axis=1)
 
 
 # ---------------------------------------------------------------------------------------------------- about files
