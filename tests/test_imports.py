@@ -23,7 +23,7 @@ JUKEBOX = ROOT / "jukebox"
 _MODELS = {"utils", "hparams", "transformer", "vqvae", "data", "prior", "make_models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
-    "__init__": {"version"},
+    "__init__": {"version", "utils", "api", "music"},
     "hparams": {"utils.errors"},
     "utils": {"version"},
     "page": {"utils"},
@@ -43,6 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reconstruct": _MODELS | {"loaders", "reconstruction"},
     "training": _MODELS,
     "sample": {"utils", "hparams", "make_models", "sampling"},
+    "music": {"sampling", "utils"},
+    "api": _MODELS | {"weights", "loaders", "sampling", "features", "reconstruction", "music"},
     "train": {"utils", "hparams", "training", "compat"},
     "compat": _MODELS | {"weights", "training"},
 }
