@@ -93,8 +93,8 @@ def main(
             scores = rank_heads(zs, labels, prior, False, hps, kind)
             print(table(scores))
             best = scores[0]
-            prior.alignment_layer, prior.alignment_head = best.layer, best.head
-        return best, get_alignment(None, zs, labels, prior, False, hps, kind)
+        head = None if best is None else (best.layer, best.head)
+        return best, get_alignment(None, zs, labels, prior, False, hps, kind, head)
 
     best, alignments = use_prior(lazy, torch_device, work)
     shift = top.hps.get("alignment_shift") or 0

@@ -202,9 +202,8 @@ class LazyPrior:
     def load(self) -> Any:
         """The prior with its weights, on its device; the caller drops it when done."""
         with _NoInit():  # every number comes from the checkpoint
-            prior = make_prior(self.of.hps, self._vqvae, "cpu")
+            prior = make_prior(self.of.hps, self._vqvae, "cpu", self.labeller)
         half_matrices(prior, torch_dtype(self.dtype))
-        prior.labeller = self.labeller
         return prior.to(self.device)
 
     def release(self) -> None:

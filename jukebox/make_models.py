@@ -19,6 +19,7 @@ from jukebox.data.labels import EmptyLabeller, Labeller
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams, setup_hparams
 from jukebox.prior.lyrics import READABLE_FROM
 from jukebox.prior.prior import SimplePrior
+from jukebox.transformer.config import TransformerConfig
 from jukebox.transformer.ops import Conv1D
 from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.dist_adapter import get_world_size
@@ -94,27 +95,30 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     return vqvae
 
 
-def attention_kwargs(hps: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Arguments of `ConditionalAutoregressive2D`: the prior's, or with "prime_" those of the lyric encoder."""
-    name = prefix or "prior_"
-    return dict(
+def transformer_config(hps: Mapping[str, Any], n_ctx: int, prefix: str = "") -> TransformerConfig:
+    """The shape of the prior's transformer over n_ctx tokens, or with "prime_" of that of its lyric encoder."""
+    name, again = prefix or "prior_", bool(hps["train"])
+    same = (
+        "heads attn_order blocks spread attn_dropout resid_dropout emb_dropout zero_out res_scale pos_init init_scale "
+        "m_attn m_mlp"
+    )
+    return TransformerConfig(
+        n_ctx,
         width=hps[f"{name}width"],
         depth=hps[f"{name}depth"],
-        **{
-            key: hps[prefix + key]
-            for key in (
-                "heads attn_order blocks spread attn_dropout resid_dropout emb_dropout zero_out res_scale pos_init "
-                "init_scale m_attn m_mlp"
-            ).split()
-        },
-        checkpoint_res=hps[f"{prefix}c_res"] if hps["train"] else 0,
-        checkpoint_attn=hps[f"{prefix}c_attn"] if hps["train"] else 0,
-        checkpoint_mlp=hps[f"{prefix}c_mlp"] if hps["train"] else 0,
+        checkpoint_res=again and hps[f"{prefix}c_res"],
+        checkpoint_attn=again and hps[f"{prefix}c_attn"],
+        checkpoint_mlp=again and hps[f"{prefix}c_mlp"],
+        **{key: hps[prefix + key] for key in same.split()},
     )
 
 
-def build_prior(hps: Hyperparams, vqvae: VQVAE) -> SimplePrior:
-    """The module alone, with fresh weights on the current default device (`with torch.device("meta")` for none)."""
+def build_prior(hps: Hyperparams, vqvae: VQVAE, labeller: Labeller | EmptyLabeller | None = None) -> SimplePrior:
+    """The module only, with fresh weights on the current default device (`with torch.device("meta")` for none).
+
+    Args:
+        labeller: one that is there already; None makes the one that the hyper-parameters name.
+    """
     if not 0 <= hps.level < vqvae.levels:
         raise UserError(f"level={hps.level}: the VQ-VAE has levels 0 to {vqvae.levels - 1}")
     if hps.labels and not (isinstance(hps.y_bins, (list, tuple)) and len(hps.y_bins) == 2):
@@ -124,11 +128,11 @@ def build_prior(hps: Hyperparams, vqvae: VQVAE) -> SimplePrior:
         )
     codes = vqvae.z_shapes[hps.level][0]
     z_shapes = [(shape[0] * hps.n_ctx // codes,) for shape in vqvae.z_shapes]  # so that this level has n_ctx codes
-    prior_kwargs = dict(input_shape=(hps.n_ctx,), bins=vqvae.l_bins, **attention_kwargs(hps))
     lyrics = dict(use_tokens=hps.use_tokens, prime_loss_fraction=hps.prime_loss_fraction, n_tokens=hps.n_tokens)
     prime_kwargs: dict[str, Any] = dict(lyrics, bins=hps.n_vocab)
     if hps.use_tokens and not hps.single_enc_dec:
-        prime_kwargs.update(attention_kwargs(hps, "prime_"))
+        prime_kwargs["config"] = transformer_config(hps, hps.n_tokens, "prime_")
+    head = choose_guided_head(hps) if hps.align_loss else hps
     prior = SimplePrior(
         z_shapes,
         vqvae.l_bins,
@@ -136,7 +140,7 @@ def build_prior(hps: Hyperparams, vqvae: VQVAE) -> SimplePrior:
         vqvae.downs_t,
         vqvae.strides_t,
         hps.labels,
-        prior_kwargs,
+        dict(config=transformer_config(hps, hps.n_ctx)),
         x_cond_kwargs=dict(
             out_width=hps.prior_width,
             init_scale=hps.init_scale,
@@ -164,13 +168,13 @@ def build_prior(hps: Hyperparams, vqvae: VQVAE) -> SimplePrior:
         labels_v3=hps.labels_v3,
         merged_decoder=hps.merged_decoder,
         single_enc_dec=hps.single_enc_dec,
+        labeller=labeller or make_labeller(hps, hps.n_ctx * vqvae.hop_lengths[hps.level]),
         encoder=vqvae.encode,
         decoder=vqvae.decode,
+        alignment_layer=head["alignment_layer"],
+        alignment_head=head["alignment_head"],
+        align_loss=hps.align_loss,
     )
-    prior.labeller = make_labeller(hps, prior.sample_length)
-    head = choose_guided_head(hps) if hps.align_loss else hps
-    prior.alignment_layer, prior.alignment_head = head["alignment_layer"], head["alignment_head"]
-    prior.align_loss = hps.align_loss
     if hps.fp16_params:
         half_matrices(prior)
     return prior
@@ -212,24 +216,31 @@ def make_labeller(hps: Hyperparams, sample_length: int) -> Labeller | EmptyLabel
     )
 
 
-def make_prior(hps: Hyperparams, vqvae: VQVAE, device: torch.device | str = "cuda") -> SimplePrior:
+def make_prior(
+    hps: Hyperparams,
+    vqvae: VQVAE,
+    device: torch.device | str = "cuda",
+    labeller: Labeller | EmptyLabeller | None = None,
+) -> SimplePrior:
     """Builds the prior of `hps.level` and loads `restore_prior`, if set.
 
     With a checkpoint the module is built without memory and takes the file's tensors, so the weights exist once; label
     tables of its own that it holds are used, unless `labels_dir` names others.
-    With `hps.train` it is ready to train, else frozen and in eval mode. On the meta device no weights are read.
+    With `hps.train` it is ready to train, else frozen and in eval mode. A `labeller` that is given wins over both.
+    On the meta device no weights are read.
     """
     on_meta = torch.device(device).type == "meta"
     if hps.restore_prior and not on_meta:
         checkpoint = load_checkpoint(hps.restore_prior)
+        if labeller is None and hps.labels and not hps.labels_dir and checkpoint.get("labels"):
+            sample_length = hps.n_ctx * vqvae.hop_lengths[hps.level]
+            labeller = Labeller.from_state({**checkpoint["labels"], "sample_length": sample_length})
         with torch.device("meta"):
-            prior = build_prior(hps, vqvae)
+            prior = build_prior(hps, vqvae, labeller)
         load_weights(prior, checkpoint, hps.restore_prior)
-        if hps.labels and not hps.labels_dir and checkpoint.get("labels"):
-            prior.labeller = Labeller.from_state({**checkpoint["labels"], "sample_length": prior.sample_length})
     else:
         with torch.device("meta") if on_meta else contextlib.nullcontext():
-            prior = build_prior(hps, vqvae)
+            prior = build_prior(hps, vqvae, labeller)
         restore_model(hps, prior, "")
     prior.to(device)
     if hps.train:

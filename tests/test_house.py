@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
-from test_imports import FILES, IMPORTS, ROOT
+from test_imports import FILES, IMPORTS, ROOT, room
 
 
 def module_name(path: Path) -> str:
@@ -51,3 +52,31 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 def test_the_finder_of_circles() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+# --------------------------------------------------------------------------------------------------- constructors
+
+MOST_ARGUMENTS = 12
+SHORT = {"transformer", "prior"}  # rooms whose constructors must be short; configurations are dataclasses
+
+
+def long_constructors(source: str) -> dict[str, int]:
+    """Class -> arguments of its `__init__`, self left out, where they are too many."""
+    found = {}
+    for cls in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)):
+        for init in (f for f in cls.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"):
+            given = init.args
+            names = [*given.posonlyargs, *given.args[1:], *given.kwonlyargs, *filter(None, [given.vararg, given.kwarg])]
+            found[cls.name] = len(names)
+    return {name: n for name, n in found.items() if n > MOST_ARGUMENTS}
+
+
+def test_constructors_are_short() -> None:
+    found = {path.name: long_constructors(path.read_text()) for path in FILES if room(path) in SHORT}
+    assert len(found) > 10 and not {name: classes for name, classes in found.items() if classes}
+
+
+def test_the_counter_of_arguments() -> None:
+    names = ", ".join(f"a{i}" for i in range(10))
+    assert long_constructors(f"class A:\n  def __init__(self, {names}, *, b, **c): 0") == {}
+    assert long_constructors(f"class A:\n  def __init__(self, {names}, *b, c, **d): 0") == {"A": 13}

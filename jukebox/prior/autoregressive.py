@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jukebox.transformer.config import TransformerConfig
 from jukebox.transformer.transformer import Transformer
 from jukebox.utils.precision import read_dtype
 
@@ -79,54 +80,40 @@ class ConditionalAutoregressive2D(nn.Module):
     Args:
         input_shape: shape of the positions; its product is the context length L.
         bins: number of symbols K.
-        width: width D; depth: layers; heads: attention heads.
         x_cond, y_cond: whether there is conditioning per position and per sequence.
-        encoder_dims: length of the lyric encoder that layers of kind 6 read; 0 without.
         only_encode: a lyric encoder: no output head, and calls give the activations [N, L, D] themselves. Set from
             outside, it makes calls of any model do so.
         merged_decoder: output head of its own and conditioning added once. Otherwise the head shares its matrix with
             the token embedding and x_cond is added once more in front of it.
-        prime_len: lyric characters at the start of a merged sequence; the loss is then also given in two parts.
+        config: of the transformer, for any context length; transformer: values of it by name, which win over it. With
+            `prime_len`, the lyric characters at the start of a merged sequence, the loss is also given in two parts.
+
+    Raises:
+        TypeError: names a keyword that a `TransformerConfig` lacks.
     """
 
     def __init__(
         self,
         input_shape: Sequence[int],
         bins: int,
-        width: int = 128,
-        depth: int = 2,
-        heads: int = 1,
-        attn_dropout: float = 0.0,
-        resid_dropout: float = 0.0,
-        emb_dropout: float = 0.0,
-        mask: bool = True,
-        zero_out: bool = False,
-        init_scale: float = 1.0,
-        res_scale: bool = False,
-        pos_init: bool = False,
-        m_attn: float = 0.25,
-        m_mlp: float = 1.0,
-        checkpoint_res: int = 0,
-        checkpoint_attn: int = 0,
-        checkpoint_mlp: int = 0,
-        attn_order: int = 0,
-        blocks: int | None = None,
-        spread: int | None = None,
+        *,
         x_cond: bool = False,
         y_cond: bool = False,
-        encoder_dims: int = 0,
         only_encode: bool = False,
         merged_decoder: bool = False,
-        prime_len: int | None = None,
+        config: TransformerConfig | None = None,
+        **transformer: Any,
     ) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.input_dims = math.prod(self.input_shape)
+        config = TransformerConfig.of(self.input_dims, config, **transformer)
+        width, init_scale = config.width, config.init_scale
         self.bins, self.width = bins, width
         self.x_cond, self.y_cond = x_cond, y_cond
-        self.encoder_dims = encoder_dims
+        self.encoder_dims = config.encoder_dims or 0
         self.only_encode = only_encode
-        self.prime_len = prime_len
+        self.prime_len = config.prime_len
         self.add_cond_after_transformer = not merged_decoder
         self.share_x_emb_x_out = not merged_decoder
 
@@ -134,31 +121,10 @@ class ConditionalAutoregressive2D(nn.Module):
             self.start_token = nn.Parameter(torch.randn(1, width) * 0.01 * init_scale)
         self.x_emb = nn.Embedding(bins, width)
         nn.init.normal_(self.x_emb.weight, std=0.02 * init_scale)
-        self.x_emb_dropout = nn.Dropout(emb_dropout)
-        self.pos_emb = PositionEmbedding(self.input_shape, width, init_scale, pos_init)
-        self.pos_emb_dropout = nn.Dropout(emb_dropout)
-        self.transformer = Transformer(
-            width,
-            self.input_dims,
-            heads,
-            depth,
-            attn_dropout=attn_dropout,
-            resid_dropout=resid_dropout,
-            mask=mask,
-            zero_out=zero_out,
-            init_scale=init_scale,
-            res_scale=res_scale,
-            m_attn=m_attn,
-            m_mlp=m_mlp,
-            checkpoint_res=checkpoint_res,
-            checkpoint_attn=checkpoint_attn,
-            checkpoint_mlp=checkpoint_mlp,
-            attn_order=attn_order,
-            blocks=blocks,
-            spread=spread,
-            encoder_dims=encoder_dims or None,
-            prime_len=prime_len,
-        )
+        self.x_emb_dropout = nn.Dropout(config.emb_dropout)
+        self.pos_emb = PositionEmbedding(self.input_shape, width, init_scale, config.pos_init)
+        self.pos_emb_dropout = nn.Dropout(config.emb_dropout)
+        self.transformer = Transformer(config)
         if not only_encode:
             self.x_out = nn.Linear(width, bins, bias=False)
             if self.share_x_emb_x_out:

@@ -19,8 +19,8 @@ class Conditioner(nn.Module):
     Args:
         input_shape: shape of the codes of the level above, (L_above,).
         bins: codebook entries; down_t, stride_t: how much coarser the level above is, stride_t ** down_t.
-        out_width: width D of the prior; width, depth, m_conv, dilation_*: the convolution stack.
-        checkpoint_res: recompute residual blocks in the backward pass.
+        out_width: width D of the prior; width, depth, m_conv: of the convolution stack.
+        stack: more of the convolution stack, see `DecoderConvBlock`; a keyword that it lacks is a TypeError.
 
     Residual blocks are saved under `blocks`; files that call them `model` load as well.
     """
@@ -33,34 +33,18 @@ class Conditioner(nn.Module):
         stride_t: int,
         out_width: int,
         init_scale: float = 1.0,
-        zero_out: bool = False,
-        res_scale: bool = False,
         width: int = 128,
         depth: int = 3,
         m_conv: float = 1.0,
-        dilation_growth_rate: int = 1,
-        dilation_cycle: int | None = None,
-        checkpoint_res: int = 0,
+        **stack: Any,
     ) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.x_emb = nn.Embedding(bins, out_width)
         nn.init.normal_(self.x_emb.weight, std=0.02 * init_scale)
+        stack["checkpoint_res"] = bool(stack.get("checkpoint_res"))
         self.cond = DecoderConvBlock(
-            out_width,
-            out_width,
-            down_t,
-            stride_t,
-            width,
-            depth,
-            m_conv,
-            dilation_growth_rate,
-            dilation_cycle,
-            zero_out,
-            res_scale,
-            reverse_decoder_dilation=False,
-            checkpoint_res=bool(checkpoint_res),
-            blocks_name="blocks",
+            out_width, out_width, down_t, stride_t, width, depth, m_conv, blocks_name="blocks", **stack
         )
         self.ln = LayerNorm(out_width)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from jukebox.prior.autoregressive import ConditionalAutoregressive2D, bits
+from jukebox.transformer.config import TransformerConfig
 from jukebox.transformer.ops import Conv1D, LayerNorm
 
 
@@ -86,20 +86,15 @@ class LyricEncoder:
 
 
 def make_encoder_modules(
-    n_lyrics: int, n_vocab: int, width: int, decoder_init_scale: float, encoder: dict[str, Any]
+    n_lyrics: int, n_vocab: int, decoder: TransformerConfig, encoder: TransformerConfig
 ) -> dict[str, nn.Module]:
-    """The separate encoder's modules, by the names under which the prior saves them.
-
-    Args:
-        width: the decoder's width D.
-        encoder: keyword arguments of the encoder's `ConditionalAutoregressive2D`.
-    """
-    prime_x_out = nn.Linear(width, n_vocab, bias=False)
-    nn.init.normal_(prime_x_out.weight, std=0.02 * decoder_init_scale)
+    """The separate encoder's modules, by the names under which the prior saves them."""
+    prime_x_out = nn.Linear(decoder.width, n_vocab, bias=False)
+    nn.init.normal_(prime_x_out.weight, std=0.02 * decoder.init_scale)
     return {
-        "prime_prior": ConditionalAutoregressive2D((n_lyrics,), n_vocab, only_encode=True, **encoder),
-        "prime_state_proj": Conv1D(encoder["width"], width, init_scale=encoder["init_scale"]),
-        "prime_state_ln": LayerNorm(width),
+        "prime_prior": ConditionalAutoregressive2D((n_lyrics,), n_vocab, only_encode=True, config=encoder),
+        "prime_state_proj": Conv1D(encoder.width, decoder.width, init_scale=encoder.init_scale),
+        "prime_state_ln": LayerNorm(decoder.width),
         "prime_x_out": prime_x_out,
     }
 

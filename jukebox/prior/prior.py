@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,54 @@ from jukebox.prior.lyrics import (
     layers_to_record,
     make_encoder_modules,
 )
+from jukebox.transformer.config import TransformerConfig
 from jukebox.utils.errors import UserError
 from jukebox.utils.precision import read_dtype
+
+_LYRICS = ("use_tokens", "prime_loss_fraction", "n_tokens", "bins")  # the part of prime_kwargs that shapes no encoder
+
+
+class Labeller(Protocol):
+    """What a prior asks of the makers of label rows in `jukebox.data.labels`."""
+
+    n_tokens: int
+
+    def get_batch_labels(self, metas: Sequence[Mapping[str, Any]], device: torch.device | str = ...) -> dict[str, Any]:
+        """Labels of several songs."""
+
+    def set_y_lyric_tokens(self, ys: Tensor, labels: Mapping[str, Any]) -> list[list[int]] | None:
+        """Writes the lyrics of the rows' windows into the rows; returns their places in the songs' lyrics."""
+
+    def state(self) -> dict[str, Any] | None:
+        """All that is needed to make the same labeller elsewhere, of plain types."""
+
+
+@dataclass(frozen=True)
+class PriorOptions:
+    """What a `SimplePrior` may be given besides its parts.
+
+    Attributes:
+        copy_input: not supported.
+        labels_v3: v3 label tables.
+        merged_decoder: output head of its own, see `ConditionalAutoregressive2D`; without effect where lyrics and codes
+            are one sequence.
+        single_enc_dec: lyrics and codes as one sequence.
+        labeller: makes label rows and moves them to a window.
+        encoder, decoder: the VQ-VAE's encode and decode.
+        alignment_layer, alignment_head: where lyrics are aligned to music, or None.
+        align_loss: weight of the loss that teaches that head.
+    """
+
+    copy_input: bool = False
+    labels_v3: bool = False
+    merged_decoder: bool = False
+    single_enc_dec: bool = False
+    labeller: Labeller | None = None
+    encoder: Callable[..., list[Tensor]] | None = None
+    decoder: Callable[..., Tensor] | None = None
+    alignment_layer: int | None = None
+    alignment_head: int | None = None
+    align_loss: float = 0.0
 
 
 class SimplePrior(nn.Module):
@@ -38,17 +85,15 @@ class SimplePrior(nn.Module):
         level: this prior's level, 0 the finest.
         downs_t, strides_t: the VQ-VAE's stages, from which the ratios between levels follow.
         labels: condition on artist, genre and, at the top, timing.
-        prior_kwargs: `ConditionalAutoregressive2D` of the decoder.
+        prior_kwargs: values of the decoder's `TransformerConfig`, or `config`, a whole one.
         x_cond_kwargs: `Conditioner` on the level above.
         y_cond_kwargs: `LabelConditioner`.
-        prime_kwargs: use_tokens, prime_loss_fraction, n_tokens, bins, and with a separate encoder the rest of its
-            `ConditionalAutoregressive2D`.
-        labels_v3: v3 label tables.
-        merged_decoder: output head of its own, see `ConditionalAutoregressive2D`; without effect where lyrics and codes
-            are one sequence.
-        single_enc_dec: lyrics and codes as one sequence.
-        labeller: makes label rows and moves them to a window; from `jukebox.data.labels`, or None.
-        encoder, decoder: the VQ-VAE's encode and decode.
+        prime_kwargs: use_tokens, prime_loss_fraction, n_tokens, bins, and for a separate encoder what prior_kwargs has.
+        options: the rest by name, see `PriorOptions`.
+
+    Raises:
+        TypeError: names an option that there is not.
+        UserError: parts that do not fit each other.
 
     Attributes:
         n_ctx: codes in one window; n_tokens: lyric characters in one window.
@@ -72,16 +117,11 @@ class SimplePrior(nn.Module):
         x_cond_kwargs: Mapping[str, Any],
         y_cond_kwargs: Mapping[str, Any],
         prime_kwargs: Mapping[str, Any],
-        copy_input: bool = False,
-        labels_v3: bool = False,
-        merged_decoder: bool = False,
-        single_enc_dec: bool = False,
-        labeller: Any = None,
-        encoder: Callable[..., list[Tensor]] | None = None,
-        decoder: Callable[..., Tensor] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if copy_input:
+        given = PriorOptions(**options)
+        if given.copy_input:
             raise UserError("copy_input=True is not supported: no released model uses it; leave it False")
         self.level, self.levels = level, len(z_shapes)
         self.z_shapes = [tuple(shape) for shape in z_shapes]
@@ -91,21 +131,22 @@ class SimplePrior(nn.Module):
         self.downsamples = [s**d for s, d in zip(strides_t, downs_t, strict=True)]
         self.raw_to_tokens = math.prod(self.downsamples[: level + 1])
         self.sample_length = self.n_ctx * self.raw_to_tokens
-        self.labels, self.labels_v3 = labels, labels_v3
-        self.labeller = labeller
-        self._encoder, self._decoder = encoder, decoder
+        self.labels, self.labels_v3 = labels, given.labels_v3
+        self.labeller = given.labeller
+        self._encoder, self._decoder = given.encoder, given.decoder
 
         self.x_cond = level != self.levels - 1  # codes of the level above
         self.y_cond = labels
-        self.single_enc_dec = single_enc_dec
+        self.single_enc_dec = given.single_enc_dec
         self.cond_downsample = self.downsamples[level + 1] if self.x_cond else None
         self.use_tokens = bool(prime_kwargs["use_tokens"])
         self.n_tokens = int(prime_kwargs["n_tokens"])
         self.prime_loss_fraction = float(prime_kwargs["prime_loss_fraction"])
-        self.alignment_layer: int | None = None
-        self.alignment_head: int | None = None
-        self.align_loss = 0.0  # weight of the guided-attention term
-        self._check(prior_kwargs, prime_kwargs)
+        self.alignment_layer, self.alignment_head = given.alignment_layer, given.alignment_head
+        self.align_loss = given.align_loss
+        decoder = {k: v for k, v in prior_kwargs.items() if k not in ("input_shape", "bins")}
+        config = TransformerConfig.of(self.n_ctx, **decoder)
+        self._check(config.blocks, prime_kwargs)
 
         if self.x_cond:
             above = level + 1
@@ -115,57 +156,39 @@ class SimplePrior(nn.Module):
         if self.y_cond:
             self.y_emb = LabelConditioner(n_time=self.n_ctx, include_time_signal=not self.x_cond, **y_cond_kwargs)
 
-        decoder_kwargs = {k: v for k, v in prior_kwargs.items() if k not in ("input_shape", "bins")}
         self.merged: MergedVocabulary | None = None
         self.lyric_encoder: LyricEncoder | None = None
-        if single_enc_dec:
+        if self.single_enc_dec:
             self.merged = MergedVocabulary(prime_kwargs["bins"], l_bins, self.n_tokens, self.n_ctx)
-            self.prior = ConditionalAutoregressive2D(
-                (self.merged.length,),
-                self.merged.bins,
-                x_cond=True,
-                y_cond=True,
-                prime_len=self.n_tokens,
-                **decoder_kwargs,
+            config = replace(config, n_ctx=self.merged.length, prime_len=self.n_tokens)
+        elif self.use_tokens:
+            encoder = {k: v for k, v in prime_kwargs.items() if k not in _LYRICS}
+            modules = make_encoder_modules(
+                self.n_tokens, prime_kwargs["bins"], config, TransformerConfig.of(self.n_tokens, **encoder)
             )
-        else:
-            if self.use_tokens:
-                encoder_kwargs = {
-                    k: v
-                    for k, v in prime_kwargs.items()
-                    if k not in ("use_tokens", "prime_loss_fraction", "n_tokens", "bins")
-                }
-                modules = make_encoder_modules(
-                    self.n_tokens,
-                    prime_kwargs["bins"],
-                    prior_kwargs["width"],
-                    prior_kwargs["init_scale"],
-                    encoder_kwargs,
-                )
-                for name, module in modules.items():
-                    self.add_module(name, module)
-                self.lyric_encoder = LyricEncoder(**modules)  # type: ignore[arg-type]
-            self.prior = ConditionalAutoregressive2D(
-                self.z_shape,
-                l_bins,
-                x_cond=self.x_cond or self.y_cond,
-                y_cond=self.y_cond,
-                encoder_dims=self.n_tokens if self.use_tokens else 0,
-                merged_decoder=merged_decoder,
-                **decoder_kwargs,
-            )
+            for name, module in modules.items():
+                self.add_module(name, module)
+            self.lyric_encoder = LyricEncoder(**modules)  # type: ignore[arg-type]
+            config = replace(config, encoder_dims=self.n_tokens)
+        self.prior = ConditionalAutoregressive2D(
+            self.z_shape if self.merged is None else (self.merged.length,),
+            l_bins if self.merged is None else self.merged.bins,
+            x_cond=self.x_cond or self.y_cond,
+            y_cond=self.y_cond,
+            merged_decoder=given.merged_decoder and self.merged is None,
+            config=config,
+        )
         self.gen_loss_dims = self.n_ctx
         self.prime_loss_dims = self.n_tokens if self.use_tokens else 0
         self.total_loss_dims = self.gen_loss_dims + self.prime_loss_dims
 
-    def _check(self, prior_kwargs: Mapping[str, Any], prime_kwargs: Mapping[str, Any]) -> None:
+    def _check(self, blocks: int | None, prime_kwargs: Mapping[str, Any]) -> None:
         if self.single_enc_dec and not (self.labels and self.use_tokens and self.n_tokens):
             raise UserError("single_enc_dec=True needs --labels=True, --use_tokens=True and n_tokens above 0")
         if self.single_enc_dec and self.x_cond:
             raise UserError(f"level={self.level}: lyrics are read at the top level, {self.levels - 1}, alone")
         if self.use_tokens and (not self.labels or self.n_tokens < 1 or prime_kwargs["bins"] < 1):
             raise UserError("use_tokens=True needs --labels=True and n_tokens and n_vocab above 0")
-        blocks = prior_kwargs.get("blocks")
         length = self.n_ctx + (self.n_tokens if self.single_enc_dec else 0)
         if blocks and length % blocks:
             parts = (
@@ -197,6 +220,7 @@ class SimplePrior(nn.Module):
         y = labels["y"].to(self.device, copy=True)
         y[:, 2] = int(self.sample_length)
         y[:, 1:2] = y[:, 1:2] + int(start * self.raw_to_tokens)
+        assert self.labeller is not None
         indices = self.labeller.set_y_lyric_tokens(y, labels)
         return (y, indices) if get_indices else y
 

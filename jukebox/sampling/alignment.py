@@ -39,6 +39,7 @@ def get_alignment(
     fp16: bool,
     hps: Any,
     dtype: torch.dtype | None = None,
+    head: tuple[int, int] | None = None,
 ) -> list[np.ndarray]:
     """The attention of the music to the lyrics over whole songs, by the head that the prior names.
 
@@ -53,6 +54,7 @@ def get_alignment(
         fp16: run it in half precision.
         hps: `levels`, and `hop_fraction` per level as the song was sampled with.
         dtype: type to run it in, if it is neither float32 nor what `fp16` says.
+        head: (layer, head) to read; None is the one that the prior names.
 
     Returns:
         For each song a float64 array [T_top, len(full_tokens)]: weights of one row are at most 1 in sum.
@@ -60,11 +62,11 @@ def get_alignment(
     Raises:
         ValueError: the prior has no lyrics or names no head.
     """
-    if not prior.n_tokens or prior.alignment_layer is None or prior.alignment_head is None:
+    head = head or (prior.alignment_layer, prior.alignment_head)
+    if not prior.n_tokens or None in head:
         raise ValueError(
             "this prior has no lyrics, or no alignment_layer and alignment_head: align.py --find finds them"
         )
-    head = (prior.alignment_layer, prior.alignment_head)
     level = hps.levels - 1
     hop = max(1, int(hps.hop_fraction[level] * prior.n_ctx))
     dtype = read_dtype(fp16, dtype)

@@ -6,65 +6,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jukebox.transformer.config import TransformerConfig
 from jukebox.transformer.kv_cache import KVCache
 from jukebox.transformer.ops import Conv1D
-from jukebox.transformer.patterns import CROSS_KIND, LYRIC_KINDS, make_pattern
-from jukebox.transformer.products import PRODUCTS, weights
+from jukebox.transformer.patterns import CROSS_KIND, LYRIC_KINDS
+from jukebox.transformer.products import PRODUCTS, masked, weights
+
+
+def starts_at_zero(config: TransformerConfig, kind: int) -> bool:
+    """Whether a layer starts as the identity: lyric layers do, so that they can be added to a trained prior."""
+    return config.zero_out or kind == CROSS_KIND
 
 
 class FactoredAttention(nn.Module):
     """Attention of one layer (paper, appendix A).
 
     Args:
-        n_in: width of the input and output.
-        n_ctx: context length in tokens.
-        n_state: width of queries, keys and values over all heads.
-        n_head: heads; must divide n_state.
-        attn_func: the pattern's number, 0 to 7 (`patterns.KINDS`).
-        mask: causal; without it (kind 0 alone) every position sees every other.
-        blocks, spread, prime_len, encoder_dims: the pattern's geometry, see `patterns.make_pattern`.
+        config: of the whole transformer.
+        attn_func: the pattern's number (`patterns.KINDS`).
 
     Raises:
-        ValueError: a geometry that does not fit, or heads that do not divide the state.
+        ValueError: a geometry that does not fit.
     """
 
-    def __init__(
-        self,
-        n_in: int,
-        n_ctx: int,
-        n_state: int,
-        n_head: int,
-        attn_func: int = 0,
-        mask: bool = True,
-        attn_dropout: float = 0.0,
-        resid_dropout: float = 0.0,
-        zero_out: bool = False,
-        init_scale: float = 1.0,
-        blocks: int | None = None,
-        spread: int | None = None,
-        prime_len: int | None = None,
-        encoder_dims: int | None = None,
-    ) -> None:
+    def __init__(self, config: TransformerConfig, attn_func: int = 0) -> None:
         super().__init__()
-        if n_state % n_head:
-            raise ValueError(f"{n_head} heads do not divide an attention width of {n_state}")
-        if not mask and attn_func != 0:
+        if not config.mask and attn_func != 0:
             raise ValueError(f"attention kind {attn_func} is causal; only kind 0 runs without a mask")
-        self.pattern = make_pattern(attn_func, n_ctx, blocks, spread, prime_len, encoder_dims)
+        width, n_state, scale = config.width, config.n_state, config.init_scale
+        self.pattern = config.pattern(attn_func)
         self.attn_func = attn_func
-        self.n_head = n_head
+        self.n_head = config.heads
         self.n_state = n_state
-        self.mask = mask
-        self.attn_dropout = attn_dropout
-        self.product = PRODUCTS[type(self.pattern)]
+        self.mask = config.mask
+        self.attn_dropout = config.attn_dropout
+        self.product = PRODUCTS.get(type(self.pattern), masked)
         self.is_cross = attn_func == CROSS_KIND
         if self.is_cross:
-            self.c_attn = Conv1D(n_in, n_state, init_scale=init_scale)
-            self.c_enc_kv = Conv1D(n_in, 2 * n_state, init_scale=init_scale)
+            self.c_attn = Conv1D(width, n_state, init_scale=scale)
+            self.c_enc_kv = Conv1D(width, 2 * n_state, init_scale=scale)
         else:
-            self.c_attn = Conv1D(n_in, 3 * n_state, init_scale=init_scale)
-        self.c_proj = Conv1D(n_state, n_in, zero_out, init_scale=init_scale)
-        self.resid_dropout = nn.Dropout(resid_dropout)
+            self.c_attn = Conv1D(width, 3 * n_state, init_scale=scale)
+        self.c_proj = Conv1D(n_state, width, starts_at_zero(config, attn_func), scale)
+        self.resid_dropout = nn.Dropout(config.resid_dropout)
         self.own_cache: KVCache | None = None  # of those who step through a layer from outside
 
     def del_cache(self) -> None:

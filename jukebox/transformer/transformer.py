@@ -8,36 +8,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from jukebox.transformer.factored_attention import FactoredAttention
+from jukebox.transformer.config import TransformerConfig
+from jukebox.transformer.factored_attention import FactoredAttention, starts_at_zero
 from jukebox.transformer.kv_cache import KVCache
 from jukebox.transformer.ops import MLP, LayerNorm
-from jukebox.transformer.patterns import CROSS_KIND, LYRIC_KINDS, layer_kinds
+from jukebox.transformer.patterns import CROSS_KIND, LYRIC_KINDS
 from jukebox.utils.precision import read_dtype
 
 
 class ResAttnBlock(nn.Module):
     """x + a + m with a = attention(ln_0(x)) and m = mlp(ln_1(x + a)); the sum a + m is scaled by `res_scale`."""
 
-    def __init__(
-        self,
-        attn: FactoredAttention,
-        n_in: int,
-        n_mlp: int,
-        resid_dropout: float = 0.0,
-        zero_out: bool = False,
-        init_scale: float = 1.0,
-        res_scale: float = 1.0,
-        checkpoint_attn: bool = False,
-        checkpoint_mlp: bool = False,
-    ) -> None:
+    def __init__(self, config: TransformerConfig, attn_func: int) -> None:
         super().__init__()
-        self.attn = attn
-        self.ln_0 = LayerNorm(n_in)
-        self.mlp = MLP(n_in, n_mlp, resid_dropout, zero_out, init_scale)
-        self.ln_1 = LayerNorm(n_in)
-        self.res_scale = res_scale
-        self.checkpoint_attn = checkpoint_attn
-        self.checkpoint_mlp = checkpoint_mlp
+        n_mlp, zero_out = int(config.m_mlp * config.width), starts_at_zero(config, attn_func)
+        self.attn = FactoredAttention(config, attn_func)
+        self.ln_0 = LayerNorm(config.width)
+        self.mlp = MLP(config.width, n_mlp, config.resid_dropout, zero_out, config.init_scale)
+        self.ln_1 = LayerNorm(config.width)
+        self.res_scale = 1.0 / config.depth if config.res_scale else 1.0
+        self.checkpoint_attn = bool(config.checkpoint_attn)
+        self.checkpoint_mlp = bool(config.checkpoint_mlp)
 
     @property
     def attn_func(self) -> int:
@@ -77,78 +68,14 @@ class ResAttnBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The layers, with the kinds of attention that `attn_order` lays out (`patterns.layer_kinds`).
+    """The layers, with the kinds of attention that `attn_order` lays out (`patterns.layer_kinds`)."""
 
-    Args:
-        n_in: width D.
-        n_ctx: context length L in tokens.
-        n_head: attention heads.
-        n_depth: layers.
-        m_attn, m_mlp: widths of attention and MLP as factors of n_in.
-        res_scale: scale residual branches by 1 / n_depth.
-        checkpoint_res, checkpoint_attn, checkpoint_mlp: recompute layers, attention or MLP in the backward pass. This
-            saves memory and changes neither numbers nor parameter names.
-        blocks, spread, encoder_dims, prime_len: geometry of the patterns, see `patterns.make_pattern`.
-    """
-
-    def __init__(
-        self,
-        n_in: int,
-        n_ctx: int,
-        n_head: int,
-        n_depth: int,
-        attn_dropout: float = 0.0,
-        resid_dropout: float = 0.0,
-        mask: bool = True,
-        zero_out: bool = False,
-        init_scale: float = 1.0,
-        res_scale: bool = False,
-        m_attn: float = 0.25,
-        m_mlp: float = 1.0,
-        checkpoint_attn: int = 0,
-        checkpoint_mlp: int = 0,
-        checkpoint_res: int = 0,
-        attn_order: int = 0,
-        blocks: int | None = None,
-        spread: int | None = None,
-        encoder_dims: int | None = None,
-        prime_len: int | None = None,
-    ) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.n_in, self.n_ctx, self.n_head = n_in, n_ctx, n_head
-        self.checkpoint_res = bool(checkpoint_res)
-        layers = []
-        for kind in layer_kinds(attn_order, n_depth):
-            zero = zero_out or kind == CROSS_KIND  # lyric layers start as the identity, so they can be added later
-            attn = FactoredAttention(
-                n_in,
-                n_ctx,
-                n_state=int(m_attn * n_in),
-                n_head=n_head,
-                attn_func=kind,
-                mask=mask,
-                attn_dropout=attn_dropout,
-                resid_dropout=resid_dropout,
-                zero_out=zero,
-                init_scale=init_scale,
-                blocks=blocks,
-                spread=spread,
-                prime_len=prime_len,
-                encoder_dims=encoder_dims,
-            )
-            layer = ResAttnBlock(
-                attn,
-                n_in,
-                n_mlp=int(m_mlp * n_in),
-                resid_dropout=resid_dropout,
-                zero_out=zero,
-                init_scale=init_scale,
-                res_scale=1.0 / n_depth if res_scale else 1.0,
-                checkpoint_attn=bool(checkpoint_attn),
-                checkpoint_mlp=bool(checkpoint_mlp),
-            )
-            layers.append(layer)
-        self._attn_mods = nn.ModuleList(layers)
+        self.config = config
+        self.n_in, self.n_ctx, self.n_head = config.width, config.n_ctx, config.heads
+        self.checkpoint_res = bool(config.checkpoint_res)
+        self._attn_mods = nn.ModuleList([ResAttnBlock(config, kind) for kind in config.kinds])
 
     @property
     def layers(self) -> list[ResAttnBlock]:

@@ -7,17 +7,26 @@ from typing import Any
 import torch
 
 from golden_cases.checks import DEEP, GRAD, HALF, MODEL, MODULE, PATHS, Check, case, check_grad_norms, load_state
+from jukebox.transformer.config import TransformerConfig
 from jukebox.transformer.factored_attention import FactoredAttention
 from jukebox.transformer.transformer import Transformer
 
 
+def build_config(hps: dict[str, Any], depth: int = 1) -> TransformerConfig:
+    names = {"n_in": "width", "n_head": "heads", "n_depth": "depth"}
+    values = {names.get(k, k): v for k, v in hps.items() if k not in ("afn", "scale", "n_state", "attn_func")}
+    return TransformerConfig(**{"depth": depth, **values})
+
+
 def build_attention(hps: dict[str, Any]) -> FactoredAttention:
-    keys = "n_in n_ctx n_state n_head attn_func mask zero_out init_scale blocks spread prime_len encoder_dims"
-    return FactoredAttention(**{key: hps[key] for key in keys.split()})
+    keys = "n_in n_ctx n_head mask zero_out init_scale blocks spread prime_len encoder_dims"
+    m_attn = (hps["n_state"] + 0.5) / hps["n_in"]  # which is rounded down
+    config = build_config(dict({key: hps[key] for key in keys.split()}, m_attn=m_attn))
+    return FactoredAttention(config, hps["attn_func"])
 
 
 def build_transformer(hps: dict[str, Any]) -> Transformer:
-    return Transformer(**{key: value for key, value in hps.items() if key not in ("afn", "scale")})
+    return Transformer(build_config(hps))
 
 
 def run_in_chunks(module: FactoredAttention, x: torch.Tensor, sizes: list[int], encoder_kv: torch.Tensor | None) -> Any:

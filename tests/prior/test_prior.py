@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
 import torch
 
 from jukebox.hparams import Hyperparams, setup_hparams
-from jukebox.make_models import build_prior, half_matrices, make_vqvae
+from jukebox.make_models import build_prior, choose_guided_head, half_matrices, make_vqvae, transformer_config
+from jukebox.prior.autoregressive import ConditionalAutoregressive2D
+from jukebox.prior.conditioners import Conditioner
 from jukebox.prior.prior import SimplePrior
 from jukebox.utils.errors import UserError
 
@@ -199,13 +202,14 @@ def test_guided_alignment_teaches_the_named_head(kind: str) -> None:
     prior, hps = build(**KINDS[kind], align_loss=5.0)
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    assert hps.alignment_shift == 1
+    assert choose_guided_head(hps)["alignment_shift"] == 1
     torch.manual_seed(0)
     cond, z = conditioning(prior, 2), torch.randint(0, 16, (2, 16))
     hop = prior.raw_to_tokens
     starts = torch.arange(8) * 2 * hop  # every character lasts two codes
     times = torch.stack([starts, starts + 2 * hop], dim=-1).repeat(2, 1, 1)
-    layer, head = hps.alignment_layer, hps.alignment_head
+    layer, head = prior.alignment_layer, prior.alignment_head
+    assert layer is not None
 
     def attention() -> torch.Tensor:
         with torch.no_grad():
@@ -239,3 +243,25 @@ def test_a_guided_head_that_cannot_be_is_refused() -> None:
         build(**KINDS["labelled"], align_loss=1.0)
     with pytest.raises(UserError, match="attend to lyrics are 3, heads 0 to 1"):
         build(**KINDS["separate"], align_loss=1.0, alignment_layer=2)
+
+
+def test_keywords_that_nobody_knows_are_named() -> None:
+    prior, _ = build(level=1)
+    parts = dict(x_cond_kwargs={}, y_cond_kwargs={})
+    lyrics = dict(use_tokens=False, prime_loss_fraction=0.0, n_tokens=0)
+    with pytest.raises(TypeError, match="'heds'"):
+        ConditionalAutoregressive2D((8,), 4, width=8, heds=2)
+    with pytest.raises(TypeError, match="'labeler'"):
+        SimplePrior([(8,)], 4, 0, [1], [2], False, {}, **parts, prime_kwargs=lyrics, labeler=None)
+    with pytest.raises(TypeError, match="'widht'"):
+        SimplePrior([(8,)], 4, 0, [1], [2], False, dict(widht=8), **parts, prime_kwargs=lyrics)
+    with pytest.raises(TypeError, match="'dept'"):
+        Conditioner((4,), 4, 1, 2, 8, dept=2)
+
+
+def test_a_shape_is_frozen_and_handed_down_whole() -> None:
+    prior, hps = build(level=1)
+    config = prior.prior.transformer.config
+    assert config == transformer_config(hps, 16) and config.kinds == [1, 2, 3, 1]
+    with pytest.raises(FrozenInstanceError):
+        config.width = 4  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from jukebox.transformer.config import TransformerConfig
 from jukebox.transformer.token_step import TokenStep
 from jukebox.transformer.transformer import Transformer
 
@@ -12,14 +13,14 @@ from jukebox.transformer.transformer import Transformer
 def build(order: int, **kwargs: object) -> Transformer:
     """A small stack with random values everywhere, so that no path can hide behind a zero."""
     torch.manual_seed(order)
-    defaults = dict(n_in=16, n_ctx=24, n_head=2, n_depth=18 if order in (7, 11, 12) else 8, blocks=4)
+    defaults = dict(width=16, n_ctx=24, heads=2, depth=18 if order in (7, 11, 12) else 8, blocks=4)
     if order == 4:
         defaults["spread"] = 2
     if order in (6, 7, 8, 10, 11):
         defaults["encoder_dims"] = 5
     if order == 12:
         defaults["prime_len"] = 6
-    model = Transformer(**{**defaults, "attn_order": order, **kwargs})
+    model = Transformer(TransformerConfig(**{**defaults, "attn_order": order, **kwargs}))  # type: ignore[arg-type]
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
@@ -114,21 +115,21 @@ def test_dropout_acts_in_training_alone() -> None:
 
 def test_lyric_layers_start_as_the_identity() -> None:
     torch.manual_seed(0)
-    model = Transformer(16, 24, 2, 4, attn_order=6, blocks=4, encoder_dims=5)
+    model = Transformer(TransformerConfig(24, 16, 4, 2, attn_order=6, blocks=4, encoder_dims=5))
     layer = model.layers[3]
     x, kv = torch.randn(2, 24, 16), torch.randn(2, 5, 16)
     torch.testing.assert_close(layer(x, kv), x)
 
 
 def test_caches_are_sized_by_the_pattern() -> None:
-    model = build(2, n_depth=3)
+    model = build(2, depth=3)
     sizes = [cache.k.shape[2] for cache in model.new_caches(1, torch.float32, "cpu")]
     assert sizes == [6, 24, 12]  # one block, all, two blocks
 
 
 def test_heads_must_divide_the_state() -> None:
     with pytest.raises(ValueError, match="3 heads do not divide"):
-        Transformer(16, 24, 3, 2)
+        TransformerConfig(24, 16, 2, 3)
 
 
 def test_recording_a_layer_without_lyrics_is_refused() -> None:
