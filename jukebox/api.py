@@ -334,7 +334,7 @@ class MusicModel:
         run_levels(
             zs,
             labels,
-            settings.sampling_kwargs(songs, {plan.level: plan.batch for plan in plans}),
+            settings.level_options(songs, {plan.level: plan.batch for plan in plans}),
             priors,
             settings.sample_levels,
             hps,

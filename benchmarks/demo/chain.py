@@ -27,6 +27,7 @@ from jukebox.hparams import Hyperparams, all_defaults
 from jukebox.loaders import Model, find_model
 from jukebox.make_models import load_checkpoint
 from jukebox.sampling.levels import wants_alignment
+from jukebox.sampling.options import LevelOptions
 from jukebox.sampling.windows import walk_level
 from jukebox.utils.errors import UserError
 from jukebox.utils.run_files import RunFiles
@@ -109,7 +110,8 @@ def make_songs(
         labels = prior.labeller.get_batch_labels([m.meta(song) for song in songs])
         total, hop = parts.length // parts.hops[level], max(1, int(hop_fraction[level] * prior.n_ctx))
         with tqdm(total=total * len(songs), desc=f"making codes of level {level}", unit="code", mininterval=2) as bar:
-            zs = walk_level(zs, labels, options[level], level, prior, total, hop, progress=bar.update)
+            chosen = LevelOptions.from_kwargs(options[level])
+            zs = walk_level(zs, labels, chosen, level, prior, total, hop, progress=bar.update)
     return zs
 
 

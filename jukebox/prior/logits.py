@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +14,10 @@ from jukebox.transformer.ops import filter_logits
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are drawn.
+    """How tokens are drawn. Each field is also a flag of `sample.py` and an entry of `sampling_kwargs`, by its name.
 
     Attributes:
-        temperature: logits are divided by it; above 0.
+        temp: temperature, which logits are divided by; above 0.
         top_k: keep the k most likely symbols; 0 keeps all, 1 is greedy.
         top_p: keep the most likely symbols whose probabilities first exceed p together; 0 keeps all.
 
@@ -23,17 +25,29 @@ class SamplingOptions:
         ValueError: values out of range, or top_k and top_p at once.
     """
 
-    temperature: float = 1.0
+    temp: float = 1.0
     top_k: int = 0
     top_p: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ValueError(f"temp={self.temperature}: must be above 0; for greedy choices use top_k=1")
-        if self.top_k < 0 or not 0.0 <= self.top_p < 1.0:
-            raise ValueError(f"top_k={self.top_k}, top_p={self.top_p}: top_k must be 0 or more, top_p in [0, 1)")
+        if self.temp <= 0:
+            raise ValueError(f"temp={self.temp:g}: must be above 0; for the likeliest token every time use top_k=1")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k}: must be 0 or more")
+        if not 0.0 <= self.top_p < 1.0:
+            raise ValueError(f"top_p={self.top_p}: must be {'below 1' if self.top_p > 0 else '0 or more'}")
         if self.top_k and self.top_p:
             raise ValueError(f"top_k={self.top_k} and top_p={self.top_p} exclude each other: set one to 0")
+
+    @classmethod
+    def pick(cls, values: Mapping[str, Any]) -> SamplingOptions:
+        """The options among other values, such as those of `sampling_kwargs`; what is missing keeps its default."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: values[name] for name in names if values.get(name) is not None})
+
+    def keep(self, logits: Tensor) -> Tensor:
+        """Sets the logits [N, K] of symbols that may not be drawn to -inf."""
+        return filter_logits(logits, self.top_k, self.top_p)
 
 
 def draw(logits: Tensor, options: SamplingOptions, uniform: Tensor) -> Tensor:
@@ -50,10 +64,9 @@ def draw(logits: Tensor, options: SamplingOptions, uniform: Tensor) -> Tensor:
     """
     if options.top_k == 1:
         return logits.argmax(-1)
-    if options.temperature != 1.0:
-        logits = logits / options.temperature
-    logits = filter_logits(logits, options.top_k, options.top_p)
-    mass = logits.softmax(-1).cumsum(-1)
+    if options.temp != 1.0:
+        logits = logits / options.temp
+    mass = options.keep(logits).softmax(-1).cumsum(-1)
     # The symbol whose interval holds the number. A number at the very end, above the rounded total, takes the last one
     # that has any mass.
     wanted = (uniform.to(mass.dtype)[:, None] * mass[:, -1:]).minimum(_below(mass[:, -1:]))

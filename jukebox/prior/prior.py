@@ -407,6 +407,7 @@ class SimplePrior(nn.Module):
         noise: Tensor | None = None,
         progress: Progress | None = None,
         dtype: torch.dtype | None = None,
+        options: SamplingOptions | None = None,
     ) -> Tensor:
         """Draws codes of one window.
 
@@ -415,7 +416,7 @@ class SimplePrior(nn.Module):
             z: codes that are known already [N, M], fewer than wanted; None or empty for none.
             z_conds, y: conditioning of this window, see `get_z_conds` and `get_y`.
             dtype: type in which the transformers run, float32 if left out; `fp16` is short for torch.half.
-            temp, top_k, top_p: see `SamplingOptions`; top_k=1 is greedy.
+            temp, top_k, top_p: see `SamplingOptions`; top_k=1 is greedy. `options` has all of them.
             chunk_size: most known positions in one pass; None as many as memory allows.
             sample_tokens: length of the result, known codes included; None is the whole window.
             noise: uniform numbers in [0, 1) [N, sample_tokens]; column i decides code i. None uses torch's generator.
@@ -424,7 +425,7 @@ class SimplePrior(nn.Module):
         Returns:
             Codes [N, sample_tokens].
         """
-        options = SamplingOptions(temp, top_k, top_p)
+        options = options or SamplingOptions(temp, top_k, top_p)
         n_tokens = self.n_ctx if sample_tokens is None else sample_tokens
         z = None if z is None or z.shape[1] == 0 else z.to(self.device)
         if z is not None and z.shape[0] != n_samples:

@@ -191,10 +191,10 @@ def make_songs_in(
         priors = [settings.model.prior(level, vqvae, device, dtype) for level in range(len(settings.model.levels))]
         zs = [] if state is not None else starting_codes(settings, prompts, priors, hps)
     if state is None:
-        kwargs = settings.sampling_kwargs(songs, {plan.level: plan.batch for plan in plans})
+        options = settings.level_options(songs, {plan.level: plan.batch for plan in plans})
         given = [z.shape[1] for z in zs]
         remove_earlier(folder, settings, flags)
-        state = RunState(folder, state_settings(settings, songs), zs, [], kwargs, given, settings.sample_levels)
+        state = RunState(folder, state_settings(settings, songs), zs, [], options, given, settings.sample_levels)
         state.save()
     else:
         state.keep_asked_sizes(settings.batch, settings.chunk)
@@ -202,7 +202,7 @@ def make_songs_in(
     run_levels(
         state.zs,
         labels,
-        state.sampling_kwargs,
+        state.options,
         priors,
         settings.sample_levels,
         hps,

@@ -18,11 +18,12 @@ from jukebox.sampling.lengths import (
     read_prompt_length,
     read_sample_length,
 )
+from jukebox.sampling.options import read_drawing
 from jukebox.sampling.prompts import check_codes, read_codes, shown, split_prompts
-from jukebox.sampling.settings import MODES, TEMP, Settings
+from jukebox.sampling.settings import MODES, Settings
 from jukebox.sampling.songs import full_metas, read_said
 from jukebox.utils.errors import UserError
-from jukebox.utils.flag_values import FORMATS, choice, device_name, number, per_level, port_number, whole
+from jukebox.utils.flag_values import FORMATS, choice, device_name, per_level, port_number, whole
 from jukebox.utils.precision import DTYPES
 
 
@@ -74,13 +75,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
             notices.append(f"{count - n_samples} of {count} {what} are not used: --n_samples={n_samples}")
     metas = full_metas(flags, said, n_samples, model, mode, sample_length, remarks)
     port_number(flags.get("port", 29500))
-    temp = [number("temp", t, above=0.0) for t in per_level("temp", flags.get("temp", TEMP), levels)]
-    top_k = [whole("top_k", k, least=0) for k in per_level("top_k", flags.get("top_k", 0), levels)]
-    top_p = [number("top_p", p, least=0.0, below=1.0) for p in per_level("top_p", flags.get("top_p", 0.0), levels)]
-    if any(k and p for k, p in zip(top_k, top_p, strict=True)):
-        raise UserError(
-            "--top_k and --top_p exclude each other: leave one out, or set it to 0 for the levels that use the other"
-        )
+    drawing = read_drawing(flags, levels)
     return Settings(
         model=model,
         name=name,
@@ -94,9 +89,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         hop_fraction=hop_fraction,
         metas=metas,
         n_samples=n_samples,
-        temp=temp,
-        top_k=top_k,
-        top_p=top_p,
+        drawing=drawing,
         seed=whole("seed", flags.get("seed", 0)),
         batch=_sizes("max_batch_size", flags, levels),
         chunk=_sizes("chunk_size", flags, levels),

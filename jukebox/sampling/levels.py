@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,18 @@ from torch import Tensor
 
 from jukebox.loaders import use_prior
 from jukebox.sampling.alignment import get_alignment
+from jukebox.sampling.options import LevelOptions, SamplingKwargs
 from jukebox.sampling.prompts import starting_lengths
 from jukebox.sampling.report import Bars, Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.state import RunState, uninterrupted
-from jukebox.sampling.windows import sample_level, walk_level
+from jukebox.sampling.windows import keep_sizes, sample_level, walk_level
 from jukebox.save_html import save_html
 from jukebox.utils.files import load_torch, save_torch
 from jukebox.utils.flag_values import FORMATS
 from jukebox.utils.memory import enough_memory
 from jukebox.utils.outside import current
-from jukebox.utils.precision import dtype_name, dtype_of
+from jukebox.utils.precision import dtype_name
 from jukebox.utils.sample_utils import schedule
 
 DATA_FILE = "data.pth.tar"
@@ -41,7 +42,7 @@ Keep = Callable[[int, dict[str, Any]], None]
 def run_levels(
     zs: Sequence[Tensor],
     labels: Sequence[Any],
-    sampling_kwargs: Sequence[dict[str, Any]],
+    options: Sequence[LevelOptions | SamplingKwargs],
     priors: Sequence[Any],
     sample_levels: Sequence[int],
     hps: Any,
@@ -54,7 +55,8 @@ def run_levels(
 
     Args:
         zs: codes per level, low to high, [N, T_level]; empty, or prompts.
-        labels, sampling_kwargs, priors: per level; entries of levels that are not made may be None.
+        labels, options, priors: per level; entries of levels that are not made may be None. Options may be the
+            `sampling_kwargs` of notebooks, which keep what fitted the memory.
         sample_levels: levels to make.
         hps: `name`, `sample_length` (samples), `hop_fraction`, `levels`, `sr`; what else is in it goes to the page.
         state: kept up to date after every window, and its finished levels are left alone.
@@ -65,10 +67,13 @@ def run_levels(
     Returns:
         zs with all levels made.
     """
-    run = _LevelMaker(list(zs), labels, sampling_kwargs, priors, hps, state, alignments, report or Bars(), keep)
+    read = [given if isinstance(given, LevelOptions) else LevelOptions.from_kwargs(given or {}) for given in options]
+    run = _LevelMaker(list(zs), labels, read, priors, hps, state, alignments, report or Bars(), keep)
     for level in sorted(sample_levels, reverse=True):
         if state is None or level not in state.done:
             run.level(level)
+            if isinstance(given := options[level], MutableMapping):
+                keep_sizes(given, read[level])
     return run.zs
 
 
@@ -78,7 +83,7 @@ class _LevelMaker:
 
     zs: list[Tensor]
     labels: Sequence[Any]
-    sampling_kwargs: Sequence[dict[str, Any]]
+    options: Sequence[LevelOptions]
     priors: Sequence[Any]
     hps: Any
     state: RunState | None
@@ -97,7 +102,7 @@ class _LevelMaker:
             use_prior(self.priors[level], device, lambda prior: self._make(prior, level))
         with enough_memory(f"decoding level {level}", advice):  # the prior has gone by now
             x = self.priors[level].decode(self.zs[level:], start_level=level, bs_chunks=max(1, self.zs[level].shape[0]))
-        data = level_data(x, self.zs, self.labels, self.sampling_kwargs, self.alignments, self.hps)
+        data = level_data(x, self.zs, self.labels, self.options, self.alignments, self.hps)
         if self.keep is not None:
             self.keep(level, data)
             return
@@ -114,8 +119,7 @@ class _LevelMaker:
         go_on = "try again" if self.state is None else "what is made is saved, go on with --resume"
         if device.type == "cpu":
             return f"{go_on} on a machine with more memory, or when other programs are closed"
-        kwargs = self.sampling_kwargs[level]
-        dtype = dtype_name(dtype_of(kwargs))
+        dtype = dtype_name(self.options[level].dtype)
         return f"{go_on} when {device} is free of other work, or with --device=cpu --dtype={dtype}"
 
     def _make(self, prior: Any, level: int) -> None:
@@ -129,14 +133,27 @@ class _LevelMaker:
         hop = int(self.hps.hop_fraction[level] * prior.n_ctx)
         n, known = self.zs[level].shape
         windows = schedule(total, prior.n_ctx, hop, known)
-        arguments = (self.zs, self.labels[level], self.sampling_kwargs[level], level, prior, total, hop)
+        labels, options = self.labels[level], self.options[level]
         make = current("jukebox.sample", sample_level)
         if make is not sample_level:  # somebody makes levels in a way of their own
-            self.zs = make(*arguments, self.hps)
+            kwargs = options.kwargs()
+            self.zs = make(self.zs, labels, kwargs, level, prior, total, hop, self.hps)
+            options.take_sizes(kwargs)
             return
         self.report.begin(level, sum(window.new for window in windows) * n, len(windows))
         try:
-            walk_level(*arguments, self._after_window, self.report.advance, self.hps)
+            walk_level(
+                self.zs,
+                labels,
+                options,
+                level,
+                prior,
+                total,
+                hop,
+                self._after_window,
+                self.report.advance,
+                self.hps,
+            )
         finally:
             self.report.end()
 
@@ -151,7 +168,7 @@ class _LevelMaker:
             self.state.save()
 
     def _align(self, prior: Any) -> None:
-        dtype = dtype_of(self.sampling_kwargs[-1])
+        dtype = self.options[-1].dtype
         if wants_alignment(prior) and self.labels[-1] is not None:
             self.alignments = get_alignment(None, self.zs, self.labels[-1], prior, False, self.hps, dtype)
 
@@ -165,7 +182,7 @@ def level_data(
     x: Tensor,
     zs: Sequence[Tensor],
     labels: Sequence[Any],
-    sampling_kwargs: Sequence[Mapping[str, Any]],
+    options: Sequence[LevelOptions],
     alignments: list[np.ndarray] | None,
     hps: Any,
 ) -> dict[str, Any]:
@@ -173,7 +190,7 @@ def level_data(
     return {
         "zs": [z.cpu() for z in zs],
         "labels": plain(labels),
-        "sampling_kwargs": plain(sampling_kwargs),
+        "sampling_kwargs": plain([one.kwargs() for one in options]),
         "x": x.detach().float().cpu(),
         "alignments": None if alignments is None else [torch.from_numpy(a) for a in alignments],
         "hps": plain(dict(hps)) if isinstance(hps, Mapping) else {},

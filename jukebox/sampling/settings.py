@@ -9,9 +9,11 @@ from typing import Any
 
 from jukebox.hparams import Hyperparams
 from jukebox.loaders import Model
+from jukebox.prior.logits import SamplingOptions
+from jukebox.sampling.options import LevelOptions, drawing_settings
+from jukebox.utils.precision import torch_dtype
 
 MODES = ("ancestral", "primed", "continue", "upsample")
-TEMP = 0.99
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,7 @@ class Settings:
     hop_fraction: list[float]
     metas: list[dict[str, Any]]
     n_samples: int
-    temp: list[float]
-    top_k: list[int]
-    top_p: list[float]
+    drawing: list[SamplingOptions]
     seed: int
     batch: list[int | None]
     chunk: list[int | None]
@@ -76,9 +76,7 @@ class Settings:
             "hop_fraction": list(self.hop_fraction),
             "metas": [dict(meta) for meta in self.metas],
             "n_samples": self.n_samples,
-            "temp": list(self.temp),
-            "top_k": list(self.top_k),
-            "top_p": list(self.top_p),
+            **drawing_settings(self.drawing),
             "seed": self.seed,
             "dtype": self.dtype,
             **self.model.marks(self.sample_levels),
@@ -101,32 +99,17 @@ class Settings:
             hop_fraction=list(self.hop_fraction),
             n_samples=len(songs),
             songs=list(songs),
-            temp=list(self.temp),
-            top_k=list(self.top_k),
-            top_p=list(self.top_p),
+            **drawing_settings(self.drawing),
             seed=self.seed,
             dtype=self.dtype,
             format=self.format,
             alignment_shift=0 if top is None else int(top.hps.get("alignment_shift") or 0),
         )
 
-    def sampling_kwargs(self, songs: range, batch: Mapping[int, int]) -> list[dict[str, Any]]:
+    def level_options(self, songs: range, batch: Mapping[int, int]) -> list[LevelOptions]:
         """Options per level, low to high; `batch` says how many songs at a time for the levels that are made."""
-        dtype = self.dtype
-        options = []
-        for level in range(len(self.model.levels)):
-            kwargs: dict[str, Any] = {
-                "temp": self.temp[level],
-                "fp16": dtype == "fp16",
-                "chunk_size": self.chunk[level],
-                "max_batch_size": batch.get(level, len(songs)),
-                "seed": self.seed,
-                "songs": list(songs),
-            }
-            kwargs.update(
-                {key: value for key, value in (("top_k", self.top_k[level]), ("top_p", self.top_p[level])) if value}
-            )
-            if dtype == "bf16":
-                kwargs["dtype"] = dtype
-            options.append(kwargs)
-        return options
+        dtype = torch_dtype(self.dtype)
+        return [
+            LevelOptions(drawing, dtype, self.chunk[level], batch.get(level, len(songs)), self.seed, list(songs))
+            for level, drawing in enumerate(self.drawing)
+        ]

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jukebox.sampling.options import LevelOptions
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch, save_torch
 
@@ -40,7 +41,7 @@ class RunState:
         settings: plain values that the tokens depend on; a run only goes on with equal ones.
         zs: codes per level, low to high, int64 [N, T_level].
         done: levels whose audio and page are written.
-        sampling_kwargs: per level, with the batch and chunk sizes in use: other sizes may round differently.
+        options: per level, with the batch and chunk sizes in use: other sizes may round differently.
         given: tokens per level that the run began with; levels: those that it makes.
     """
 
@@ -48,7 +49,7 @@ class RunState:
     settings: dict[str, Any]
     zs: list[Tensor]
     done: list[int] = field(default_factory=list)
-    sampling_kwargs: list[dict[str, Any]] = field(default_factory=list)
+    options: list[LevelOptions] = field(default_factory=list)
     given: list[int] = field(default_factory=list)
     levels: list[int] = field(default_factory=list)
 
@@ -73,7 +74,7 @@ class RunState:
             "settings": self.settings,
             "zs": [z.to("cpu", torch.int32) for z in self.zs],
             "done": list(self.done),
-            "sampling_kwargs": [dict(kwargs) for kwargs in self.sampling_kwargs],
+            "sampling_kwargs": [options.kwargs() for options in self.options],
             "given": list(self.given),
             "levels": list(self.levels),
         }
@@ -82,11 +83,9 @@ class RunState:
 
     def keep_asked_sizes(self, batch: Sequence[int | None], chunk: Sequence[int | None]) -> None:
         """Batch and chunk sizes stay those of the interrupted run, unless the user asks for others."""
-        for kwargs, songs, tokens in zip(self.sampling_kwargs, batch, chunk, strict=True):
-            if songs is not None:
-                kwargs["max_batch_size"] = songs
-            if tokens is not None:
-                kwargs["chunk_size"] = tokens
+        for options, songs, tokens in zip(self.options, batch, chunk, strict=True):
+            options.max_batch_size = options.max_batch_size if songs is None else songs
+            options.chunk_size = options.chunk_size if tokens is None else tokens
 
     @classmethod
     def load(cls, folder: Path) -> RunState:
@@ -110,7 +109,7 @@ class RunState:
             settings=content["settings"],
             zs=[z.long() for z in content["zs"]],
             done=content["done"],
-            sampling_kwargs=content["sampling_kwargs"],
+            options=[LevelOptions.from_kwargs(kwargs) for kwargs in content["sampling_kwargs"]],
             given=content["given"],
             levels=content["levels"],
         )

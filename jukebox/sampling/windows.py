@@ -21,30 +21,28 @@ notebooks of this model family are used to. What a run keeps and writes is in `l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jukebox.sampling.options import LevelOptions, SamplingKwargs
 from jukebox.sampling.streams import window_noise
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import in_parts
 from jukebox.utils.outside import current
-from jukebox.utils.precision import dtype_of, half_dtype
+from jukebox.utils.precision import half_dtype
 from jukebox.utils.sample_utils import get_starts, schedule
 
 Labels = Mapping[str, Any]
-SamplingKwargs = MutableMapping[str, Any]
 Progress = Callable[[int], None]
-# Entries of sampling_kwargs that are handed to the prior as they are.
-_FOR_PRIOR = ("temp", "top_k", "top_p", "chunk_size")
 
 
 def sample_window(
     zs: Sequence[Tensor],
     labels: Labels,
-    sampling_kwargs: SamplingKwargs,
+    options: LevelOptions,
     level: int,
     prior: Any,
     start: int,
@@ -53,14 +51,12 @@ def sample_window(
 ) -> list[Tensor]:
     """Makes the tokens of a level that are missing up to `end`, from one window that begins at `start`.
 
-    Where memory runs out, the batch is halved (then the chunk), and `sampling_kwargs` keeps what fitted.
+    Where memory runs out, the batch is halved (then the chunk), and `options` keep what fitted.
 
     Args:
         zs: codes per level, low to high, [N, T_level]; those of the level above must reach over the whole context.
         labels: `{y, info}` of this level for N songs.
-        sampling_kwargs: temp, fp16, chunk_size, max_batch_size, and optionally top_k, top_p, dtype (its name).
-            With `seed`, and `songs` (N numbers, else 0 .. N - 1), every draw is a function of seed, song, level and
-            position.
+        options: how to sample, for N songs.
         level: level of the prior.
         prior: the model of that level.
         start, end: tokens; the window is at most one context long.
@@ -83,55 +79,59 @@ def sample_window(
     y = prior.get_y(labels, start)
     z_conds = prior.get_z_conds(list(zs), start, start + prior.n_ctx)
     noise = None
-    if sampling_kwargs.get("seed") is not None:
-        songs = sampling_kwargs.get("songs") or range(n)
-        noise = window_noise(sampling_kwargs["seed"], songs, level, start, end - start, known)
+    if options.seed is not None:
+        noise = window_noise(options.seed, options.songs or range(n), level, start, end - start, known)
 
     def run(first: int, last: int) -> Tensor:
         part = slice(first, last)
-        options = {key: sampling_kwargs[key] for key in _FOR_PRIOR if key in sampling_kwargs}
-        options["dtype"] = dtype_of(sampling_kwargs)
-        if noise is not None:
-            options["noise"] = noise[part].to(z.device)
-        if progress is not None:
-            options["progress"] = progress
         codes = prior.sample(
             n_samples=last - first,
             z=z[part, start:],
             z_conds=None if z_conds is None else [cond[part] for cond in z_conds],
             y=None if y is None else y[part],
             sample_tokens=end - start,
-            **options,
+            options=options.drawing,
+            dtype=options.dtype,
+            chunk_size=options.chunk_size,
+            noise=None if noise is None else noise[part].to(z.device),
+            progress=progress,
         )
         return codes[:, known:]
 
     def smaller(batch: int) -> int:
-        return _lower(sampling_kwargs, batch, known, z.device)
+        return _lower(options, batch, known, z.device)
 
-    made = [codes for _, _, codes in in_parts(n, sampling_kwargs.get("max_batch_size") or n, run, smaller)]
+    made = [codes for _, _, codes in in_parts(n, options.max_batch_size or n, run, smaller)]
     zs = list(zs)
     zs[level] = torch.cat([z, torch.cat(made).to(z.device)], dim=1)
     return zs
 
 
-def _lower(sampling_kwargs: SamplingKwargs, batch: int, known: int, device: torch.device) -> int:
+def _lower(options: LevelOptions, batch: int, known: int, device: torch.device) -> int:
     """Takes a smaller batch, or where it is 1 a smaller chunk, after memory ran out; returns the batch."""
-    chunk = sampling_kwargs.get("chunk_size") or known
+    chunk = options.chunk_size or known
     if batch > 1:
-        sampling_kwargs["max_batch_size"] = -(-batch // 2)
-    elif chunk > 16:
-        sampling_kwargs["chunk_size"] = chunk // 2
-    else:
-        ways = [] if dtype_of(sampling_kwargs) != torch.float32 else [f"--dtype={half_dtype(device)}"]
+        options.max_batch_size = -(-batch // 2)
+        return options.max_batch_size
+    if chunk <= 16:
+        ways = [] if options.dtype != torch.float32 else [f"--dtype={half_dtype(device)}"]
         ways += ["a machine with more of it"] if device.type == "cpu" else ["a larger device", "--device=cpu"]
         raise UserError(f"out of memory with one song at a time: use {' or '.join(ways)}")
-    return min(batch, sampling_kwargs.get("max_batch_size") or batch)
+    options.chunk_size = chunk // 2
+    return batch
+
+
+def keep_sizes(sampling_kwargs: SamplingKwargs, options: LevelOptions) -> None:
+    """Puts the batch and the chunk that fitted the memory into the options of a notebook."""
+    for key in ("max_batch_size", "chunk_size"):
+        if getattr(options, key) != sampling_kwargs.get(key):
+            sampling_kwargs[key] = getattr(options, key)
 
 
 def walk_level(
     zs: Sequence[Tensor],
     labels: Labels,
-    sampling_kwargs: SamplingKwargs,
+    options: LevelOptions,
     level: int,
     prior: Any,
     total_length: int,
@@ -140,7 +140,7 @@ def walk_level(
     progress: Progress | None = None,
     hps: Any = None,
 ) -> list[Tensor]:
-    """Makes a level up to exactly `total_length` tokens; arguments as in `sample_level`.
+    """Makes a level up to exactly `total_length` tokens; arguments as in `sample_window`.
 
     A function that was put in the place of `jukebox.sample.sample_single_window` makes the windows instead.
 
@@ -152,13 +152,13 @@ def walk_level(
     replaced = current("jukebox.sample", sample_single_window)
     for window in schedule(total_length, prior.n_ctx, hop_length, result[level].shape[1]):
         if replaced is sample_single_window:
-            result = sample_window(
-                result, labels, sampling_kwargs, level, prior, window.start, window.end, progress=progress
-            )
+            result = sample_window(result, labels, options, level, prior, window.start, window.end, progress=progress)
         else:
+            kwargs = options.kwargs()
             if window.end - window.start < prior.n_ctx:
-                sampling_kwargs["sample_tokens"] = window.end - window.start
-            result = replaced(result, labels, sampling_kwargs, level, prior, window.start, hps)
+                kwargs["sample_tokens"] = window.end - window.start
+            result = replaced(result, labels, kwargs, level, prior, window.start, hps)
+            options.take_sizes(kwargs)
             if progress is not None:
                 progress(window.new * result[level].shape[0])
         if after_window is not None:
@@ -172,8 +172,10 @@ def sample_single_window(
     """Makes what is missing in the window that begins at `start`.
 
     Args:
-        zs, labels, sampling_kwargs, level, prior: as in `sample_window`. A `sample_tokens` entry of sampling_kwargs
-            is the length of the window, else it is the whole context.
+        zs, labels, level, prior: as in `sample_window`.
+        sampling_kwargs: temp, fp16, chunk_size, max_batch_size, and optionally top_k, top_p, dtype (its name), seed,
+            songs; it keeps the sizes that fitted the memory. `sample_tokens` is the length of the window, else it is
+            the whole context.
         start: first token of the window.
         hps: not needed; part of the signature that notebooks use.
 
@@ -181,7 +183,11 @@ def sample_single_window(
         zs with the new codes appended to this level.
     """
     length = sampling_kwargs.get("sample_tokens") or prior.n_ctx
-    return sample_window(zs, labels, sampling_kwargs, level, prior, start, start + length)
+    options = LevelOptions.from_kwargs(sampling_kwargs)
+    try:
+        return sample_window(zs, labels, options, level, prior, start, start + length)
+    finally:
+        keep_sizes(sampling_kwargs, options)
 
 
 def sample_partial_window(
@@ -223,7 +229,7 @@ def sample_level(
     result longer; `walk_level`, which the command line uses, stops at `total_length` instead.
 
     Args:
-        zs, labels, sampling_kwargs, level, prior: as in `sample_window`.
+        zs, labels, sampling_kwargs, level, prior: as in `sample_single_window`.
         total_length: tokens the level shall have.
         hop_length: new tokens of a usual window.
         hps: not needed; part of the signature that notebooks use.

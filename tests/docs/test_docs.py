@@ -20,6 +20,7 @@ from jukebox import represent, sample, train
 from jukebox.data import build_labels
 from jukebox.hparams import HPARAMS_REGISTRY, setup_hparams
 from jukebox.make_models import MODELS
+from jukebox.prior import logits
 from jukebox.training.checkpoint import run_files, save_training
 from jukebox.training.codes import CodesDataset
 from jukebox.training.planning import plan
@@ -184,7 +185,9 @@ def tables() -> Any:
     """What examples add to the tables of the package is taken out again."""
     known: list[tuple[Any, Any]] = [(table, dict(table)) for table in (HPARAMS_REGISTRY, MODELS, KINDS, ORDERS)]
     known.append((PRODUCTS, dict(PRODUCTS)))
+    options, flags = logits.SamplingOptions, list(sample.FLAGS)
     yield
+    logits.SamplingOptions, sample.FLAGS[:] = options, flags
     for table, before in known:
         table.clear()
         table.update(before)
@@ -202,7 +205,7 @@ def test_python_examples_run(page: str, tables: Any, tmp_path: Path, monkeypatch
         if file:
             Path(file[1]).write_text(example, encoding="utf-8")
         else:
-            exec(compile(example, page, "exec"), names)
+            exec(compile(example, page, "exec", dont_inherit=True), names)
     if page == "extend.md":
         assert load_torch("logs/tones/checkpoint_latest.pth.tar")["step"] == 5
 

@@ -12,6 +12,7 @@ import torch
 from tiny_models import make_tiny_runs
 
 from jukebox.loaders import Model, find_model
+from jukebox.prior.logits import SamplingOptions
 from jukebox.sampling.flags import read_settings
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.songs import DEMO
@@ -212,7 +213,7 @@ def test_timing_ranges_of_the_released_models(released: dict[str, Model], name: 
     made = settings(released[name])
     assert made.metas[0]["total_length"] == 240 * 44100 and made.metas[0]["offset"] == 0
     assert made.hop_fraction == [0.5, 0.5, 0.125] and made.sample_length == 24 * 44100 // 128 * 128
-    assert made.temp == [0.99] * 3 and made.metas[0]["artist"] == DEMO["artist"]
+    assert [one.temp for one in made.drawing] == [0.99] * 3 and made.metas[0]["artist"] == DEMO["artist"]
     assert settings(released[name], total_sample_length_in_seconds=599.99).metas[0]["total_length"] == 26459559
 
 
@@ -322,7 +323,7 @@ def test_what_is_not_used_is_told(tiny: Model, files: Path) -> None:
 
 def test_one_value_or_one_per_level(tiny: Model) -> None:
     made = settings(tiny, temp=(0.9, 0.95, 1), top_k=4, max_batch_size=(3, 2, 1))
-    assert made.temp == [0.9, 0.95, 1.0] and made.top_k == [4, 4, 4] and made.batch == [3, 2, 1]
+    assert made.drawing == [SamplingOptions(temp, top_k=4) for temp in (0.9, 0.95, 1.0)] and made.batch == [3, 2, 1]
     assert made.chunk == [None] * 3
 
 

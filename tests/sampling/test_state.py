@@ -9,21 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from jukebox.prior.logits import SamplingOptions
+from jukebox.sampling.options import LevelOptions
 from jukebox.sampling.state import STATE_FILE, RunState, check_same, uninterrupted
 from jukebox.utils.errors import UserError
 
 
 def state(folder: Path) -> RunState:
     zs = [torch.zeros(2, 0, dtype=torch.long), torch.randint(0, 2048, (2, 9))]
-    kwargs = [{"temp": 0.9, "songs": [0, 1]}, {"temp": 1.0}]
-    return RunState(folder, {"seed": 1, "temp": [0.9, 1.0]}, zs, [1], kwargs, [0, 3], [0, 1])
+    options = [LevelOptions(SamplingOptions(0.9, top_k=3), songs=[0, 1]), LevelOptions(seed=2)]
+    return RunState(folder, {"seed": 1, "temp": [0.9, 1.0]}, zs, [1], options, [0, 3], [0, 1])
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     written = state(tmp_path / "run")
     written.save()
     read = RunState.load(tmp_path / "run")
-    assert (read.settings, read.done, read.sampling_kwargs) == (written.settings, [1], written.sampling_kwargs)
+    assert (read.settings, read.done, read.options) == (written.settings, [1], written.options)
     assert (read.given, read.levels, read.begun, read.finished) == ([0, 3], [0, 1], True, False)
     assert all(torch.equal(a, b) and a.dtype == torch.int64 for a, b in zip(read.zs, written.zs, strict=True))
 
