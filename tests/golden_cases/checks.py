@@ -50,6 +50,7 @@ SCHEDULE = Tolerance(0.0, 1e-9)  # learning rates, loss scales, mu
 # either sign: at twice the visible width plain float32 is off from float64 by 1.6 times MODULE, but at four times by
 # 0.7 of the same with rtol of the largest element.
 GRAD = Tolerance(MODULE.atol, MODULE.rtol, scaled=True)
+STACK = GRAD  # activations and audio of whole VQ-VAEs, also at the end of a prior or of a pipeline
 
 
 @dataclass

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 
-from golden_cases.checks import MODULE, STFT_LOSS, Check, Tolerance, case, check_grad_norms, load_state
+from golden_cases.checks import MODULE, STACK, STFT_LOSS, Check, Tolerance, case, check_grad_norms, load_state
 from jukebox.vqvae import losses, tiling
 from jukebox.vqvae.bottleneck import BottleneckBlock, nearest_codes
 from jukebox.vqvae.vqvae import VQVAE
@@ -16,7 +15,6 @@ from jukebox.vqvae.vqvae import VQVAE
 # rounding of large ones: against float64 the reference's own float32 numbers are off by up to 100 times
 # atol + rtol * |sample|, and the plain modules differ by as much between one and two threads. The tolerance's rtol is
 # therefore taken of the largest sample; all implementations agree with float64 to 1e-6 of that.
-STACK = replace(MODULE, scaled=True)
 DIRECTION = Tolerance(5e-3)  # of a gradient, beside its norm: what few activations do that round to the other side of 0
 BANDWIDTH = {"l2": 0.07, "l1": 0.21, "spec": 33.0}  # used for all whole-model cases
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from golden_cases.align import check_alignments
-from golden_cases.checks import MODULE, Check, case, load_state
+from golden_cases.checks import STACK, Check, case, load_state
 from jukebox.data.labels import EmptyLabeller, Labeller
 from jukebox.hparams import Hyperparams
 from jukebox.prior.prior import SimplePrior
@@ -103,7 +103,7 @@ def pipeline(data: dict[str, Any], check: Check) -> None:
             check.equal(f"zs of level {level}", zs[level], expected)
         for level, expected in outputs["x"].items():
             saved = torch.load(Path(folder) / "run" / f"level_{level}" / "data.pth.tar", weights_only=True)
-            check.close(f"x of level {level}", saved["x"], expected, MODULE)
+            check.close(f"x of level {level}", saved["x"], expected, STACK)
             check.equal(f"saved zs of level {level}", saved["zs"][int(level)], outputs["zs"][int(level)])
         # The top level alone, as a notebook starts: levels that are not sampled need no prior.
         empty = [torch.zeros(n, 0, dtype=torch.long) for _ in priors]
