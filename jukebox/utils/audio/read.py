@@ -10,12 +10,23 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from jukebox.utils.audio.reader import AudioError, AudioReader, open_container
+from jukebox.utils.audio.reader import (
+    DAMAGED,
+    GAP,
+    AudioError,
+    AudioReader,
+    named_errors,
+    open_container,
+    resample_audio,
+)
+from jukebox.utils.audio.source import Source, Span, spans
 from jukebox.utils.errors import UserError
 from jukebox.utils.outside import current
 
@@ -36,6 +47,8 @@ def load_audio(
     check_duration: bool = True,
     channels: int = 2,
     mono: bool = False,
+    damaged: str = "refuse",
+    tell: Callable[[str], None] | None = None,
 ) -> tuple[np.ndarray, int]:
     """Reads a part of an audio file.
 
@@ -49,8 +62,10 @@ def load_audio(
             and no time is spent on letting codecs settle.
         time_base: "samples", or "sec" for an offset and a duration in seconds.
         check_duration: refuse an offset at or behind the end of the file; False returns silence there.
-        channels: 1 mixes all channels evenly, 2 doubles a mono file.
+        channels: 1 mixes all channels evenly, 2 doubles a mono file; more than two count as their even mean.
         mono: the same as channels=1.
+        damaged: "refuse", or "keep" to take a file that cannot be read to its end as far as it goes.
+        tell: called with a line for whatever is wrong with what was read: damaged packets, or a file that breaks off.
 
     Returns:
         float32 [channels, duration] and its rate. Behind the end of the file there are zeros, and so where it has
@@ -61,18 +76,27 @@ def load_audio(
     """
     if time_base not in ("samples", "sec"):
         raise ValueError(f"time_base={time_base!r}: use 'samples' or 'sec'")
-    with AudioReader(file) as reader:
-        rate = int(sr) if resample else reader.rate
+    if channels not in (1, 2):
+        raise UserError(f"channels={channels}: use 1 or 2")
+    if damaged not in DAMAGED:
+        raise UserError(f"damaged={damaged}: choose {' or '.join(DAMAGED)}")
+    if offset < 0 or (duration is not None and duration < 0):
+        raise ValueError(f"offset {offset} and duration {duration} must not be negative")
+    name = os.fspath(file)
+    with named_errors(name):
+        links = spans(name)
+        rate = int(sr) if resample else _rate_of(name, links[0])
         unit = rate if time_base == "sec" else 1
         first = int(round(offset * unit)) if unit > 1 else int(offset)
         wanted = None if duration is None else int(round(duration * unit)) if unit > 1 else int(duration)
-        if first < 0 or (wanted is not None and wanted < 0):
-            raise ValueError(f"offset {offset} and duration {duration} must not be negative")
-        x = _to_channels(_read_at_rate(reader, rate, first, wanted, approx), 1 if mono else channels)
+        x, notes = _read_links(name, links, rate, first, wanted, approx, damaged)
+        x = _to_channels(x, 1 if mono else channels)
     if check_duration and x.shape[1] == 0 and wanted != 0:
-        raise AudioError(f"{os.fspath(file)} ends before {first / rate:.2f} s, from where it was to be read")
+        raise AudioError(f"{name} ends before {first / rate:.2f} s, from where it was to be read")
     if wanted is not None and x.shape[1] < wanted:
         x = np.pad(x, ((0, 0), (0, wanted - x.shape[1])))
+    for note in notes if tell is not None else ():
+        tell(note)  # type: ignore[misc]
     return np.ascontiguousarray(x, dtype=np.float32), rate
 
 
@@ -92,6 +116,38 @@ def read_samples(
     found = load(os.fspath(file), sr=sr, offset=offset, duration=duration, mono=channels == 1)
     x = np.atleast_2d(np.asarray(found[0] if isinstance(found, tuple) else found, dtype=np.float32))
     return _to_channels(x, channels)
+
+
+def _rate_of(file: str, span: Span) -> int:
+    with AudioReader(file, span) as reader:
+        return reader.rate
+
+
+def _read_links(
+    file: str, links: tuple[Span, ...], rate: int, first: int, wanted: int | None, approx: bool, damaged: str
+) -> tuple[np.ndarray, list[str]]:
+    """Samples [first, first + wanted) of the streams of a file one behind the other, and notes."""
+    parts: list[np.ndarray] = [np.zeros((1, 0), np.float32)]
+    notes: list[str] = []
+    begin = 0  # of the stream, in samples of the result
+    for i, span in enumerate(links):
+        if wanted is not None and begin >= first + wanted and i:
+            break
+        with AudioReader(file, span, damaged) as reader:
+            length = math.inf if i + 1 == len(links) else round(about_link(file, span).seconds * rate)
+            if begin + length > first:
+                skip = max(0, first - begin)
+                want = None if wanted is None else first + wanted - begin - skip
+                x = _read_at_rate(reader, rate, skip, want, approx)
+                if length != math.inf:  # the next begins where this one's time ends
+                    have = int(length) - skip if want is None else min(want, int(length) - skip)
+                    x = np.pad(x[:, :have], ((0, 0), (0, max(0, have - x.shape[1]))))
+                parts.append(x)
+            notes += reader.notes
+        begin += 0 if length == math.inf else int(length)
+    n_channels = max(part.shape[0] for part in parts)
+    parts = [np.broadcast_to(part, (n_channels, part.shape[1])) for part in parts]
+    return np.concatenate(parts, axis=1), notes
 
 
 def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None, approx: bool) -> np.ndarray:
@@ -127,23 +183,7 @@ def _finite(x: np.ndarray, reader: AudioReader) -> np.ndarray:
     return x
 
 
-def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """Resamples [channels, T], one or two channels, with FFmpeg's resampler; sample 0 stays at time 0."""
-    import av
-
-    if from_rate == to_rate or x.shape[1] == 0:
-        return x
-    layout = "mono" if x.shape[0] == 1 else "stereo"
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x, dtype=np.float32), format="fltp", layout=layout)
-    frame.sample_rate, frame.pts = from_rate, 0
-    resampler = av.AudioResampler(format="fltp", layout=layout, rate=to_rate)
-    parts = [out.to_ndarray() for out in [*resampler.resample(frame), *resampler.resample(None)]]
-    return np.concatenate([x[:, :0], *parts], axis=1)  # a few samples may give none
-
-
 def _to_channels(x: np.ndarray, channels: int) -> np.ndarray:
-    if channels not in (1, 2):
-        raise UserError(f"channels={channels}: use 1 or 2")
     if x.shape[0] == channels:
         return x
     return x.mean(axis=0, keepdims=True) if channels == 1 else np.repeat(x, 2, axis=0)
@@ -165,41 +205,79 @@ def mono(x: Any) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------- about files
 
 
-def probe_audio(file: str | os.PathLike[str]) -> tuple[float, dict[str, str]]:
-    """The duration of a file in seconds, and its tags with names in lower case.
+@dataclass(frozen=True)
+class AudioFacts:
+    """What is known about a file: seconds, tags with names in lower case, and what shows that its end is missing."""
 
-    Only its first and last moments are decoded. What the header says is not believed where the file breaks off earlier.
-    The duration of MP3 files includes up to 0.05 s of padding where the encoder did not say how much there is.
+    seconds: float
+    tags: dict[str, str] = field(default_factory=dict)
+    cut: str = ""
+
+
+def probe_audio(file: str | os.PathLike[str]) -> tuple[float, dict[str, str]]:
+    """The duration of a file in seconds, and its tags with names in lower case; see `about_audio`."""
+    facts = about_audio(file)
+    return facts.seconds, facts.tags
+
+
+def about_audio(file: str | os.PathLike[str]) -> AudioFacts:
+    """Duration and tags of a file.
+
+    Only its first and last moments are decoded. What the header says is not believed where the file breaks off earlier
+    or goes on. The duration of MP3 files includes up to 0.05 s of padding where the encoder did not say how much.
 
     Raises:
         AudioError: the file cannot be opened or decoded, or has no audio.
     """
-    file = os.fspath(file)
-    with AudioReader(file) as reader:
+    name = os.fspath(file)
+    with named_errors(name):
+        links = [about_link(name, span) for span in spans(name)]
+    seconds = sum(link.seconds for link in links)
+    if seconds <= 0:
+        raise AudioError(f"cannot decode {name}: there are no samples in it")
+    return AudioFacts(seconds, links[0].tags, next((link.cut for link in links if link.cut), ""))
+
+
+def about_link(file: str, span: Span) -> AudioFacts:
+    """The same of one stream of a file; see `about_audio`."""
+    with AudioReader(file, span, damaged="keep") as reader:
         container, stream = reader.container, reader.stream
         tags = {key.lower(): str(value) for key, value in {**stream.metadata, **container.metadata}.items()}
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         if stream.codec_context.name == "opus" and container.format.name == "ogg" and stream.duration:
             seconds -= stream.codec_context.delay / 48000  # samples before time 0, never returned
-        guessed = container.format.name in ("mp3", "aac") or seconds <= 0
-        if guessed or reader.read(max(0, int((seconds - LAST_MOMENT) * reader.rate)), None).shape[1] == 0:
-            counted = _count_packets(file)
-            knows_padding = container.format.name != "aac"  # as an MP3's header does; without one it was a guess
-            if not knows_padding or abs(counted - seconds) > PADDING:
+        format = container.format.name
+        guessed = format in ("mp3", "aac") or seconds <= 0
+        start = max(0, int((seconds - LAST_MOMENT) * reader.rate))
+        there = 0 if guessed else reader.read(start, None).shape[1]
+        read_to = (start + there) / reader.rate
+        if there and abs(read_to - seconds) > GAP:
+            seconds = read_to
+        elif not there:
+            counted, stopped = _count_packets(reader)
+            knows_padding = format != "aac"  # as an MP3's header does; without one it was a guess
+            if not knows_padding or stopped or abs(counted - seconds) > PADDING:
                 seconds = counted
-    if seconds <= 0:
-        raise AudioError(f"cannot decode {file}: there are no samples in it")
-    return seconds, tags
+        return AudioFacts(seconds, tags, "; ".join(reader.notes) if reader.is_cut else "")
 
 
-def _count_packets(file: str) -> float:
-    """Seconds of all packets together; a file that breaks off is as long as it goes."""
+def _count_packets(reader: AudioReader) -> tuple[float, bool]:
+    """Seconds of all packets together, and whether the file could not be read on; it is as long as it goes."""
     import av
 
-    with contextlib.closing(open_container(file)) as container:
+    total, stopped = 0, False
+    with (
+        contextlib.closing(Source(reader.file, reader.span)) as source,
+        contextlib.closing(open_container(reader.file, source)) as container,
+    ):
         stream = container.streams.best("audio")
-        total = 0
-        with contextlib.suppress(av.error.FFmpegError):
+        try:
             for packet in container.demux(stream):
                 total += packet.duration or 0
-        return float(total * stream.time_base)
+        except (av.error.FFmpegError, OSError) as error:
+            source.error = source.error or OSError(str(error))
+        seconds = float(total * stream.time_base)
+        if source.error:
+            reader.is_cut = stopped = True
+            reader.notes.append(f"{reader.file} cannot be read beyond {seconds:.2f} s: {source.error}")
+    return seconds, stopped

@@ -1,11 +1,13 @@
 """One open audio file that gives any stretch of its samples, exact to the sample.
 
-`io.py` opens files through this. Change here how FFmpeg's decoders are driven: where they are entered, what damaged
-packets mean, and how frames become arrays.
+`read.py` opens files through this; `source.py` gives it their bytes. Rate and channels are looked at in every frame:
+what differs from the first frame's is brought to them. Change here how FFmpeg's decoders are driven: where they are
+entered, what damaged packets mean, and how frames become arrays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -13,59 +15,102 @@ from typing import Any
 
 import numpy as np
 
+from jukebox.utils.audio.source import Source, Span
 from jukebox.utils.errors import UserError
 
+DAMAGED = ("refuse", "keep")  # what becomes of a file that cannot be read to its end
 PREROLL = 0.5  # seconds decoded before the first wanted sample after a seek, so that codecs have settled
 GAP = 0.05  # seconds; time stamps that go on later than this after a frame mean that something is missing between
+_WHOLE_64 = ("s64", "s64p")  # sample formats that PyAV makes no arrays of
 MAX_BAD = 0.1  # share of packets that may be damaged before a file counts as undecodable
+RATES = (100, 6_000_000)  # Hz that are believed; DSD counts as 5.6 MHz
 
 
 class AudioError(UserError):
     """A file that cannot be read as audio; the message names it."""
 
 
-class AudioReader:
-    """An open audio file that gives samples [start, stop) at its own rate, exact as if decoded from the beginning."""
+@contextlib.contextmanager
+def named_errors(file: str, doing: str = "read") -> Iterator[None]:
+    """Makes an `AudioError` with the file's name of whatever the block raises: one file never ends a job."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # FFmpeg's own, PyAV's for what it does not know, NumPy's for absurd sizes
+        raise AudioError(f"cannot {doing} {file}: {_reason(error)}") from error
 
-    def __init__(self, file: str | os.PathLike[str]) -> None:
-        self.file = os.fspath(file)
+
+class AudioReader:
+    """An open audio file that gives samples [start, stop) at its own rate, exact as if decoded from the beginning.
+
+    Args:
+        file: its path.
+        span: the part of its bytes to read.
+        damaged: "refuse" raises where the file cannot be read on; "keep" takes it as far as it goes.
+
+    Attributes:
+        rate: of the first frame, in Hz.
+        notes: lines on what is wrong with what was read: how many packets were left out, and where the file ends
+            early. `is_cut` where something is missing at its end.
+    """
+
+    def __init__(self, file: str | os.PathLike[str], span: Span | None = None, damaged: str = "refuse") -> None:
+        self.file, self.span, self.damaged = os.fspath(file), span or Span(), damaged
+        self.notes: list[str] = []
+        self.is_cut = False
         self._open()
 
     def _open(self) -> None:
-        self.container = open_container(self.file)
+        with named_errors(self.file, "open"):
+            self.source = Source(self.file, self.span)
+        try:
+            self.container = open_container(self.file, self.source)
+        except BaseException:
+            self.source.close()
+            raise
+        try:
+            with named_errors(self.file, "decode"):
+                self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
         self.stream = self.container.streams.best("audio")
         if self.stream is None:
-            self.container.close()
             raise AudioError(f"{self.file} has no audio in it")
-        self._bad = self._packets = 0
-        try:
-            first = next(self._frames(), None)
-        except BaseException:
-            self.container.close()
-            raise
+        self._bad = self._packets = self._lost = self._here = self._wanted = 0
+        self.rate = 1
+        first = next(self._frames(), None)
         if first is None:
-            self.container.close()
             raise AudioError(f"cannot decode {self.file}: there are no samples in it")
         self._first = first
         self.rate = first.sample_rate
+        if not RATES[0] <= self.rate <= RATES[1]:
+            raise AudioError(f"cannot decode {self.file}: its header says {self.rate:,} samples a second")
         # Where every sample has its own time stamp, a frame's place in the file is known after a seek.
         self._exact = first.pts is not None and (Fraction(1, self.rate) / self.stream.time_base).denominator == 1
-        self._doubtful = (
-            self.stream.codec_context.name == "vorbis"
-        )  # stamps single frames wrongly: believe two that agree
+        # Vorbis stamps single frames wrongly: believe two that agree.
+        self._doubtful = self.stream.codec_context.name == "vorbis"
         # What the header says; 0 where it says nothing.
         self._length = round((self.stream.duration or 0) * self.stream.time_base * self.rate)
         # In MP4 files, what follows is the encoder's padding.
         self._limit = self._length if "mp4" in self.container.format.name and self._length else None
 
+    def close(self) -> None:
+        self.container.close()
+        self.source.close()
+
     def __enter__(self) -> AudioReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.container.close()
+        self.close()
 
     def read(self, start: int, stop: int | None, approx: bool = False) -> np.ndarray:
         """float32 [1 or 2, at most stop - start]; one call for each opened file."""
+        self._wanted = start
         if self._limit is not None:
             stop = self._limit if stop is None else min(stop, self._limit)
         preroll = 0 if approx else round(PREROLL * self.rate)
@@ -73,8 +118,9 @@ class AudioReader:
             x = self._read_from(self._seek(start - preroll), start, stop, approx)
             if x is not None:
                 return x
-            self.container.close()  # the file could not be entered there: decode it from its beginning
+            self.close()  # the file could not be entered there: decode it from its beginning
             self._open()
+            self._wanted = start
         x = self._read_from(self._frames(self._first), start, stop, approx=False)
         return np.zeros((1, 0), np.float32) if x is None else x
 
@@ -85,7 +131,7 @@ class AudioReader:
         stamp = self._first.pts + int(Fraction(sample, self.rate) / self.stream.time_base)
         try:
             self.container.seek(stamp, stream=self.stream, backward=True)
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, OSError):
             return iter(())
         return self._frames()
 
@@ -95,12 +141,37 @@ class AudioReader:
             return None
         return round((frame.pts - self._first.pts) * self.stream.time_base * self.rate)
 
+    def _pieces(self, frames: Iterator[Any]) -> Iterator[tuple[Any, int, np.ndarray | None]]:
+        """(frame, samples, None) for frames of the file's rate; for each run of another the first frame and its audio,
+        float32 [channels, samples], at the file's rate."""
+        run: list[Any] = []
+
+        def joined() -> tuple[Any, int, np.ndarray]:
+            rate = run[0].sample_rate
+            x = _side_by_side([_samples(frame) for frame in run])
+            ends = round(x.shape[1] * self.rate / rate)
+            x = resample_audio(x, rate, self.rate)[:, :ends]
+            return run[0], x.shape[1], x
+
+        for frame in frames:
+            if run and frame.sample_rate != run[0].sample_rate:
+                yield joined()
+                run = []
+            if frame.sample_rate == self.rate:
+                yield frame, frame.samples, None
+            else:
+                run.append(frame)
+        if run:
+            yield joined()
+
     def _read_from(self, frames: Iterator[Any], start: int, stop: int | None, approx: bool) -> np.ndarray | None:
-        """Collects [start, stop) from frames; None where the first frame's place is unknown or behind the start."""
+        """Collects [start, stop) from frames; None where the first frame's place is unknown or behind the start, or
+        another rate would have to be resampled from its beginning."""
         parts: list[np.ndarray] = []
         here = -1  # place of the next sample
         expected: int | None = None  # by the stamp of the frame before
-        for frame in frames:
+        entered = False  # somewhere in the file, and not at its beginning
+        for frame, samples, audio in self._pieces(frames):
             place = 0 if frame is self._first else self._place(frame)
             if here < 0:
                 if frame is self._first or approx:
@@ -108,26 +179,47 @@ class AudioReader:
                 elif place is None or place > start:
                     return None
                 elif self._doubtful and place != expected:
-                    expected = place + frame.samples
+                    expected = place + samples
                     continue
                 else:
                     here = place
+                entered = frame is not self._first
             elif place is not None and GAP * self.rate < place - here <= self._length - here:  # something is missing
-                parts.append(np.zeros((1, max(0, place - max(here, start))), np.float32))
+                silent = max(0, place - max(here, start))
+                parts.append(np.zeros((1, silent), np.float32))
+                if silent:
+                    self.notes.append(f"{self.file}: {silent / self.rate:.2f} s are damaged, and silent here")
                 here = place
-            end = here + frame.samples
+            if entered and audio is not None:
+                return None
+            end = here + samples
             if end > start:
                 cut = slice(max(0, start - here), None if stop is None else max(0, stop - here))
-                parts.append(_samples(frame)[:, cut])
-            here = end
+                parts.append((_samples(frame) if audio is None else audio)[:, cut])
+            here = self._here = end
             if stop is not None and here >= stop:
                 break
+        else:
+            self._note_end(here, stop)
         if here < 0:
             return None
-        if not parts:
-            return np.zeros((1, 0), np.float32)
-        n_channels = max(part.shape[0] for part in parts)  # zeros of a gap are one channel
-        return np.concatenate([np.broadcast_to(part, (n_channels, part.shape[1])) for part in parts], axis=1)
+        if self._lost:
+            self.notes.append(f"{self.file}: {self._lost} of {self._packets} packets are damaged and left out")
+        return _side_by_side([np.zeros((1, 0), np.float32), *parts])
+
+    def _note_end(self, here: int, stop: int | None) -> None:
+        """Notes where the file is shorter than it says it is."""
+        if self.is_cut or here < 0:
+            return
+        format, sure = self.container.format.name, self._length
+        if format in ("mp3", "aac", "ogg") and not (format == "mp3" and _counts_frames(self.file)):
+            sure = 0  # an estimate, or what was found at the end of the file
+        tolerance = GAP if self.stream.codec_context.name.startswith(("pcm", "flac", "alac")) else 0.5
+        missing = sure - here > tolerance * self.rate
+        if missing or self.span.cut:
+            self.is_cut = True
+            why = self.span.cut or f"its header says {sure / self.rate:.2f} s"
+            self.notes.append(f"{self.file} breaks off at {here / self.rate:.2f} s: {why}")
 
     def _frames(self, first: Any = None) -> Iterator[Any]:
         """Decoded frames from where the file stands; damaged packets are left out up to a share of all."""
@@ -136,22 +228,78 @@ class AudioReader:
         if first is not None:
             yield first
         packets = self.container.demux(self.stream)
+        stuck = 0
         while True:
+            packet = None
             try:
                 packet = next(packets, None)
                 if packet is None:
                     break
+                stuck = 0
                 self._packets += 1
                 frames = packet.decode()
-            except av.error.FFmpegError as error:
+            except av.error.EOFError:
+                break
+            except Exception as error:
+                if packet is None:  # of the demuxer, or of the disk
+                    stuck += 1
+                    if stuck > 3 or self.source.error or not isinstance(error, av.error.InvalidDataError):
+                        return self._stop(error)
+                    packets = self.container.demux(self.stream)  # it may find its way again
                 self._bad += 1
+                self._lost += self._here >= self._wanted
                 if self._bad > max(10, MAX_BAD * self._packets):
-                    raise AudioError(f"cannot decode {self.file}: {_reason(error)}") from error
+                    return self._stop(error)
                 continue
             yield from frames
+        if self.source.error:  # which the demuxer took for the end
+            self._stop(self.source.error)
+
+    def _stop(self, error: BaseException) -> None:
+        """Where the file cannot be read on.
+
+        Raises:
+            AudioError: unless it is to be used as far as it goes, and there is something of it.
+        """
+        seconds = self._here / self.rate
+        if self.damaged != "keep" or not self._here:
+            where = f" beyond {seconds:.2f} s" if self._here else ""
+            raise AudioError(f"cannot decode {self.file}{where}: {_reason(self.source.error or error)}") from error
+        self.is_cut = True
+        self.notes.append(f"{self.file} is used up to {seconds:.2f} s, and cannot be read beyond: {_reason(error)}")
 
 
-def open_container(file: str) -> Any:
+def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
+    """Resamples [channels, T], one or two channels, with FFmpeg's resampler; sample 0 stays at time 0."""
+    import av
+
+    if from_rate == to_rate or x.shape[1] == 0:
+        return x
+    layout = "mono" if x.shape[0] == 1 else "stereo"
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x, dtype=np.float32), format="fltp", layout=layout)
+    frame.sample_rate, frame.pts = from_rate, 0
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=to_rate)
+    parts = [out.to_ndarray() for out in [*resampler.resample(frame), *resampler.resample(None)]]
+    return np.concatenate([x[:, :0], *parts], axis=1)  # a few samples may give none
+
+
+def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
+    """Parts one after the other, [channels, samples]; where some have two channels, those of one go to both."""
+    n_channels = max(part.shape[0] for part in parts)
+    return np.concatenate([np.broadcast_to(part, (n_channels, part.shape[1])) for part in parts], axis=1)
+
+
+def _counts_frames(file: str) -> bool:
+    """Whether the first frame of an MP3 file says how many there are."""
+    with open(file, "rb") as content:
+        head = content.read(10)
+        if head[:3] == b"ID3":  # its length has seven bits in each byte
+            content.seek(10 + sum((head[6 + i] & 0x7F) << 7 * (3 - i) for i in range(4)))
+            head = b""
+        return any(mark in head + content.read(4096) for mark in (b"Xing", b"Info", b"VBRI"))
+
+
+def open_container(file: str, source: Source) -> Any:
     """FFmpeg's container of a file.
 
     Raises:
@@ -161,33 +309,30 @@ def open_container(file: str) -> Any:
 
     # FFmpeg looks through megabytes of a WAV for disguised codecs, which takes longer than decoding a chunk.
     options = {"probesize": "32768"} if file.lower().endswith(".wav") else {}
-    try:
-        return av.open(file, options=options, metadata_errors="replace")
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise AudioError(f"cannot open {file}: {_reason(error)}") from error
+    options["protocol_whitelist"] = "none"  # a list of other files or addresses has no audio of its own
+    with named_errors(file, "open"):
+        return av.open(source, options=options, metadata_errors="replace")
 
 
 def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(getattr(error, "strerror", None) or error or "").split()) or type(error).__name__
 
 
 def _samples(frame: Any) -> np.ndarray:
-    """float32 [1 or 2, samples] of a decoded frame, whatever its sample format; more channels are mixed to two."""
-    if len(frame.layout.channels) > 2:
-        return _to_stereo(frame)
-    x = frame.to_ndarray()
+    """float32 [1 or 2, samples] of a decoded frame, whatever its sample format; more channels become their mean."""
+    channels = frame.layout.nb_channels
+    if frame.format.name in _WHOLE_64:
+        planes = [np.frombuffer(plane, np.int64) for plane in frame.planes]
+        x = np.stack([plane[: frame.samples * channels // len(planes)] for plane in planes])
+    else:
+        x = frame.to_ndarray()
     if not frame.format.is_planar:
-        x = x.reshape(-1, len(frame.layout.channels)).T
+        x = x.reshape(-1, channels).T
+    y: np.ndarray
     if x.dtype == np.uint8:
-        return (x.astype(np.float32) - 128) / 128
-    if x.dtype.kind == "i":
-        return x.astype(np.float32) / np.float32(2.0 ** (8 * x.dtype.itemsize - 1))
-    return x.astype(np.float32, copy=False)
-
-
-def _to_stereo(frame: Any) -> np.ndarray:
-    import av
-
-    converter = av.AudioResampler(format="fltp", layout="stereo", rate=frame.sample_rate)
-    parts = [part.to_ndarray() for part in [*converter.resample(frame), *converter.resample(None)]]
-    return np.concatenate(parts, axis=1)
+        y = (x.astype(np.float32) - 128) / 128
+    elif x.dtype.kind == "i":
+        y = x.astype(np.float32) / np.float32(2.0 ** (8 * x.dtype.itemsize - 1))
+    else:
+        y = x.astype(np.float32, copy=False)
+    return y if channels <= 2 else y.mean(axis=0, keepdims=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jukebox.utils.audio import id3
-from jukebox.utils.audio.read import resample_audio
+from jukebox.utils.audio.reader import resample_audio
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 
