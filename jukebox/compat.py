@@ -34,7 +34,7 @@ def get_optimizer(model: nn.Module, hps: Any) -> tuple[torch.optim.Optimizer, Sc
     """(optimizer, learning-rate schedule, loss scaler) of a model, resumed from the checkpoint it was restored from."""
     hps = _whole(hps)
     optimizer, _ = make_optimizer([p for p in model.parameters() if p.requires_grad], pick(OptimizerOptions, hps))
-    schedule = Schedule(optimizer, ScheduleOptions.from_hps(hps))
+    schedule = Schedule(optimizer, pick(ScheduleOptions, hps))
     restore_opt(optimizer, schedule, hps.restore_prior if hps.prior else hps.restore_vqvae)
     return optimizer, schedule, make_scaler(hps.fp16, hps.fp16_loss_scale, hps.fp16_scale_window)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 from test_imports import FILES, IMPORTS, ROOT, room
@@ -80,3 +81,100 @@ def test_the_counter_of_arguments() -> None:
     names = ", ".join(f"a{i}" for i in range(10))
     assert long_constructors(f"class A:\n  def __init__(self, {names}, *, b, **c): 0") == {}
     assert long_constructors(f"class A:\n  def __init__(self, {names}, *b, c, **d): 0") == {"A": 13}
+
+
+# ------------------------------------------------------------------------------------------------ hyper-parameters
+
+# Functions that whole hyper-parameters go through from train.py on. It was 108 before parts got options of their own.
+MOST_FUNCTIONS = 54
+MAKERS = {"Hyperparams", "all_defaults", "read_hps", "resolve", "resolve_for_data", "setup_hparams", "take_hparams"}
+
+
+def named_functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Qualified names and definitions, methods and inner functions included."""
+    for node in ast.iter_child_nodes(tree):
+        inner = f"{prefix}{node.name}." if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else prefix
+        if isinstance(node, ast.FunctionDef):
+            yield f"{prefix}{node.name}", node
+        yield from named_functions(node, inner)
+
+
+def is_hps(node: ast.AST, names: set[str]) -> bool:
+    """Whether an expression is whole hyper-parameters: a name that holds them, `x.hps`, a copy, a call of a maker."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr in ("copy", "frozen") and is_hps(node.func.value, names)
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in MAKERS
+    return node.id in names if isinstance(node, ast.Name) else isinstance(node, ast.Attribute) and node.attr == "hps"
+
+
+def holders(function: ast.FunctionDef) -> set[str]:
+    """The names in a function that hold hyper-parameters."""
+    given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    names = {a.arg for a in given if a.arg == "hps" or (a.annotation and "Hyperparams" in ast.unparse(a.annotation))}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and is_hps(node.value, names):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def walk_of_hps(sources: dict[str, str], start: str) -> list[str]:
+    """All functions that hyper-parameters get to by calls from a module, called functions being told by name alone.
+
+    Args:
+        sources: module -> its source.
+        start: the module whose functions are where the walk begins.
+    """
+    functions = {f"{m}:{name}": f for m, source in sources.items() for name, f in named_functions(ast.parse(source))}
+    by_name: dict[str, list[str]] = {}
+    for name in functions:
+        parts = name.partition(":")[2].split(".")
+        by_name.setdefault(parts[-2] if parts[-1] == "__init__" else parts[-1], []).append(name)
+    found: set[str] = set()
+    waiting = [name for name in functions if name.startswith(f"{start}:")]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        held = holders(functions[name])
+        for node in ast.walk(functions[name]):
+            if isinstance(node, ast.Call):
+                if any(is_hps(value, held) for value in (*node.args, *(keyword.value for keyword in node.keywords))):
+                    waiting += by_name.get(ast.unparse(node.func).rpartition(".")[2], [])
+            elif isinstance(node, ast.Attribute) and node.attr == "hps" and isinstance(node.ctx, ast.Store):
+                owner = name.rpartition(".")[0]  # the object keeps them: its methods that read them
+                readers = [n for n in functions if n.rpartition(".")[0] == owner]
+                waiting += [n for n in readers if any(is_hps(x, set()) for x in ast.walk(functions[n]))]
+    return sorted(found)
+
+
+def test_hyper_parameters_pass_through_few_functions() -> None:
+    imports, reached, waiting = file_imports(), set[str](), ["jukebox.train"]
+    while waiting:
+        if (module := waiting.pop()) not in reached and module in imports:
+            reached.add(module)
+            waiting += imports[module]
+    sources = {module_name(path): path.read_text(encoding="utf-8") for path in FILES if module_name(path) in reached}
+    found = walk_of_hps(sources, "jukebox.train")
+    assert {"jukebox.make_models:build_prior", "jukebox.training.checks:_check_attention"} <= set(found)
+    assert len(found) <= MOST_FUNCTIONS, "\n".join(found)
+
+
+def test_the_walk_of_hyper_parameters() -> None:
+    source = """
+def main(): a(setup_hparams("", {})); unused(1)
+def a(hps):
+    mine = hps.copy()
+    b(1, settings=mine); c(hps.bs); d(pick(Options, hps)); Keeper(Hyperparams(hps, bs=2))
+def b(n, settings: Hyperparams): pass
+def c(bs): pass
+def d(options): pass
+def unused(n): e(hps)
+class Keeper:
+    def __init__(self, hps): self.hps = hps
+    def reads(self): return self.hps.bs
+    def does_not(self): pass
+"""
+    found = walk_of_hps({"start": "def go(hps): main(hps)", "m": source}, "start")
+    assert found == ["m:Keeper.__init__", "m:Keeper.reads", "m:a", "m:b", "m:main", "start:go"]

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from jukebox.data.files_dataset import FilesAudioDataset
-from jukebox.hparams import take_hparams
+from jukebox.hparams import Hyperparams, take_hparams
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import first_rank_first, print_once
 
@@ -127,7 +127,7 @@ class DataProcessor:
         UserError: no usable data.
     """
 
-    def __init__(self, hps: Any, with_times: bool = False, dataset: FilesAudioDataset | None = None) -> None:
+    def __init__(self, hps: Hyperparams, with_times: bool = False, dataset: FilesAudioDataset | None = None) -> None:
         self.dataset = one_after_another(lambda: FilesAudioDataset(hps, with_times)) if dataset is None else dataset
         hps = take_hparams(hps)
         self.train_dataset, self.test_dataset = self.dataset.split(float(hps.train_test_split))

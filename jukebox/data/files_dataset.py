@@ -27,7 +27,7 @@ from jukebox.data.labels import Labeller
 from jukebox.data.metadata import FolderMetadata, Notices, SongLabels
 from jukebox.data.metadata_hook import call_hook, load_hook
 from jukebox.data.song_index import SongIndex, choose_songs, split_songs
-from jukebox.hparams import take_hparams
+from jukebox.hparams import Hyperparams, take_hparams
 from jukebox.utils.audio.index import AudioEntry, AudioIndex, find_audio_files
 from jukebox.utils.audio.read import EXTENSIONS, read_samples
 from jukebox.utils.audio.reader import AudioError
@@ -55,7 +55,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             found.
     """
 
-    def __init__(self, hps: Any, with_times: bool = False) -> None:
+    def __init__(self, hps: Hyperparams, with_times: bool = False) -> None:
         hps = take_hparams(hps)
         self.sr, self.channels, self.sample_length = int(hps.sr), int(hps.channels), int(hps.sample_length)
         self.seed = int(getattr(hps, "seed", 0))
@@ -67,7 +67,8 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         names, others = find_audio_files(self.folder)
         entries = AudioIndex(self.folder).look_up(names)
         self._messages: list[str] = []
-        kept = self._choose(hps, names, others, entries)
+        limits = getattr(hps, "min_duration", None), getattr(hps, "max_duration", None)
+        kept = self._choose(names, others, entries, *limits)
         self.names = [names[i] for i in kept]
         self.files = [os.path.join(self.folder, *name.split("/")) for name in self.names]
         self.durations = [int(entries[name].seconds * self.sr) for name in self.names]  # in samples
@@ -84,11 +85,19 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self._metadata: dict[str, SongLabels] = {}
         self._reader: FolderMetadata | None = None
         if self.labeller is not None:
-            self._read_labels(hps, self.labeller, entries)
+            self._check_tables(self.labeller, getattr(hps, "y_bins", None), getattr(hps, "n_vocab", 0))
+            self._read_labels(self.labeller, entries)
 
     # ------------------------------------------------------------------------------------------------ set-up
 
-    def _choose(self, hps: Any, names: list[str], others: dict[str, int], entries: dict[str, AudioEntry]) -> list[int]:
+    def _choose(
+        self,
+        names: list[str],
+        others: dict[str, int],
+        entries: dict[str, AudioEntry],
+        low: float | None,
+        high: float | None,
+    ) -> list[int]:
         """Places of the usable files among the names; an error that says what was found where there is none."""
         accepted = "accepted are ." + " .".join(EXTENSIONS)
         if not names:
@@ -101,7 +110,6 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             first = "; ".join(entries[name].error for name in broken[:5])
             self._messages.append(f"left out, cannot be decoded: {first}{more}")
         chunk = self.sample_length / self.sr
-        low, high = getattr(hps, "min_duration", None), getattr(hps, "max_duration", None)
         if low is not None and low * self.sr < self.sample_length:
             raise UserError(
                 f"min_duration={low} is shorter than one chunk of sample_length={self.sample_length} at {self.sr} Hz; "
@@ -127,8 +135,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self._messages.insert(0, f"{len(kept)} songs, {total / 3600:.2f} hours{left}")
         return kept
 
-    def _read_labels(self, hps: Any, labeller: Labeller, entries: dict[str, AudioEntry]) -> None:
-        self._check_tables(hps, labeller)
+    def _read_labels(self, labeller: Labeller, entries: dict[str, AudioEntry]) -> None:
         self._reader = FolderMetadata(self.folder, self.notices)
         if self._has_hook():
             self._get_hook()  # a mistake in the file shall show now
@@ -139,15 +146,13 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             self._metadata[name] = labels_for(labeller, found, self.notices, name)
         self._messages += [*self.notices.lines(), *self._reader.unused_rows(entries)]
 
-    def _check_tables(self, hps: Any, labeller: Labeller) -> None:
+    def _check_tables(self, labeller: Labeller, y_bins: Any, n_vocab: int) -> None:
         needed = labeller.ag_processor.y_bins
-        y_bins = getattr(hps, "y_bins", None)
         if isinstance(y_bins, (list, tuple)) and any(n > bins for n, bins in zip(needed, y_bins, strict=True)):
             raise UserError(
                 f"y_bins={','.join(map(str, y_bins))} is too small for the label tables; "
                 f"use --y_bins={','.join(map(str, needed))}"
             )
-        n_vocab = getattr(hps, "n_vocab", 0)
         if labeller.n_tokens and n_vocab and labeller.text_processor.n_vocab > n_vocab:
             raise UserError(
                 f"n_vocab={n_vocab} is too small for the vocabulary; use --n_vocab={labeller.text_processor.n_vocab}"
@@ -288,7 +293,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         return {**self.__dict__, "_hook": None}  # a function from a file is loaded again by each worker
 
 
-def _make_labeller(hps: Any) -> Labeller | None:
+def _make_labeller(hps: Hyperparams) -> Labeller | None:
     """The labeller of the hyper-parameters; None without labels."""
     words = getattr(hps, "max_bow_genre_size", None)
     if not getattr(hps, "labels", False):

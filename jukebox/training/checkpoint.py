@@ -57,7 +57,6 @@ def save_training(
         The path of `checkpoint_latest`.
     """
     extra = dict(record)
-    hps = extra.pop("hps")
     model, average, shards = training.model, training.average, training.shards
     latest, kept = files.latest, files.kept(training.step)
     weights: Mapping[str, torch.Tensor]
@@ -78,7 +77,7 @@ def save_training(
         extra["labels"] = model.labeller.state()
     save_checkpoint(
         kept if keep else latest,
-        hps,
+        extra.pop("hps"),
         weights,
         None if shards is not None else training.optimizer,
         training.step,

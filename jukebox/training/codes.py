@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from jukebox.data.files_dataset import FilesAudioDataset
+from jukebox.hparams import Hyperparams
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.audio.read import read_samples
 from jukebox.utils.audio.reader import AudioError
@@ -33,12 +34,13 @@ from jukebox.utils.dist_utils import in_step, print_once
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 from jukebox.utils.progress import progress_bar
+from jukebox.vqvae.vqvae import VQVAE
 
 VERSION = 2
 SAVE_SECONDS = 20.0  # between two writes of a part's index
 
 Segment = tuple[str, int, int]  # song, first sample, samples
-Song = tuple[int, int]  # samples, and bytes of the file
+EncodedSong = tuple[int, int]  # samples, and bytes of the file
 
 
 class PackedCodes:
@@ -64,7 +66,7 @@ class PackedCodes:
         return list(x.split(self.sizes, dim=1))[start_level - self.level : end_level - self.level]
 
 
-def vqvae_digest(vqvae: Any) -> str:
+def vqvae_digest(vqvae: VQVAE) -> str:
     """SHA-256 of all that codes depend on: encoders, codebooks and strides."""
     digest = hashlib.sha256(repr((vqvae.downs_t, vqvae.strides_t)).encode())
     for name, tensor in sorted(vqvae.state_dict().items()):
@@ -82,7 +84,7 @@ class CodesDataset(FilesAudioDataset):
         with_times: whether items have times.
     """
 
-    def __init__(self, hps: Any, with_times: bool = False) -> None:
+    def __init__(self, hps: Hyperparams, with_times: bool = False) -> None:
         super().__init__(hps, with_times)
         self.codes_dir = os.fspath(hps.codes_dir)
         self.train_test_split = float(hps.train_test_split)
@@ -129,7 +131,7 @@ class CodesDataset(FilesAudioDataset):
         )
         return list(wanted)
 
-    def prepare(self, vqvae: Any) -> list[str]:
+    def prepare(self, vqvae: VQVAE) -> list[str]:
         """Writes what is missing, all processes together. Returns lines for a person.
 
         Raises:
@@ -167,7 +169,7 @@ class CodesDataset(FilesAudioDataset):
         lines.append(f"codes of {there} {'songs' if self.whole_songs else 'chunks'} in {self.codes_dir}")
         return lines
 
-    def _write(self, segments: Sequence[Segment], songs: Mapping[str, Song], vqvae: Any) -> None:
+    def _write(self, segments: Sequence[Segment], songs: Mapping[str, EncodedSong], vqvae: VQVAE) -> None:
         places = {name: i for i, name in enumerate(self.names)}
         device = next(vqvae.parameters()).device
         with self.store.writer(f"part_{dist.get_rank()}", songs) as append:
@@ -195,7 +197,7 @@ class CodesStore:
     def __init__(self, folder: str, hops: Sequence[int], dtype: Any) -> None:
         self.folder, self.hops, self.dtype = folder, list(hops), dtype
         self.places: dict[Segment, tuple[str, int]] = {}  # segment -> part, its first sample in the part
-        self.songs: dict[str, Song] = {}  # as they were when they were encoded
+        self.songs: dict[str, EncodedSong] = {}  # as they were when they were encoded
         self._maps: dict[tuple[str, int], np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -228,7 +230,7 @@ class CodesStore:
                     "give another folder, or delete it to have it written anew"
                 )
 
-    def check_songs(self, songs: Mapping[str, Song]) -> None:
+    def check_songs(self, songs: Mapping[str, EncodedSong]) -> None:
         """Compares songs with those that were encoded.
 
         Raises:
@@ -250,7 +252,7 @@ class CodesStore:
                 self.places[name, start, samples] = (part, first)
             self.songs.update(songs)
 
-    def _index(self, part: str) -> tuple[list[list[Any]], dict[str, Song]]:
+    def _index(self, part: str) -> tuple[list[list[Any]], dict[str, EncodedSong]]:
         """The segments of a part and the songs that they are of; none where it has no index."""
         try:
             with open(os.path.join(self.folder, part, "index.json"), encoding="utf-8") as file:
@@ -284,7 +286,9 @@ class CodesStore:
         return self._maps[part, level]
 
     @contextlib.contextmanager
-    def writer(self, part: str, songs: Mapping[str, Song]) -> Iterator[Callable[[Segment, list[np.ndarray]], None]]:
+    def writer(
+        self, part: str, songs: Mapping[str, EncodedSong]
+    ) -> Iterator[Callable[[Segment, list[np.ndarray]], None]]:
         """Gives a function that appends a segment of one of the songs and its codes of all levels to a part."""
         folder = os.path.join(self.folder, part)
         os.makedirs(folder, exist_ok=True)

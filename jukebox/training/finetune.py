@@ -17,6 +17,7 @@ from torch import nn
 
 from jukebox.data.artist_genre_processor import norm
 from jukebox.data.labels import Labeller
+from jukebox.prior.prior import SimplePrior
 from jukebox.utils.errors import UserError
 from jukebox.vqvae.vqvae import VQVAE
 
@@ -91,7 +92,7 @@ def matching_rows(old: Mapping[str, int], new: Mapping[str, int], same_form: boo
     return rows
 
 
-def needs_matching(checkpoint: Mapping[str, Any], prior: Any) -> bool:
+def needs_matching(checkpoint: Mapping[str, Any], prior: SimplePrior) -> bool:
     """Whether a checkpoint's label rows may stand for other names than the prior's."""
     own, theirs = prior.state_dict(), checkpoint["model"]
     if ARTISTS not in own or ARTISTS not in theirs:
@@ -101,11 +102,12 @@ def needs_matching(checkpoint: Mapping[str, Any], prior: Any) -> bool:
     saved = tables_of(checkpoint)
     if saved is None:
         return False  # nobody knows better than that the sizes agree
+    assert isinstance(prior.labeller, Labeller)
     mine, theirs = prior.labeller.state(), saved.state()
     return any(mine[key] != theirs[key] for key in ("v3", "artist_ids", "genre_ids"))
 
 
-def match_labels(checkpoint: dict[str, Any], prior: Any) -> list[str]:
+def match_labels(checkpoint: dict[str, Any], prior: SimplePrior) -> list[str]:
     """Puts a checkpoint's label rows where the prior's tables have their names, in place.
 
     Args:
@@ -118,6 +120,7 @@ def match_labels(checkpoint: dict[str, Any], prior: Any) -> list[str]:
     state = checkpoint["model"]
     theirs = tables_of(checkpoint)
     mine = prior.labeller
+    assert isinstance(mine, Labeller)
     fresh = prior.state_dict()
     if theirs is None:
         state.update({key: fresh[key].detach().clone() for key in (ARTISTS, GENRES)})

@@ -16,14 +16,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from jukebox.hparams import Hyperparams
+from jukebox.hparams import Hyperparams, pick
 from jukebox.make_models import build_prior, make_vqvae
+from jukebox.prior.prior import SimplePrior
 from jukebox.training.finetune import freeze_all_but
 from jukebox.training.sharding import layers_to_shard
+from jukebox.training.step import TrainedModel
 from jukebox.transformer.patterns import CROSS_KIND
 from jukebox.utils.launch import read_launch
 from jukebox.utils.precision import read_dtype
 from jukebox.vqvae import tiling
+from jukebox.vqvae.vqvae import VQVAE
 
 GIB = 2**30
 USUAL_GB = 80.0  # of one GPU, where none is there to ask
@@ -57,28 +60,54 @@ class Needs:
         )
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """The hyper-parameters of the same names."""
+
+    prior: bool
+    level: int
+    bs: int
+    sample_length: int
+    prior_width: int
+    c_res: int
+    fp16: bool
+    fp16_opt: bool
+    bf16: bool | None
+    ema: bool
+    cpu_ema: bool
+    fsdp: bool
+    plan_ranks: str
+    plan_gb: float
+
+    @property
+    def precision(self) -> str:
+        """What a GPU run would compute in, see `resolve`."""
+        bf16 = self.prior and not self.fp16 if self.bf16 is None else self.bf16
+        return "fp16" if self.fp16 else "bf16" if bf16 else "fp32"
+
+
 def plan(hps: Hyperparams) -> list[str]:
     """Lines for a person: the model, and what it needs on some numbers of processes.
 
     Args:
         hps: checked by `check_training`; `plan_ranks` and `plan_gb` say what to plan for.
     """
+    options = pick(PlanOptions, hps)
     model, vqvae = build_without_memory(hps)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() for p in model.parameters())
     part = "" if trained == everything else f", {trained:,} of them trained"
-    what = f"prior of level {hps.level}" if hps.prior else "VQ-VAE"
-    kind = "fp16" if hps.fp16 else "fp32" if not computes_in_bf16(hps) else "bf16"
-    lines = [f"{what}: {everything:,} parameters{part}; computes in {kind}, {hps.bs} items a process"]
+    what = f"prior of level {options.level}" if options.prior else "VQ-VAE"
+    lines = [f"{what}: {everything:,} parameters{part}; computes in {options.precision}, {options.bs} items a process"]
     activations = count_activations(model, hps)
-    gpu = hps.plan_gb or _gpu_gb()
+    gpu = options.plan_gb or _gpu_gb()
     per_host = read_launch().local_size or torch.cuda.device_count() or USUAL_GPUS
-    ranks = [int(n) for n in hps.plan_ranks.split(",") if n.strip()] or sorted({read_launch().size, 8, 64})
+    ranks = [int(n) for n in options.plan_ranks.split(",") if n.strip()] or sorted({read_launch().size, 8, 64})
     lines.append("GiB per process    weights  gradients  optimizer  average  gathered  activations  VQ-VAE    total")
     fits: dict[tuple[int, bool], bool] = {}
     for n in ranks:
-        for sharded in (False, True) if n > 1 and (hps.prior or hps.fsdp) else (False,):
-            needs = count(model, vqvae, hps, n if sharded else 1, activations)
+        for sharded in (False, True) if n > 1 and (options.prior or options.fsdp) else (False,):
+            needs = count(model, vqvae, options, n if sharded else 1, activations)
             fits[n, sharded] = needs.total <= SPARE * gpu * GIB
             numbers = (needs.weights, needs.gradients, needs.optimizer, needs.average, needs.gathered)
             row = [f"{x / GIB:.2f}" for x in (*numbers, needs.activations, needs.vqvae, needs.total)]
@@ -90,33 +119,30 @@ def plan(hps: Hyperparams) -> list[str]:
                 host = f"     and {needs.host / GIB:.2f} GiB of host memory for the average"
                 more = f", {together * needs.host / GIB:.2f} on a host of {together} processes"
                 lines.append(host + (more if together > 1 else ""))
-    lines += [_verdict(n, fits, gpu, hps) for n in ranks]
+    lines += [_verdict(n, fits, gpu, options) for n in ranks]
     return lines
 
 
-def _verdict(n: int, fits: dict[tuple[int, bool], bool], gpu: float, hps: Hyperparams) -> str:
+def _verdict(n: int, fits: dict[tuple[int, bool], bool], gpu: float, options: PlanOptions) -> str:
     where = f"{n} rank{'s' if n > 1 else ''} of {gpu:g} GiB"
     if fits[n, False]:
         return f"{where}: fits as it is, --fsdp is not needed"
     if fits.get((n, True)):
         return f"{where}: needs --fsdp"
-    advice = [] if hps.bs == 1 else ["a smaller --bs"]
-    if hps.prior:  # a VQ-VAE's weights are small beside its activations
-        advice += [] if hps.c_res else ["--c_res=1"]
-        advice += ["more ranks with --fsdp"] + ([] if hps.cpu_ema or not hps.ema else ["--cpu_ema --ema_fused=False"])
+    advice = [] if options.bs == 1 else ["a smaller --bs"]
+    if options.prior:  # a VQ-VAE's weights are small beside its activations
+        advice += [] if options.c_res else ["--c_res=1"]
+        advice += ["more ranks with --fsdp"] + (
+            [] if options.cpu_ema or not options.ema else ["--cpu_ema --ema_fused=False"]
+        )
     return f"{where}: does not fit" + (f"; use {', '.join(advice)}" if advice else "")
-
-
-def computes_in_bf16(hps: Hyperparams) -> bool:
-    """Whether a GPU run of these hyper-parameters would, see `choose_precision`."""
-    return bool(hps.prior and not hps.fp16) if hps.bf16 is None else bool(hps.bf16)
 
 
 def _gpu_gb() -> float:
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else USUAL_GB
 
 
-def build_without_memory(hps: Hyperparams) -> tuple[Any, Any]:
+def build_without_memory(hps: Hyperparams) -> tuple[TrainedModel, VQVAE | None]:
     """The model in training and its VQ-VAE (None where that is the model), on the meta device."""
     settings = Hyperparams(hps, restore_vqvae="", restore_prior="", train=True)
     with torch.device("meta"):
@@ -132,13 +158,13 @@ def _bytes(tensors: Sequence[torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def count(model: nn.Module, vqvae: nn.Module | None, hps: Hyperparams, shards: int, activations: int) -> Needs:
+def count(model: nn.Module, vqvae: nn.Module | None, options: PlanOptions, shards: int, activations: int) -> Needs:
     """Bytes of one of `shards` processes that hold one copy of the weights together (1: each holds all)."""
     weights = list(model.parameters())
     trained = [p for p in weights if p.requires_grad]
     elements = sum(p.numel() for p in trained)
-    halves = sum(p.numel() for p in trained if p.dtype == torch.half) if hps.fp16_opt else 0
-    average = 4 * elements // shards if hps.ema else 0
+    halves = sum(p.numel() for p in trained if p.dtype == torch.half) if options.fp16_opt else 0
+    average = 4 * elements // shards if options.ema else 0
     gathered = 0
     if shards > 1:
         layers = layers_to_shard(model)
@@ -152,11 +178,11 @@ def count(model: nn.Module, vqvae: nn.Module | None, hps: Hyperparams, shards: i
         weights=_bytes(weights) // shards,
         gradients=_bytes(trained) // shards,
         optimizer=(2 * 4 * (elements - halves) + 2 * 2 * halves) // shards,
-        average=0 if hps.cpu_ema else average,
+        average=0 if options.cpu_ema else average,
         gathered=gathered,
         activations=activations,
         vqvae=_bytes([*vqvae.parameters(), *vqvae.buffers()]) if vqvae is not None else 0,
-        host=average if hps.cpu_ema else 0,
+        host=average if options.cpu_ema else 0,
     )
 
 
@@ -179,26 +205,31 @@ def saved_bytes(module: nn.Module) -> Iterator[Callable[[], int]]:
         yield lambda: sum(storage.nbytes() for storage in seen.values())
 
 
-def count_activations(model: Any, hps: Hyperparams) -> int:
+def count_activations(model: TrainedModel, hps: Hyperparams) -> int:
     """Bytes that the backward pass of one batch keeps, without the weights."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    if not hps.prior:
-        return _of_vqvae(model, hps)
+    options = pick(PlanOptions, hps)
+    if isinstance(model, VQVAE):
+        return _of_vqvae(model, options.bs, options.sample_length)
     settings = Hyperparams(hps, restore_vqvae="", restore_prior="", train=True)
     with torch.device("meta"):
         vqvae = make_vqvae(settings, "meta")
-    with FakeTensorMode(), tiling.disabled(), torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bf16(hps)):
+    with (
+        FakeTensorMode(),
+        tiling.disabled(),
+        torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"),
+    ):
         prior = build_prior(settings, vqvae)
         freeze_all_but(prior, hps.finetune_layers)
-        return _of_prior(prior, hps)
+        return _of_prior(prior, options)
 
 
-def _of_prior(prior: Any, hps: Hyperparams) -> int:
-    n, width, dtype = hps.bs, hps.prior_width, read_dtype(hps.fp16)
+def _of_prior(prior: SimplePrior, options: PlanOptions) -> int:
+    n, width, dtype = options.bs, options.prior_width, read_dtype(options.fp16)
     parts: list[int] = []
     x_cond = y_cond = kv = None
-    if prior.x_cond:
+    if prior.cond_downsample is not None:
         z_above = torch.zeros(n, prior.n_ctx // prior.cond_downsample, dtype=torch.long)
         with saved_bytes(prior.conditioner_blocks[0]) as kept:
             x_cond = prior.conditioner_blocks[0](z_above)
@@ -208,7 +239,7 @@ def _of_prior(prior: Any, hps: Hyperparams) -> int:
     if prior.y_cond:
         y_cond = torch.empty(n, 1, width, requires_grad=True)
     if prior.lyric_encoder is not None:
-        with saved_bytes(prior.prime_prior) as kept:
+        with saved_bytes(prior.prime_prior) as kept:  # type: ignore[arg-type]
             kv = prior.get_encoder_kv(torch.zeros(n, prior.n_tokens, dtype=torch.long), dtype=dtype)
             parts.append(kept())
     length = prior.n_ctx
@@ -218,7 +249,7 @@ def _of_prior(prior: Any, hps: Hyperparams) -> int:
     with saved_bytes(prior.prior) as kept:
         prior.prior(torch.zeros(n, length, dtype=torch.long), x_cond, y_cond, kv, dtype=dtype)
         parts.append(kept())
-    if hps.c_res:
+    if options.c_res:
         parts.append(_one_layer(prior.prior, n, length, width, kv, dtype))
     return sum(parts)
 
@@ -235,12 +266,12 @@ def _one_layer(car: Any, n: int, length: int, width: int, kv: Any, dtype: torch.
     return max(sizes)
 
 
-def _of_vqvae(vqvae: Any, hps: Hyperparams) -> int:
-    x = torch.empty(hps.bs, 1, hps.sample_length, device="meta")
+def _of_vqvae(vqvae: VQVAE, bs: int, sample_length: int) -> int:
+    x = torch.empty(bs, 1, sample_length, device="meta")
     total = 0
     for encoder, decoder in zip(vqvae.encoders, vqvae.decoders, strict=True):
         with saved_bytes(encoder) as kept:
-            latents = encoder.latent(x)
+            latents = encoder.latent(x)  # type: ignore[operator]
             total += kept()
         with saved_bytes(decoder) as kept:
             decoder(latents)

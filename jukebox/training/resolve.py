@@ -49,20 +49,10 @@ def resolve_for_data(hps: Hyperparams, data: DataProcessor, checkpoint: Mapping[
     if not hps.prior:
         return hps.frozen(bandwidth=checkpoint.get("bandwidth") or calculate_bandwidth(data.train_dataset, hps))
     align_loss = hps.align_loss
-    if wants_times(hps) and not data.dataset.has_times():
+    if align_loss > 0 and not data.dataset.has_times():
         print_once("no song has timed lyrics, an .lrc file beside it: align_loss has nothing to teach and is left out")
         align_loss = 0.0
     head = choose_guided_head(hps) if align_loss else {}
     if head and hps.alignment_layer is None:
         print_once("align_loss teaches head {alignment_head} of layer {alignment_layer}".format(**head))
     return hps.frozen(align_loss=align_loss, bandwidth={}, **head)
-
-
-def wants_times(hps: Hyperparams) -> bool:
-    """Whether training uses the times of lyrics."""
-    return bool(hps.prior and hps.align_loss > 0)
-
-
-def plain(hps: Hyperparams) -> dict[str, Any]:
-    """What goes into checkpoints under `hps`; the bandwidth has an entry of its own there."""
-    return {key: value for key, value in hps.items() if key != "bandwidth"}

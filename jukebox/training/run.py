@@ -30,10 +30,10 @@ from jukebox.training.finetune import needs_matching
 from jukebox.training.logger import LogOptions, RunLogger
 from jukebox.training.loop import Loop, LoopOptions, train
 from jukebox.training.previews import PreviewOptions
-from jukebox.training.resolve import plain, resolve, resolve_for_data, wants_times
+from jukebox.training.resolve import resolve, resolve_for_data
 from jukebox.training.schedule import ScheduleOptions
 from jukebox.training.setup import build_trained, use_codes
-from jukebox.training.step import TrainedModel, Training, evaluate, make_training, step_options
+from jukebox.training.step import StepOptions, TrainedModel, Training, evaluate, make_training, step_options
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import failing_together, print_once, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
@@ -44,9 +44,10 @@ from jukebox.utils.torch_utils import count_parameters
 
 def open_data(hps: Hyperparams) -> DataProcessor:
     """The data of a run: chunks of audio, or with `codes_dir` the codes of such chunks."""
+    with_times = bool(hps.prior and hps.align_loss > 0)  # when lyrics are sung
     if hps.codes_dir:
-        return DataProcessor(hps, dataset=one_after_another(lambda: CodesDataset(hps, wants_times(hps))))
-    return DataProcessor(hps, with_times=wants_times(hps))
+        return DataProcessor(hps, dataset=one_after_another(lambda: CodesDataset(hps, with_times)))
+    return DataProcessor(hps, with_times=with_times)
 
 
 def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparams], DataProcessor] = open_data) -> int:
@@ -68,7 +69,9 @@ def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparam
         path = files.newest()
         checkpoint = load_checkpoint(path) if path else {}
         check_same_run(checkpoint, hps)
-        check_trained(path, hps)
+        if not hps.train:
+            key = "restore_prior" if hps.prior else "restore_vqvae"
+            check_trained(path or hps[key], key, files.latest)
         hps = resolve(hps, device, checkpoint)
         data = open_data(hps)
         hps = resolve_for_data(hps, data, checkpoint)
@@ -84,21 +87,30 @@ def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparam
             checkpoint.clear()
             status = train(loop)
         else:
-            status = evaluate_only(model, data, hps, device)
+            status = evaluate_only(
+                model,
+                data,
+                step_options(hps),
+                RunLogger(files.charts, pick(LogOptions, hps), model.step, model.step, device),
+            )
         shutdown()
     return status
 
 
-def check_trained(path: str, hps: Hyperparams) -> None:
+def check_trained(path: str, key: str, latest: str) -> None:
     """Refuses to evaluate random weights.
 
+    Args:
+        path: where the weights come from.
+        key: the hyper-parameter that names a checkpoint to start from.
+        latest: the run's own checkpoint.
+
     Raises:
-        UserError: without training, neither the run's own checkpoint `path` nor one to start from.
+        UserError: from nowhere.
     """
-    key = "restore_prior" if hps.prior else "restore_vqvae"
-    if not hps.train and not path and not hps[key]:
+    if not path:
         raise UserError(
-            f"--test without --train: {run_files(hps).latest} does not exist; "
+            f"--test without --train: {latest} does not exist; "
             f"give the --name of a run that was trained, or --{key}=CHECKPOINT"
         )
 
@@ -122,26 +134,28 @@ def make_loop(
     Raises:
         UserError: there is nothing left to train.
     """
-    files, schedule, options = run_files(hps), ScheduleOptions.from_hps(hps), pick(LoopOptions, hps)
+    files, schedule, options = run_files(hps), pick(ScheduleOptions, hps), pick(LoopOptions, hps)
     training = make_training(model, hps, device)
     epoch, batches = max(0, hps.curr_epoch), 0
     if checkpoint:
         restore_training(training, checkpoint, files.folder)
         if "data" in checkpoint:
             epoch, batches = data.load_state_dict(checkpoint["data"])
-    elif hps.prior and hps.restore_prior:
-        start_from(training, load_checkpoint(hps.restore_prior), hps, extra["vqvae"])
+    elif isinstance(model, SimplePrior) and hps.restore_prior:
+        start_from(training, model, load_checkpoint(hps.restore_prior), hps, extra["vqvae"])
     check_work_left(training.step, epoch, bool(checkpoint), schedule, options.epochs)
     last_step = training.step + options.steps_left(len(data.train_loader), epoch, batches)
     last_step = int(min(last_step, schedule.end))
     logger = RunLogger(
         files.charts, pick(LogOptions, hps), training.step, last_step, device, training.skipped, goes_on=True
     )
-    record: dict[str, Any] = {"command": command, "hps": plain(hps)}
-    introduce(training, len(data.train_loader), hps, last_step)
+    own = {key: value for key, value in hps.items() if key != "bandwidth"}  # which is in `extra`
+    record: dict[str, Any] = {"command": command, "hps": own}
+    what = f"prior of level {hps.level}" if hps.prior else "VQ-VAE"
+    introduce(what, training, len(data.train_loader), hps.bs, last_step)
     if checkpoint:
         print_once(f"going on from {files.latest}")
-        for line in changes(checkpoint.get("hps", {}), record["hps"]):
+        for line in changes(checkpoint.get("hps", {}), own):
             print_once(f"  changed {line}")
     leave_record(record, logger, files if hps.save else None)
     if options.test and not len(data.test_loader):
@@ -152,7 +166,7 @@ def make_loop(
     return Loop(training, data, options, pick(PreviewOptions, hps), logger, saver, last_step, epoch, batches)
 
 
-def start_from(training: Training, start: dict[str, Any], hps: Hyperparams, vqvae: str) -> None:
+def start_from(training: Training, prior: SimplePrior, start: dict[str, Any], hps: Hyperparams, vqvae: str) -> None:
     """Begins where another run's checkpoint, `restore_prior`, stands, as an anneal does; the model has its weights.
 
     Other layers in training, other label tables or numbers of another precision take the weights alone.
@@ -160,7 +174,7 @@ def start_from(training: Training, start: dict[str, Any], hps: Hyperparams, vqva
     if start.get("vqvae", vqvae) != vqvae:
         print_once(f"{hps.restore_prior} was trained on the codes of another VQ-VAE: this prior has them to learn anew")
     saved = start.get("hps", {})
-    if saved.get("finetune_layers", "") != hps.finetune_layers or needs_matching(start, training.model):
+    if saved.get("finetune_layers", "") != hps.finetune_layers or needs_matching(start, prior):
         return
     other = [f"{key}={saved[key]}" for key in ("fp16_params", "fp16_opt") if saved.get(key, hps[key]) != hps[key]]
     if other and (start.get("opt") or start.get("shards")):
@@ -195,15 +209,14 @@ def check_work_left(step: int, epoch: int, own: bool, schedule: ScheduleOptions,
         raise UserError(f"curr_epoch={epoch}, epochs={epochs}: nothing is left to train; use --epochs={epoch + 1}")
 
 
-def introduce(training: Training, batches: int, hps: Hyperparams, last_step: int) -> None:
+def introduce(what: str, training: Training, batches: int, bs: int, last_step: int) -> None:
     """Says what is about to be trained."""
-    what = f"prior of level {hps.level}" if hps.prior else "VQ-VAE"
-    kind = "fp16" if hps.fp16 else "bf16" if hps.bf16 else "fp32"
+    kind = "fp16" if training.options.fp16 else "bf16" if training.options.bf16 else "fp32"
     ranks = dist.get_world_size()
     print_once(
         f"{what}: {count_parameters(training.model):,} parameters, {kind} on {training.device}, "
         f"{ranks} process{'es' if ranks > 1 else ''}, {training.optimizer_name}; "
-        f"{batches} batches of {hps.bs} in an epoch of each process; steps {training.step} to {last_step}"
+        f"{batches} batches of {bs} in an epoch of each process; steps {training.step} to {last_step}"
     )
 
 
@@ -217,17 +230,16 @@ def leave_record(record: Mapping[str, Any], logger: RunLogger, files: RunFiles |
             file.write(text + "\n")
 
 
-def evaluate_only(model: TrainedModel, data: DataProcessor, hps: Hyperparams, device: torch.device) -> int:
+def evaluate_only(model: TrainedModel, data: DataProcessor, options: StepOptions, logger: RunLogger) -> int:
     """Evaluates a model on the held-out songs, without training.
 
     Raises:
         UserError: no songs are held out.
     """
     data.set_epoch(0)
-    metrics = evaluate(model, None, data.test_loader, step_options(hps), device, data.test_sampler.counts())
+    metrics = evaluate(model, None, data.test_loader, options, logger.device, data.test_sampler.counts())
     if not metrics:
         raise UserError("no held-out songs to evaluate on: use more songs or a smaller --train_test_split")
-    logger = RunLogger(run_files(hps).charts, pick(LogOptions, hps), model.step, model.step, device)
     logger.evaluation(model.step, metrics)
     logger.close()
     return 0

@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from jukebox.hparams import pick
 from jukebox.utils.errors import UserError
 
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """The hyper-parameters of the same names; all lengths in steps."""
+    """The hyper-parameters of the same names; all lengths in steps.
+
+    Raises:
+        UserError: two kinds of decay at once, or a length that is not positive.
+    """
 
     lr: float = 0.0003
     lr_warmup: float = 100.0
@@ -29,22 +30,14 @@ class ScheduleOptions:
     lr_start_linear_decay: float = 0
     lr_use_cosine_decay: bool = False
 
-    @classmethod
-    def from_hps(cls, hps: Mapping[str, Any]) -> ScheduleOptions:
-        """Picks the schedule's keys out of flat hyper-parameters; missing ones keep their defaults.
-
-        Raises:
-            UserError: two kinds of decay at once, or a length that is not positive.
-        """
-        options = pick(cls, hps)
-        if options.lr_use_linear_decay and options.lr_use_cosine_decay:
+    def __post_init__(self) -> None:
+        if self.lr_use_linear_decay and self.lr_use_cosine_decay:
             raise UserError("lr_use_linear_decay and lr_use_cosine_decay exclude each other: give one of them")
-        if options.lr_decay <= 0 or options.lr_warmup < 0:
+        if self.lr_decay <= 0 or self.lr_warmup < 0:
             raise UserError(
-                f"lr_decay={options.lr_decay:g}, lr_warmup={options.lr_warmup:g}: lr_decay must be above 0 and "
+                f"lr_decay={self.lr_decay:g}, lr_warmup={self.lr_warmup:g}: lr_decay must be above 0 and "
                 "lr_warmup not below 0, both in steps"
             )
-        return options
 
     @property
     def end(self) -> float:

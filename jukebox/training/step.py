@@ -102,7 +102,7 @@ def make_training(model: TrainedModel, hps: Hyperparams, device: torch.device) -
         parameters=parameters,
         optimizer=optimizer,
         optimizer_name=name,
-        schedule=Schedule(optimizer, ScheduleOptions.from_hps(hps)),
+        schedule=Schedule(optimizer, pick(ScheduleOptions, hps)),
         scaler=make_scaler(hps.fp16, hps.fp16_loss_scale, hps.fp16_scale_window),
         average=average,
         device=device,

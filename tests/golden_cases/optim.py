@@ -17,6 +17,7 @@ from golden_cases.checks import (
     Tolerance,
     case,
 )
+from jukebox.hparams import pick
 from jukebox.training.ema import CPUEMA, EMA, FusedEMA, default_mu
 from jukebox.training.optim import Adam
 from jukebox.training.scaler import LossScaler, clip_scale, gradient_norm, is_fit, make_scaler
@@ -82,7 +83,7 @@ def run_adam(optimizer: Any, params: list[nn.Parameter], data: dict[str, Any], c
 @case("optim_lr*")
 def schedules(data: dict[str, Any], check: Check) -> None:
     for i, result in enumerate(data["outputs"]["results"]):
-        options = ScheduleOptions.from_hps(result["cfg"])
+        options = pick(ScheduleOptions, result["cfg"])
         schedule = Schedule(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), options)
         for step, (rate, asked) in enumerate(zip(result["lr_at_step"], result["get_lr"], strict=True)):
             check.close(f"{i} function at {step}", learning_rate(step, options), rate, SCHEDULE)

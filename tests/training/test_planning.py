@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tiny_training import CPU, sound, tiny_hps, tiny_model
 
+from jukebox.hparams import pick
 from jukebox.training import planning
 from jukebox.training.step import forward, make_training, train_step
 
@@ -34,7 +35,7 @@ def test_the_plan_is_what_a_run_holds(kind: str) -> None:
     hps.bandwidth = dict(l1=0.25, l2=0.1, spec=30.0)
     model, vqvae = planning.build_without_memory(hps)
     assert all(p.is_meta for p in model.parameters())
-    plan = planning.count(model, vqvae, hps, 1, 0)
+    plan = planning.count(model, vqvae, pick(planning.PlanOptions, hps), 1, 0)
     training = make_training(tiny_model(hps), hps, CPU)
     assert tensors_bytes(training.parameters) == plan.weights == plan.gradients
     train_step(training, [sound(2, 0)])
@@ -59,7 +60,7 @@ def test_the_plan_is_what_a_run_holds(kind: str) -> None:
 def test_sharding_divides_what_it_can(half: bool) -> None:
     hps = tiny_hps(prior=True, prior_width=64, prior_depth=8, fp16=half, fp16_params=half, fp16_opt=half)
     model, vqvae = planning.build_without_memory(hps)
-    one, eight = (planning.count(model, vqvae, hps, n, 1000) for n in (1, 8))
+    one, eight = (planning.count(model, vqvae, pick(planning.PlanOptions, hps), n, 1000) for n in (1, 8))
     for part in ("weights", "gradients", "optimizer", "average"):
         assert getattr(eight, part) == getattr(one, part) // 8
     assert one.gathered == 0 < eight.gathered < one.weights and eight.activations == one.activations
@@ -68,7 +69,7 @@ def test_sharding_divides_what_it_can(half: bool) -> None:
 def test_freezing_saves_gradients_and_state() -> None:
     hps = tiny_hps(prior=True, prior_depth=4)
     few = tiny_hps(prior=True, prior_depth=4, finetune_layers="last_1")
-    a, b = (planning.count(*planning.build_without_memory(h), h, 1, 0) for h in (hps, few))
+    a, b = (planning.count(*planning.build_without_memory(h), pick(planning.PlanOptions, h), 1, 0) for h in (hps, few))
     assert a.weights == b.weights and b.gradients < a.gradients / 2 and b.optimizer == 2 * b.gradients
 
 
@@ -78,7 +79,7 @@ def test_host_memory_is_told_of_every_row(monkeypatch: pytest.MonkeyPatch) -> No
     model, vqvae = planning.build_without_memory(hps)
     lines = planning.plan(hps)
     for n, sharded in ((1, False), (4, False), (4, True), (16, False), (16, True)):
-        one = planning.count(model, vqvae, hps, n if sharded else 1, 0).host / 2**30
+        one = planning.count(model, vqvae, pick(planning.PlanOptions, hps), n if sharded else 1, 0).host / 2**30
         row = next(i for i, line in enumerate(lines) if line.split()[0] == str(n) and ("--fsdp" in line) == sharded)
         all_of_host = f", {min(n, 8) * one:.2f} on a host of {min(n, 8)} processes" if n > 1 else ""
         assert lines[row + 1] == f"     and {one:.2f} GiB of host memory for the average{all_of_host}"
@@ -88,7 +89,9 @@ def test_a_gpu_of_some_size() -> None:
     hps = tiny_hps(prior=True, prior_width=64, prior_depth=16, plan_ranks="1,8", dry_run=True)
     model, vqvae = planning.build_without_memory(hps)
     activations = planning.count_activations(model, hps)
-    alone, sharded = (planning.count(model, vqvae, hps, n, activations).total for n in (1, 8))
+    alone, sharded = (
+        planning.count(model, vqvae, pick(planning.PlanOptions, hps), n, activations).total for n in (1, 8)
+    )
     between = (alone + sharded) / 2 / 0.9 / 2**30
     lines = planning.plan(tiny_hps(**{**hps, "plan_gb": between}))
     assert any(

@@ -49,6 +49,6 @@ def test_a_schedule_drives_an_optimizer() -> None:
 
 def test_what_cannot_be() -> None:
     with pytest.raises(UserError, match="exclude each other"):
-        ScheduleOptions.from_hps({"lr_use_linear_decay": True, "lr_use_cosine_decay": True})
+        ScheduleOptions(lr_use_linear_decay=True, lr_use_cosine_decay=True)
     with pytest.raises(UserError, match="lr_decay"):
-        ScheduleOptions.from_hps({"lr_decay": 0.0})
+        ScheduleOptions(lr_decay=0.0)
