@@ -15,7 +15,8 @@ from xml.sax.saxutils import escape
 import torch
 
 from jukebox.hparams import HPARAMS_REGISTRY, all_defaults
-from jukebox.transformer.patterns import CROSS_KIND, KINDS, ORDERS, Pattern, layer_kinds, make_pattern
+from jukebox.transformer.orders import known_orders
+from jukebox.transformer.patterns import CROSS_KIND, KINDS, Pattern, layer_kinds, make_pattern
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, PICTURE = DOCS / "architecture.md", DOCS / "attention_patterns.svg"
@@ -127,17 +128,6 @@ def orders_table() -> str:
 def every(layers: list[str]) -> str:
     """A list of layers, shortened where it is long."""
     return ", ".join(layers) if len(layers) <= 8 else ", ".join([*layers[:3], "...", layers[-1]])
-
-
-def known_orders() -> list[int]:
-    """All orders, those that do not simply repeat included."""
-    orders = list(ORDERS)
-    while True:
-        try:
-            layer_kinds(len(orders), 1)
-        except ValueError:
-            return orders
-        orders.append(len(orders))
 
 
 def fill(page: str) -> str:

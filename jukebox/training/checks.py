@@ -11,10 +11,10 @@ import re
 from collections.abc import Sequence
 
 from jukebox.hparams import Hyperparams
+from jukebox.transformer.orders import known_orders
 from jukebox.utils.errors import UserError
 
 LOSSES = ("l1", "l2", "linf", "lmix")  # as `jukebox/vqvae/losses.py` has them
-ATTN_ORDERS = range(13)  # as `jukebox/transformer/patterns.py` has them
 
 
 def raw_to_tokens(level: int, downs_t: Sequence[int], strides_t: Sequence[int]) -> int:
@@ -186,8 +186,8 @@ def _check_attention(hps: Hyperparams, prefix: str) -> None:
             f"{heads}={hps[heads]}: attention is {factor} * {width} = {state} wide, and heads must divide that; "
             f"use --{heads}={math.gcd(max(1, state), hps[heads])}, or another {width}"
         )
-    if hps[order] not in ATTN_ORDERS:
-        raise UserError(f"{order}={hps[order]}: choose one from {ATTN_ORDERS[0]} to {ATTN_ORDERS[-1]}")
+    if hps[order] not in known_orders():
+        raise UserError(f"{order}={hps[order]}: choose one of {', '.join(map(str, known_orders()))}")
 
 
 def _check_precision(hps: Hyperparams) -> None:

@@ -24,8 +24,8 @@ Drawn for 12 positions in 3 blocks of 4 (rows: queries, columns: keys, # seen, `
     ###########.   ........###.   ..#...#...#.   ....####....   # ...#...#....
     ############   ........####   ...#...#...#   ....####....   # ...#...#....
 
-A new pattern: write a subclass here, give it a number in `KINDS`, name that number in an order of `ORDERS`, and add the
-reshaped product that computes it quickly to `products.py`; `tests/transformer/test_patterns.py` then checks it.
+A new pattern: write a subclass here, give it a number in `KINDS`, name that number in an order of `orders.py`, and add
+the reshaped product that computes it quickly to `products.py`; `tests/transformer/test_patterns.py` then checks it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from jukebox.transformer.orders import ORDERS, layer_kinds
+
+__all__ = ["CROSS_KIND", "KINDS", "LYRIC_KINDS", "ORDERS", "Pattern", "layer_kinds", "make_pattern"]
 
 
 @dataclass(frozen=True)
@@ -314,36 +318,3 @@ def make_pattern(
         prime_len=prime_len or 0,
         encoder_len=encoder_len or 0,
     )
-
-
-_GRID = [1, 2, 3]  # block, column, previous: two steps connect any two positions
-# Period of kinds for each attention order that simply repeats; layer d has kind order[d % len(order)].
-ORDERS: dict[int, list[int]] = {
-    0: [0],
-    1: [1, 2],
-    2: _GRID,
-    3: [1, 4],
-    4: [1, 5],
-    5: [1, 4, 1, 1],
-    6: [*_GRID, 6],
-    7: [*_GRID * 5, 6],
-    8: [*_GRID * 3, 6],
-    9: [*_GRID, 0],
-    10: [*_GRID * 3, *[*_GRID * 3, 6] * 7],  # 79 layers: nine without lyrics, then a lyric layer every ten
-}
-# Orders whose every 16th layer is special: two thirds read the lyrics, one third is dense; the grid runs on beneath.
-_SPECIAL: dict[int, list[int]] = {11: [6, 6, 0], 12: [7, 7, 0]}
-
-
-def layer_kinds(attn_order: int, depth: int) -> list[int]:
-    """The attention kind of each of `depth` layers.
-
-    Raises:
-        ValueError: an unknown order.
-    """
-    if attn_order in ORDERS:
-        period = ORDERS[attn_order]
-        return [period[d % len(period)] for d in range(depth)]
-    if attn_order in _SPECIAL:
-        return [(_SPECIAL[attn_order] if d % 16 == 15 else _GRID)[d % 3] for d in range(depth)]
-    raise ValueError(f"attn_order={attn_order}: choose one of {sorted([*ORDERS, *_SPECIAL])}")
