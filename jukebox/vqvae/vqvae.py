@@ -192,7 +192,7 @@ class VQVAE(nn.Module):
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Audio [N, T, channels] of any float type and device -> float32 [N, channels, T] where the weights lie."""
-        return x.transpose(1, 2).to(self.device, torch.float32)
+        return x.transpose(1, 2).to(self.device).float()
 
     @staticmethod
     def postprocess(x: Tensor) -> Tensor:

@@ -136,10 +136,12 @@ def _share_heads(model: nn.Module, state: dict[str, Tensor], path: str | os.Path
 def _leave_out_layers(prior: SimplePrior, state: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
     """Where the model was built with fewer layers than a file has, drops those behind them, in place, and says so."""
     start, layers = "prior.transformer._attn_mods.", prior.prior.transformer.layers
-    in_file = 1 + max((int(key.split(".")[3]) for key in state if key.startswith(start)), default=-1)
+    in_file = 0
+    while f"{start}{in_file}.mlp.c_fc.w" in state:  # a stray name is not a layer, and stays to be reported
+        in_file += 1
     if in_file <= len(layers):
         return
-    for key in [key for key in state if key.startswith(start) and int(key.split(".")[3]) >= len(layers)]:
+    for key in [key for key in state if key.startswith(start) and len(layers) <= int(key.split(".")[3]) < in_file]:
         del state[key]
     for layer in layers:
         if layer.res_scale != 1.0:  # one over the depth with which the weights were trained
