@@ -158,7 +158,7 @@ def test_links_to_nowhere_and_samples_that_are_no_numbers(
     text = capsys.readouterr().out
     assert "4 files made, 0 were there" in text and "2 were left out:" in text
     last = text.splitlines()[-2:]
-    assert last[0].startswith("  gone.wav: cannot open") and "nan.wav: 2000 of its samples are no numbers" in last[1]
+    assert last[0].startswith("  gone.wav: cannot read") and "nan.wav: 2000 of its samples are no numbers" in last[1]
     assert len(written(songs.parent / "out")) == 8
 
 
