@@ -110,7 +110,8 @@ SAMPLING: dict[str, Any] = dict(
 def unpack(folder: Path) -> Path:
     """Unpacks the runs into a folder and returns it; commands are to be given there."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        # Python 3.11.2, as Debian 12 has it, has no filters yet; the archive is our own.
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder
 
 
