@@ -28,6 +28,7 @@ from jukebox.page.pictures import alignment_picture, waveform_path
 from jukebox.page.times import CharacterTimes, character_times, lines_of, lrc, to_array
 from jukebox.utils.files import atomic_write, link_or_copy
 from jukebox.utils.flag_values import FORMATS
+from jukebox.utils.label_row import LabelRow
 
 # Flags that the page shows where the run has them.
 SETTINGS = {
@@ -63,7 +64,7 @@ def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alig
         logdir: folder, made if missing; its name `level_{L}` tells the level.
         x: float array or tensor [N, T, 1], the decoded audio, in [-1, 1].
         zs: codes per level, low to high, each [N, L_level].
-        labels: dict {y: ints [N, 4 + genres + lyrics], info: [{artist, genre, lyrics, full_tokens}]}, or None. An entry
+        labels: dict {y: ints [N, LabelRow.size], info: [{artist, genre, lyrics, full_tokens}]}, or None. An entry
             of `info` may have a `title` too; 'n/a', '' and None mean that there is none.
         alignments: list of N float arrays [T_top, len(lyrics)] or None; None where the model has no alignment.
         hps: mapping or object. `sr` (Hz) is needed. The rest is used where it is there: SETTINGS, `name`, `level`,
@@ -82,9 +83,10 @@ def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alig
     y = to_array(labels.get("y", ()))
     sections, data = [], []
     for i, samples in enumerate(audio):
+        known = y.ndim == 2 and len(y) > i and y.shape[1] >= LabelRow.offset.stop
         part = (
-            y[i, :2] / _get(hps, "sr") if y.ndim == 2 and len(y) > i and y.shape[1] >= 2 else None
-        )  # whole song, offset
+            [y[i, column].item() / _get(hps, "sr") for column in (LabelRow.total, LabelRow.offset)] if known else None
+        )
         info = (infos[i] if i < len(infos) else None) or {}
         alignment = alignments[i] if alignments is not None and i < len(alignments) else None
         section, changes = _item(folder, i, samples, info, part, alignment, hps)

@@ -178,3 +178,27 @@ class Keeper:
 """
     found = walk_of_hps({"start": "def go(hps): main(hps)", "m": source}, "start")
     assert found == ["m:Keeper.__init__", "m:Keeper.reads", "m:a", "m:b", "m:main", "start:go"]
+
+
+# --------------------------------------------------------------------------------------------------- label columns
+
+
+def numbered_columns(source: str) -> list[str]:
+    """Expressions that read columns of `y` or `ys` by number, the first axis left out."""
+    found = []
+    for node in (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Subscript)):
+        inside = isinstance(node.slice, ast.Tuple) and isinstance(node.value, ast.Name) and node.value.id in ("y", "ys")
+        columns = node.slice.elts[1:] if isinstance(node.slice, ast.Tuple) else []
+        if inside and any(isinstance(n, ast.Constant) and n.value is not None for c in columns for n in ast.walk(c)):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_no_file_knows_the_number_of_a_column() -> None:
+    found = [f"{path.relative_to(ROOT)}: {use}" for path in FILES for use in numbered_columns(path.read_text())]
+    assert not found, "read them by the names of LabelRow:\n" + "\n".join(found)
+
+
+def test_the_finder_of_numbered_columns() -> None:
+    source = "y[:, 3:4]; y[i, :2]; ys[:, 0]; y[:, row.artist]; y[0]; x[:, 1]; y[:4, row.times]; y[:, :n]"
+    assert numbered_columns(source) == ["y[:, 3:4]", "y[i, :2]", "ys[:, 0]"]

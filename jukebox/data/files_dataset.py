@@ -40,7 +40,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
     """Chunks of the songs in a folder, as numpy arrays.
 
     `dataset[i]` is audio, float32 [sample_length, channels]; with labels (audio, y), y int64
-    [4 + max_bow_genre_size + n_tokens]; with times (audio, y, times), times int64 [n_tokens, 2] of when each
+    [LabelRow.size]; with times (audio, y, times), times int64 [n_tokens, 2] of when each
     lyric token is sung, (start, end) in samples of the chunk, equal where that is not known. `dataset[epoch, i]` is the
     same item with the random shift of that epoch.
 

@@ -1,11 +1,8 @@
 """What a song is conditioned on, as one row of numbers, and the part of the lyrics that belongs to a window of audio.
 
-    y = [total_length, offset, sample_length, artist, genre, -1, ..., token, token, ...]
-         samples       samples samples        id      ids padded      n_tokens lyric tokens
-
-`Labeller` makes such rows from names and text; `EmptyLabeller` stands in where a model has no labels. Change here how
-labels are laid out; which characters a window sees is in `lyric_window.py`, how names become ids is in
-`artist_genre_processor.py`, how text becomes tokens in `text_processor.py`, where labels of files come from in
+`Labeller` makes rows from names and text; `EmptyLabeller` makes empty ones where a model has no labels. The columns of
+a row are in `jukebox/utils/label_row.py`; which characters a window sees is in `lyric_window.py`, how names become ids
+in `artist_genre_processor.py`, how text becomes tokens in `text_processor.py`, where labels of files come from in
 `metadata.py`.
 
     python -m jukebox.data.labels build --audio_files_dir=D      makes label tables from a folder (build_labels.py)
@@ -24,6 +21,7 @@ from jukebox.data.artist_genre_processor import ARTIST_TABLE, GENRE_TABLE, Artis
 from jukebox.data.lyric_window import Times, get_relevant_lyric_tokens, get_timed_lyric_tokens
 from jukebox.data.text_processor import VOCABULARY, TextProcessor, read_vocabulary
 from jukebox.utils.errors import UserError
+from jukebox.utils.label_row import LabelRow
 
 
 class Labeller:
@@ -53,7 +51,8 @@ class Labeller:
         self.n_tokens = n_tokens
         self.sample_length = sample_length
         self.v3 = v3
-        self.label_shape = (4 + max_genre_words + n_tokens,)
+        self.row = LabelRow(max_genre_words, n_tokens)
+        self.label_shape = (self.row.size,)
         self.ag_processor = ArtistGenreProcessor(v3, artist_ids, genre_ids)
         self.text_processor = TextProcessor(v3, vocab)
         self._own_vocab = vocab is not None
@@ -73,7 +72,7 @@ class Labeller:
             times: when each character of `lyrics` is sung, (start, end) in samples; the window of lyrics follows them.
 
         Returns:
-            `y`: LongTensor [4 + max_genre_words + n_tokens]; `info`: artist and genre as given, cleaned lyrics,
+            `y`: LongTensor [row.size]; `info`: artist and genre as given, cleaned lyrics,
             `full_tokens` of the song, and `token_times` where times are known.
 
         Raises:
@@ -98,7 +97,7 @@ class Labeller:
     def get_y_from_ids(
         self, artist_id: int, genre_ids: Sequence[int], lyric_tokens: Sequence[int], total_length: int, offset: int
     ) -> torch.Tensor:
-        """The row y of ids and a window's lyric tokens; LongTensor [4 + max_genre_words + n_tokens].
+        """The row y of ids and a window's lyric tokens; LongTensor [row.size].
 
         Raises:
             UserError: more genre words than slots.
@@ -123,7 +122,7 @@ class Labeller:
             device: where y shall be.
 
         Returns:
-            `y`: LongTensor [N, 4 + max_genre_words + n_tokens]; `info`: list of N dicts.
+            `y`: LongTensor [N, row.size]; `info`: list of N dicts.
         """
         labels = [self.get_label(**meta) for meta in metas]
         y = (
@@ -148,7 +147,7 @@ class Labeller:
         """Writes the lyric tokens that belong to each row's total length, offset and length into the rows.
 
         Args:
-            ys: LongTensor [N, 4 + max_genre_words + n_tokens], changed in place.
+            ys: LongTensor [N, row.size], changed in place.
             labels: `info` has the `full_tokens` of each row's song.
 
         Returns:
@@ -157,11 +156,11 @@ class Labeller:
         if self.n_tokens == 0:
             return None
         rows, places = [], []
-        for y, info in zip(ys[:, :3].cpu(), labels["info"], strict=True):
-            tokens, indices = self.lyric_window(info, y[0], y[1], y[2])  # tensors, so that the arithmetic is float32
+        for y, info in zip(ys[:, self.row.times].cpu(), labels["info"], strict=True):
+            tokens, indices = self.lyric_window(info, *y)  # tensors, so that the arithmetic is float32
             rows.append(tokens)
             places.append(indices)
-        ys[:, -self.n_tokens :] = torch.tensor(rows, dtype=torch.long).view(len(rows), self.n_tokens)
+        ys[:, self.row.lyrics] = torch.tensor(rows, dtype=torch.long).view(len(rows), self.n_tokens)
         return places
 
     def get_token_times(self, info: Mapping[str, Any], indices: Sequence[int], offset: int) -> torch.Tensor:
@@ -197,12 +196,10 @@ class Labeller:
     def describe_label(self, y: Any) -> dict[str, str]:
         """What a row says: the names of its artist and genre as the table spells them, and the lyrics of its window."""
         values = y.tolist() if hasattr(y, "tolist") else list(y)
-        genres = values[4 : 4 + self.max_genre_words]
-        tokens = values[4 + self.max_genre_words :]
         return dict(
-            artist=self.ag_processor.get_artist(values[3]),
-            genre=self.ag_processor.get_genre(genres),
-            lyrics=self.text_processor.textise(tokens),
+            artist=self.ag_processor.get_artist(*values[self.row.artist]),
+            genre=self.ag_processor.get_genre(values[self.row.genre]),
+            lyrics=self.text_processor.textise(values[self.row.lyrics]),
         )
 
     def unknown_names(self, artist: str, genre: str) -> list[str]:

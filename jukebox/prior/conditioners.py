@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jukebox.transformer.ops import LayerNorm
 from jukebox.utils.errors import UserError
+from jukebox.utils.label_row import LabelRow
 from jukebox.vqvae.encdec import DecoderConvBlock
 
 
@@ -172,7 +173,7 @@ class LabelConditioner(nn.Module):
         super().__init__()
         genres, artists = y_bins
         self.sr = sr
-        self.max_bow_genre_size = max_bow_genre_size
+        self.row = LabelRow(max_bow_genre_size)
         self.include_time_signal = include_time_signal
         self.bow_genre_emb = LabelEmbedding(genres, out_width, init_scale)
         self.artist_emb = LabelEmbedding(artists, out_width, init_scale)
@@ -189,7 +190,7 @@ class LabelConditioner(nn.Module):
 
     def bins(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bins of total length [N, 1], absolute position [N, n_time] and relative position [N, n_time]."""
-        total, offset, length = self._times(y)
+        total, offset, length = y[:, self.row.times].float().split(1, dim=1)
         try:
             return (
                 self.total_length_emb.bin_index(total),
@@ -198,27 +199,24 @@ class LabelConditioner(nn.Module):
             )
         except ValueError:
             shortest, longest = (limit / self.sr for limit in self.total_length_emb.limits)
-            seconds = ", ".join(f"{t / self.sr:g} s from {o / self.sr:g} s" for t, o in y[:4, :2].tolist())
+            seconds = ", ".join(
+                f"{t / self.sr:g} s from {o / self.sr:g} s" for t, o, _ in y[:4, self.row.times].tolist()
+            )
             raise UserError(
                 f"song length and position {seconds} do not fit the model's timing labels: "
                 f"a song lasts {shortest:g} s up to just under {longest:g} s, and the window must lie within "
                 f"{longest:g} s; change total_sample_length_in_seconds"
             ) from None
 
-    @staticmethod
-    def _times(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        times = y[:, :3].float()
-        return times[:, 0:1], times[:, 1:2], times[:, 2:3]
-
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Labels [N, 4 + genre slots] = total length, offset, length (samples), artist, genres (-1: none).
+        """Labels [N, row.size], without lyrics.
 
         Returns:
             (artist and genre embedding [N, 1, D], timing embedding [N, n_time, D] or None).
         """
-        if y.dim() != 2 or y.shape[1] != 4 + self.max_bow_genre_size:
-            raise ValueError(f"labels must be [N, {4 + self.max_bow_genre_size}], got {list(y.shape)}")
-        artist, genre = y[:, 3:4], y[:, 4:]
+        if y.dim() != 2 or y.shape[1] != self.row.size:
+            raise ValueError(f"labels must be [N, {self.row.size}], got {list(y.shape)}")
+        artist, genre = y[:, self.row.artist], y[:, self.row.genre]
         named = (genre >= 0).unsqueeze(-1)
         genres = (self.bow_genre_emb(genre.clamp_min(0)) * named).sum(dim=1, keepdim=True)
         y_emb = self.artist_emb(artist) + genres

@@ -28,6 +28,7 @@ from jukebox.prior.lyrics import (
 )
 from jukebox.transformer.config import TransformerConfig
 from jukebox.utils.errors import UserError
+from jukebox.utils.label_row import LabelRow
 from jukebox.utils.precision import read_dtype
 
 _LYRICS = ("use_tokens", "prime_loss_fraction", "n_tokens", "bins")  # the part of prime_kwargs that shapes no encoder
@@ -209,7 +210,7 @@ class SimplePrior(nn.Module):
         """Labels for the window that begins at code `start` of this level.
 
         Args:
-            labels: {y: LongTensor [N, 4 + genre slots + n_tokens], info: per song}, made for the start of the songs.
+            labels: {y: LongTensor [N, LabelRow.size], info: per song}, made for the start of the songs.
             get_indices: also return which character of the lyrics each lyric position holds (-1: padding).
 
         Returns:
@@ -218,8 +219,8 @@ class SimplePrior(nn.Module):
         if labels is None or not self.y_cond:
             return (None, None) if get_indices else None
         y = labels["y"].to(self.device, copy=True)
-        y[:, 2] = int(self.sample_length)
-        y[:, 1:2] = y[:, 1:2] + int(start * self.raw_to_tokens)
+        y[:, LabelRow.length] = int(self.sample_length)
+        y[:, LabelRow.offset] += int(start * self.raw_to_tokens)
         assert self.labeller is not None
         indices = self.labeller.set_y_lyric_tokens(y, labels)
         return (y, indices) if get_indices else y
@@ -249,12 +250,14 @@ class SimplePrior(nn.Module):
         """
         y_cond = timing = prime = None
         if y is not None and self.y_cond:
-            n_labels = 4 + self.y_emb.max_bow_genre_size
-            if y.shape[1] != n_labels + self.n_tokens:
-                raise ValueError(f"labels have {y.shape[1]} columns, this prior reads {n_labels} + {self.n_tokens}")
+            row = replace(self.y_emb.row, tokens=self.n_tokens)
+            if y.shape[1] != row.size:
+                raise ValueError(
+                    f"labels have {y.shape[1]} columns, this prior reads {self.y_emb.row.size} + {row.tokens}"
+                )
             y = y.to(self.device)
-            y, prime = y[:, :n_labels], y[:, n_labels:]
-            y_cond, timing = self.y_emb(y)
+            prime = y[:, row.lyrics]
+            y_cond, timing = self.y_emb(y[:, : row.lyrics.start])
         elif self.y_cond:
             raise ValueError("this prior is conditioned on labels: give y")
         x_cond = self.conditioner_blocks[0](z_conds[0].to(self.device)) if self.x_cond and z_conds else timing

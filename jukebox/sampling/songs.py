@@ -21,6 +21,7 @@ from jukebox.sampling.metas import OFFSET, TOTAL, read_lyrics, read_metas
 from jukebox.sampling.report import Silent
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import at_most, enough, number, seconds_of
+from jukebox.utils.label_row import LabelRow
 
 TOTAL_SECONDS = 240.0
 # Who sings what where nothing is said. The poem is by Percy Bysshe Shelley (1818).
@@ -83,8 +84,8 @@ def _saved_metas(codes: dict[str, Any]) -> list[dict[str, Any]]:
     for i, info in enumerate(labels.get("info") or []):
         meta = {key: info[key] for key in ("artist", "genre", "lyrics") if isinstance(info.get(key), str)}
         y = labels.get("y")
-        if y is not None and y.shape[1] >= 2:
-            meta.update(total_length=int(y[i, 0]), offset=int(y[i, 1]))
+        if y is not None and y.shape[1] >= LabelRow.offset.stop:
+            meta.update(total_length=int(y[i, LabelRow.total]), offset=int(y[i, LabelRow.offset]))
         metas.append(meta)
     return metas
 

@@ -30,7 +30,7 @@ from jukebox.utils.precision import read_dtype
 from jukebox.utils.torch_utils import seed_everything
 from jukebox.vqvae.vqvae import VQVAE
 
-# Audio [N, T, C] float32, or packed codes [N, L] int64 (see `codes.py`); or (audio, labels [N, 4 + genres + lyrics]
+# Audio [N, T, C] float32, or packed codes [N, L] int64 (see `codes.py`); or (audio, labels [N, LabelRow.size]
 # int64), or with the times of lyric characters (audio, labels, times [N, lyrics, 2]).
 Batch = Any
 
