@@ -26,17 +26,13 @@ from torch import Tensor
 
 from jukebox.features.activations import Extractor, check_layers
 from jukebox.features.feature_writer import features_of
-from jukebox.hparams import Hyperparams
 from jukebox.loaders import KeptModel, find_model
 from jukebox.music import Reconstruction, Song, Songs
 from jukebox.reconstruction.coder import Coder
 from jukebox.reconstruction.reconstructor import check_length, read_part, reconstruct_level
 from jukebox.sampling.flags import read_settings
-from jukebox.sampling.levels import given_alignments, run_levels
-from jukebox.sampling.plan import check_memory, level_plans
-from jukebox.sampling.prompts import load_prompts, starting_codes, starting_lengths
+from jukebox.sampling.prepare import prepare
 from jukebox.sampling.report import Silent
-from jukebox.sampling.songs import make_labels
 from jukebox.utils.dist_utils import pick_device
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import (
@@ -48,7 +44,6 @@ from jukebox.utils.flag_values import (
     whole,
     whole_numbers,
 )
-from jukebox.utils.memory import enough_memory, free_bytes
 from jukebox.utils.precision import DTYPES, torch_dtype, usual_dtype
 from jukebox.utils.python_words import in_python, python_words
 from jukebox.weights.huggingface import is_folder
@@ -316,33 +311,15 @@ class MusicModel:
         """Makes the songs of the flags of `jukebox-sample`; those that are None are left out."""
         flags = {"name": "songs", **{flag: _plain(value) for flag, value in flags.items() if value is not None}}
         settings = replace(read_settings(flags, self._found), dtype=self.dtype)
-        songs, report = range(settings.n_samples), _Report(progress)
-        plans = level_plans(settings, starting_lengths(settings), len(songs), self.device, self.dtype, timed=False)
-        for plan in plans:
-            check_memory(plan, free_bytes(self.device), self.device, self.dtype)
-        labels = make_labels(self._found, settings.metas, self.device, report)
         shown = {flag: value for flag, value in flags.items() if isinstance(value, (str, int, float))}
-        hps = Hyperparams(settings.hps(Path(settings.name), songs, shown), level=settings.sample_levels[0])
-        made: dict[int, dict[str, Any]] = {}
-        with enough_memory("loading the VQ-VAE or encoding the prompts", "use --device=cpu, or shorter prompts"):
-            prompts = load_prompts(settings.prompts, settings.prompt_length or 0, hps) if settings.prompts else None
-            vqvae = self._found.vqvae(settings.sample_length, self.device)
-            priors = [self._found.prior(level, vqvae, self.device, self.dtype) for level in range(len(self.hops))]
-            zs = [z.to(self.device) for z in starting_codes(settings, prompts, priors, hps)]
-        for line in [*settings.notices, *report.lines]:
+        songs, report, made = range(settings.n_samples), _Report(progress), dict[int, dict[str, Any]]()
+        maker = prepare(settings, songs, Path(settings.name), shown, self.device, report)
+        for line in report.lines:
             warnings.warn(in_python(line), stacklevel=3)
-        run_levels(
-            zs,
-            labels,
-            settings.level_options(songs, {plan.level: plan.batch for plan in plans}),
-            priors,
-            settings.sample_levels,
-            hps,
-            alignments=given_alignments(settings, songs, labels),
-            report=report,
-            keep=made.__setitem__,
-        )
-        return Songs(made[settings.sample_levels[0]])
+        lowest = maker.hps.level = settings.sample_levels[0]
+        maker.keep = made.__setitem__
+        maker.make(settings.sample_levels)
+        return Songs(made[lowest])
 
 
 class _Report(Silent):
@@ -354,6 +331,8 @@ class _Report(Silent):
 
     def message(self, text: str) -> None:
         self.lines.append(text)
+
+    warn = message
 
     def begin(self, level: int, tokens: int, windows: int) -> None:
         self._level, self._made, self._all = level, 0, tokens

@@ -1,6 +1,6 @@
 """What `python jukebox/sample.py` does with its flags, from top to bottom.
 
-    flags -> settings (all checks) -> plan -> [--dry_run ends here] -> labels and prompts -> levels
+    flags -> settings (all checks) -> plan -> [--dry_run ends here] -> labels, prompts (prepare.py) -> levels
 
 Change here the order of things; each step is in a file of its own.
 """
@@ -18,19 +18,18 @@ import torch
 
 from jukebox.loaders import Model, find_model
 from jukebox.sampling.flags import read_settings
-from jukebox.sampling.levels import given_alignments, remove_levels, run_levels, saved_alignments
-from jukebox.sampling.plan import LevelPlan, check_memory, describe, level_plans
-from jukebox.sampling.prompts import load_inputs, starting_codes, starting_lengths
+from jukebox.sampling.levels import remove_levels
+from jukebox.sampling.plan import make_plan
+from jukebox.sampling.prepare import prepare
+from jukebox.sampling.prompts import starting_lengths
 from jukebox.sampling.report import Bars, Silent
 from jukebox.sampling.settings import Settings
-from jukebox.sampling.songs import make_labels
 from jukebox.sampling.state import STATE_FILE, RunState, check_same, difference
 from jukebox.utils.command_line import this_program
 from jukebox.utils.dist_utils import failing_together, pick_device, read_launch, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import WriteError, only_writer, try_folder
 from jukebox.utils.flag_values import port_number
-from jukebox.utils.memory import enough_memory, free_bytes
 from jukebox.utils.precision import usual_dtype
 
 
@@ -65,7 +64,7 @@ def run(flags: Mapping[str, Any]) -> int:
         if launch.rank == 0:
             songs = songs_of_rank(settings.n_samples, 0, launch.size)
             device = pick_device(0, 1, settings.device)
-            settings = replace(settings, dtype=resolve_dtype(settings, device))
+            settings = with_dtype(settings, device)
             folder = run_folder(settings, 0, launch.size)
             try_folder(folder, "name", keep=False)
             state = would_open(settings, folder, songs, bool(flags.get("resume")), Bars())
@@ -106,39 +105,6 @@ def list_names(model: Model, flags: Mapping[str, Any]) -> int:
     return 0
 
 
-def resolve_dtype(settings: Settings, device: torch.device) -> str:
-    """The type that was asked for, or half precision on GPUs and single precision elsewhere."""
-    return settings.dtype or usual_dtype(device)
-
-
-def make_plan(
-    settings: Settings, songs: range, known: list[int], device: torch.device, timed: bool, report: Silent
-) -> list[LevelPlan]:
-    """Tells the plan, top level first, and returns it.
-
-    Args:
-        known: tokens per level that are there already.
-        timed: estimate the time too, and only tell of levels that do not fit.
-
-    Raises:
-        UserError: a level does not fit the memory.
-    """
-    dtype = resolve_dtype(settings, device)
-    for line in [*settings.notices, *settings.remarks]:
-        report.message(line)
-    plans = level_plans(settings, known, len(songs), device, dtype, timed)
-    free = free_bytes(device)
-    report.message(describe(settings, plans, device, dtype, free))
-    for plan in plans:
-        try:
-            check_memory(plan, free, device, dtype)
-        except UserError as error:
-            if not timed:
-                raise
-            report.message(f"does not fit: {error}")
-    return plans
-
-
 def songs_of_rank(n_samples: int, rank: int, size: int) -> range:
     """The numbers of a process's songs: neighbours, and as evenly many as possible."""
     return range(n_samples * rank // size, n_samples * (rank + 1) // size)
@@ -171,48 +137,28 @@ def make_songs_in(
 ) -> int:
     """Makes the songs of one process in its folder."""
     songs = songs_of_rank(settings.n_samples, rank, size)
-    dtype = resolve_dtype(settings, device)
-    settings = replace(settings, dtype=dtype)
+    settings = with_dtype(settings, device)
     report = Bars() if rank == 0 else Silent()
-
     state = open_state(settings, folder, songs, bool(flags.get("resume")), report)
     if state is not None and state.finished:
         report.message(f"{folder}: this run is finished, nothing is left to do")
         return 0
     clean_up(folder)
-    known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
-    plans = make_plan(settings, songs, known, device, timed=False, report=report)
-    labels = make_labels(settings.model, [settings.metas[song] for song in songs], device, report)
-    hps = settings.hps(folder, songs, flags)
-    prompts = load_inputs(settings, hps) if state is None else None
-
-    with enough_memory("loading the VQ-VAE or encoding the prompts", "use --device=cpu, or a machine with more memory"):
-        vqvae = settings.model.vqvae(settings.sample_length, device)
-        priors = [settings.model.prior(level, vqvae, device, dtype) for level in range(len(settings.model.levels))]
-        zs = [] if state is not None else starting_codes(settings, prompts, priors, hps)
+    maker = prepare(settings, songs, folder, flags, device, report, state)
     if state is None:
-        options = settings.level_options(songs, {plan.level: plan.batch for plan in plans})
-        given = [z.shape[1] for z in zs]
         remove_earlier(folder, settings, flags)
-        state = RunState(folder, state_settings(settings, songs), zs, [], options, given, settings.sample_levels)
-        state.save()
-    else:
-        state.keep_asked_sizes(settings.batch, settings.chunk)
-    state.zs = [z.to(device) for z in state.zs]
-    run_levels(
-        state.zs,
-        labels,
-        state.options,
-        priors,
-        settings.sample_levels,
-        hps,
-        state=state,
-        alignments=saved_alignments(folder / f"level_{state.done[-1]}")
-        if state.done
-        else given_alignments(settings, songs, labels),
-        report=report,
-    )
+        given, levels = [z.shape[1] for z in maker.zs], settings.sample_levels
+        maker.state = RunState(
+            folder, state_settings(settings, songs), maker.zs, [], list(maker.options), given, levels
+        )
+        maker.state.save()
+    maker.make(settings.sample_levels)
     return 0
+
+
+def with_dtype(settings: Settings, device: torch.device) -> Settings:
+    """Settings with the type that was asked for, or half precision on GPUs and single precision elsewhere."""
+    return replace(settings, dtype=settings.dtype or usual_dtype(device))
 
 
 def state_settings(settings: Settings, songs: range) -> dict[str, Any]:

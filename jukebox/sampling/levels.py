@@ -68,18 +68,19 @@ def run_levels(
         zs with all levels made.
     """
     read = [given if isinstance(given, LevelOptions) else LevelOptions.from_kwargs(given or {}) for given in options]
-    run = _LevelMaker(list(zs), labels, read, priors, hps, state, alignments, report or Bars(), keep)
-    for level in sorted(sample_levels, reverse=True):
-        if state is None or level not in state.done:
-            run.level(level)
-            if isinstance(given := options[level], MutableMapping):
-                keep_sizes(given, read[level])
+    run = LevelMaker(list(zs), labels, read, priors, hps, state, alignments, report or Bars(), keep)
+    try:
+        run.make(sample_levels)
+    finally:
+        for given, used in zip(options, read, strict=True):
+            if isinstance(given, MutableMapping):
+                keep_sizes(given, used)
     return run.zs
 
 
 @dataclass
-class _LevelMaker:
-    """What changes while levels are made: `zs` grow, `alignments` are found."""
+class LevelMaker:
+    """Makes levels; attributes as in `run_levels`. While it works, `zs` grow and `alignments` are found."""
 
     zs: list[Tensor]
     labels: Sequence[Any]
@@ -89,10 +90,15 @@ class _LevelMaker:
     state: RunState | None
     alignments: list[np.ndarray] | None
     report: Silent
-    keep: Keep | None
+    keep: Keep | None = None
 
-    def level(self, level: int) -> None:
-        """Makes and writes one level."""
+    def make(self, sample_levels: Sequence[int]) -> None:
+        """Makes and writes levels from the highest down, except those that are finished."""
+        for level in sorted(sample_levels, reverse=True):
+            if self.state is None or level not in self.state.done:
+                self._level(level)
+
+    def _level(self, level: int) -> None:
         device, top = self.zs[level].device, len(self.zs) - 1
         advice = self._elsewhere(level, device)
         if level < top and self.alignments is None and wants_alignment(self.priors[top]):

@@ -18,6 +18,7 @@ import torch
 from jukebox.loaders import Level, Model, bare_prior
 from jukebox.make_models import half_matrices
 from jukebox.prior.engine import Engine
+from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import free_bytes
@@ -291,4 +292,31 @@ def level_plans(
             speed = measure_speed(found, vqvae, plan.batch, device, dtype)
             plan = with_time(plan, speed, found.n_tokens if found.hps.single_enc_dec else 0)
         plans.append(plan)
+    return plans
+
+
+def make_plan(
+    settings: Settings, songs: range, known: list[int], device: torch.device, timed: bool, report: Silent
+) -> list[LevelPlan]:
+    """Tells the plan, top level first, and returns it.
+
+    Args:
+        known: tokens per level that are given.
+        timed: estimate the time too, and only tell of levels that do not fit.
+
+    Raises:
+        UserError: a level does not fit the memory.
+    """
+    for line in settings.notices:
+        report.message(line)
+    plans = level_plans(settings, known, len(songs), device, settings.dtype, timed)
+    free = free_bytes(device)
+    report.plan("\n".join([*settings.remarks, describe(settings, plans, device, settings.dtype, free)]))
+    for plan in plans:
+        try:
+            check_memory(plan, free, device, settings.dtype)
+        except UserError as error:
+            if not timed:
+                raise
+            report.message(f"does not fit: {error}")
     return plans

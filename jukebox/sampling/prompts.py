@@ -7,7 +7,6 @@ the songs.
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from jukebox.hparams import Hyperparams, take_hparams
 from jukebox.loaders import LazyPrior
+from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.utils.dist_utils import given_device
 from jukebox.utils.errors import UserError
@@ -105,16 +105,15 @@ def starting_lengths(settings: Settings) -> list[int]:
     return [min(n, settings.prompt_length // hop) for n, hop in zip(have, settings.model.hops, strict=True)]
 
 
-def load_inputs(settings: Settings, hps: Hyperparams) -> Any:
+def load_inputs(settings: Settings, hps: Hyperparams, report: Silent) -> Any:
     """Audio prompts [N, T, 1], or None; read before any model is."""
-    if settings.mode != "primed":
+    if settings.prompt_length is None or settings.mode != "primed":
         return None
-    assert settings.prompt_length is not None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         prompts = load_prompts(settings.prompts, settings.prompt_length, hps)
     for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
+        report.warn(str(warning.message))
     return prompts
 
 

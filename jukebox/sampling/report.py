@@ -1,21 +1,29 @@
 """What a person sees while songs are made: one bar per level, with windows, tokens per second and the time that is
 left.
 
-`Silent` has the same methods and says nothing. Change here how progress looks.
+`Silent` has the same methods and only warns. Change here how progress looks.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from jukebox.utils.progress import progress_bar, write_line
 
 
 class Silent:
-    """Says nothing."""
+    """Says nothing but warnings."""
 
     def message(self, text: str) -> None:
         """One line for the user."""
+
+    def plan(self, text: str) -> None:
+        """What the run will cost."""
+
+    def warn(self, text: str) -> None:
+        """One line about songs of this process, which no other process says."""
+        print(f"warning: {text}", file=sys.stderr)
 
     def begin(self, level: int, tokens: int, windows: int) -> None:
         """A level begins, which makes `tokens` in all songs together, in so many windows."""
@@ -40,6 +48,8 @@ class Bars(Silent):
 
     def message(self, text: str) -> None:
         write_line(text)
+
+    plan = message
 
     def begin(self, level: int, tokens: int, windows: int) -> None:
         self.end()

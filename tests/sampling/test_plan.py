@@ -13,7 +13,7 @@ from tiny_models import make_tiny_runs
 from jukebox import loaders
 from jukebox.loaders import bare_prior, find_model
 from jukebox.sample import main
-from jukebox.sampling import command, plan
+from jukebox.sampling import plan
 from jukebox.sampling.flags import read_settings
 from jukebox.sampling.plan import (
     LevelPlan,
@@ -130,7 +130,6 @@ def test_a_batch_that_does_not_fit_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plan, "free_bytes", lambda device: 30_000_000_000)
-    monkeypatch.setattr(command, "free_bytes", lambda device: 30_000_000_000)
     given = dict(model="1b_lyrics", name=str(tmp_path / "run"), device="cpu", n_samples=64, max_batch_size=64)
     assert main(**given, dry_run=True) == 0
     found = re.findall(r"does not fit: level (\d) needs .* use --max_batch_size=(\d+) for", capsys.readouterr().out)

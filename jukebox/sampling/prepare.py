@@ -1,0 +1,66 @@
+"""From checked settings to the maker of levels: the plan, labels, prompts, the VQ-VAE and codes to begin with.
+
+The command and `jukebox.load` both make songs by this. Change here what a run loads before its first level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jukebox.sampling.levels import LevelMaker, given_alignments, saved_alignments
+from jukebox.sampling.plan import make_plan
+from jukebox.sampling.prompts import load_inputs, starting_codes, starting_lengths
+from jukebox.sampling.report import Silent
+from jukebox.sampling.settings import Settings
+from jukebox.sampling.songs import make_labels
+from jukebox.sampling.state import RunState
+from jukebox.utils.memory import enough_memory
+
+INSTEAD = "use --device=cpu, shorter prompts or a machine with more memory"
+
+
+def prepare(
+    settings: Settings,
+    songs: range,
+    folder: Path,
+    flags: Mapping[str, Any],
+    device: torch.device,
+    report: Silent,
+    state: RunState | None = None,
+) -> LevelMaker:
+    """Loads what the levels of some songs need, except their priors, each of which is loaded in its turn.
+
+    Args:
+        settings: with the type of arithmetic.
+        songs: numbers of the songs in the whole run.
+        folder: where levels are written.
+        flags: as they were given, for the page.
+        state: of the run to resume; None begins one.
+
+    Raises:
+        UserError: a level, the VQ-VAE or the prompts do not fit the memory, or a prompt cannot be read.
+    """
+    model = settings.model
+    known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
+    plans = make_plan(settings, songs, known, device, timed=False, report=report)
+    labels = make_labels(model, [settings.metas[song] for song in songs], device, report)
+    hps = settings.hps(folder, songs, flags)
+    with enough_memory("loading the VQ-VAE or encoding the prompts", INSTEAD):
+        prompts = load_inputs(settings, hps, report) if state is None else None
+        vqvae = model.vqvae(settings.sample_length, device)
+        priors = [model.prior(level, vqvae, device, settings.dtype) for level in range(len(model.levels))]
+        zs = starting_codes(settings, prompts, priors, hps) if state is None else state.zs
+    if state is None:
+        options = settings.level_options(songs, {plan.level: plan.batch for plan in plans})
+    else:
+        state.keep_asked_sizes(settings.batch, settings.chunk)
+        options = state.options
+    if state is not None and state.done:
+        alignments = saved_alignments(folder / f"level_{state.done[-1]}")
+    else:
+        alignments = given_alignments(settings, songs, labels)
+    return LevelMaker([z.to(device) for z in zs], labels, options, priors, hps, state, alignments, report)
