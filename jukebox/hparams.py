@@ -1,6 +1,7 @@
 """Every hyper-parameter, its default and what it means; every named set; and how they compose.
 
-This file is at the bottom: it imports nothing of ours and no torch, so `--help` and `--dry_run` are quick.
+This file is at the bottom: of ours it imports names and errors only, and no torch, so `--help` and `--dry_run` are
+quick.
 Change a default or add a set here; add a key by giving it a default and a description in one of the groups below.
 
     hps = setup_hparams("small_vqvae,small_prior", dict(bs=4, lr=1e-4))     # sets from left to right, then keywords
@@ -23,6 +24,7 @@ from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
 from jukebox.utils.errors import did_you_mean
+from jukebox.vqvae.loss_kinds import LOSS_KINDS
 
 Options = TypeVar("Options")
 REMOTE_PREFIX = "https://openaipublic.azureedge.net/"
@@ -174,7 +176,7 @@ _group(
     commit=(1.0, "weight of the commitment loss"),
     spectral=(0.0, "weight of the single-resolution spectral loss"),
     multispectral=(1.0, "weight of the multi-resolution spectral loss"),
-    loss_fn=("l2", "reconstruction loss: l1, l2, linf or lmix"),
+    loss_fn=("l2", f"reconstruction loss: {', '.join(LOSS_KINDS[:-1])} or {LOSS_KINDS[-1]}"),
     linf_k=(2048, "largest squared errors per item that the linf loss averages"),
     lmix_l1=(0.0, "weight of l1 in lmix"),
     lmix_l2=(0.0, "weight of l2 in lmix"),

@@ -13,7 +13,6 @@ Change here where models come from; how modules are built is in `make_models.py`
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from jukebox.make_models import (
 )
 from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.errors import UserError, did_you_mean
+from jukebox.utils.levels import samples_per_code
 from jukebox.utils.precision import torch_dtype
 from jukebox.utils.remote_utils import is_remote
 from jukebox.utils.run_files import find_checkpoint
@@ -110,7 +110,7 @@ class Model:
     @property
     def hops(self) -> list[int]:
         """Raw samples per token of each level."""
-        return level_hops(self.vqvae_hps)
+        return samples_per_code(self.vqvae_hps.strides_t, self.vqvae_hps.downs_t)
 
     @property
     def top(self) -> Level | None:
@@ -255,12 +255,6 @@ def use_prior(prior: Any, device: torch.device, work: Callable[[Any], Result]) -
         empty_cache()
 
 
-def level_hops(vqvae_hps: Hyperparams) -> list[int]:
-    """Raw samples per token of each level."""
-    ratios = [stride**down for stride, down in zip(vqvae_hps.strides_t, vqvae_hps.downs_t, strict=True)]
-    return [math.prod(ratios[: level + 1]) for level in range(len(ratios))]
-
-
 def bare_prior(level: Level, vqvae: Any) -> Any:
     """The prior without memory, to count its parts."""
     hps = Hyperparams(level.hps, train=False)
@@ -342,7 +336,9 @@ def load_vqvae(hps: Hyperparams, device: torch.device | str) -> VQVAE:
     Raises:
         UserError: the weights are missing or do not fit, or it does not quantise.
     """
-    vqvae = make_vqvae(Hyperparams(hps, sample_length=level_hops(hps)[-1], train=False), device)
+    vqvae = make_vqvae(
+        Hyperparams(hps, sample_length=samples_per_code(hps.strides_t, hps.downs_t)[-1], train=False), device
+    )
     if not isinstance(vqvae.bottleneck, Bottleneck):
         raise UserError(f"{hps.restore_vqvae} was trained with use_bottleneck=False: without codes nothing is measured")
     return vqvae

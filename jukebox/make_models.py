@@ -25,6 +25,7 @@ from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.dist_adapter import get_world_size
 from jukebox.utils.dist_utils import print_once
 from jukebox.utils.errors import UserError, did_you_mean
+from jukebox.utils.levels import samples_per_code
 from jukebox.utils.torch_utils import freeze_model
 from jukebox.vqvae.bottleneck import Bottleneck
 from jukebox.vqvae.vqvae import VQVAE
@@ -48,9 +49,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     Where `sample_length` is 0 it follows from `sample_length_in_seconds`. One that is no multiple of the top level's
     codes is cut down, except in training. On the meta device no weights are read.
     """
-    top = 1
-    for down, stride in zip(hps.downs_t, hps.strides_t, strict=False):
-        top *= stride**down
+    top = samples_per_code(hps.strides_t, hps.downs_t)[-1]
     if not hps.sample_length:  # noted in the caller's, where notebooks look for it
         hps.sample_length = int(hps.sample_length_in_seconds * hps.sr) // top * top
     lower = hps.sample_length // top * top

@@ -24,7 +24,7 @@ _MODELS = {"utils", "hparams", "transformer", "vqvae", "data", "prior", "make_mo
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "__init__": {"version", "utils", "api", "music"},
-    "hparams": {"utils.errors"},
+    "hparams": {"utils.errors", "vqvae.loss_kinds"},
     "utils": {"version"},
     "page": {"utils"},
     "save_html": {"utils", "page"},

@@ -29,6 +29,7 @@ from jukebox.prior.lyrics import (
 from jukebox.transformer.config import TransformerConfig
 from jukebox.utils.errors import UserError
 from jukebox.utils.label_row import LabelRow
+from jukebox.utils.levels import calculate_strides, samples_per_code
 from jukebox.utils.precision import read_dtype
 
 _LYRICS = ("use_tokens", "prime_loss_fraction", "n_tokens", "bins")  # the part of prime_kwargs that shapes no encoder
@@ -129,8 +130,8 @@ class SimplePrior(nn.Module):
         self.z_shape = self.z_shapes[level]
         self.n_ctx = math.prod(self.z_shape)
         self.l_bins = l_bins
-        self.downsamples = [s**d for s, d in zip(strides_t, downs_t, strict=True)]
-        self.raw_to_tokens = math.prod(self.downsamples[: level + 1])
+        self.downsamples = calculate_strides(strides_t, downs_t)
+        self.raw_to_tokens = samples_per_code(strides_t, downs_t)[level]
         self.sample_length = self.n_ctx * self.raw_to_tokens
         self.labels, self.labels_v3 = labels, given.labels_v3
         self.labeller = given.labeller

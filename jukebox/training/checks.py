@@ -8,18 +8,12 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
 
 from jukebox.hparams import Hyperparams
 from jukebox.transformer.orders import known_orders
 from jukebox.utils.errors import UserError
-
-LOSSES = ("l1", "l2", "linf", "lmix")  # as `jukebox/vqvae/losses.py` has them
-
-
-def raw_to_tokens(level: int, downs_t: Sequence[int], strides_t: Sequence[int]) -> int:
-    """Raw samples per token of a level: the product of stride ** down over the levels up to it."""
-    return math.prod(stride**down for stride, down in list(zip(strides_t, downs_t, strict=False))[: level + 1])
+from jukebox.utils.levels import samples_per_code
+from jukebox.vqvae.loss_kinds import check_loss
 
 
 def check_training(hps: Hyperparams) -> None:
@@ -115,11 +109,8 @@ def _check_levels(hps: Hyperparams) -> None:
 
 
 def _check_vqvae(hps: Hyperparams) -> None:
-    if hps.loss_fn not in LOSSES:
-        raise UserError(f"loss_fn={hps.loss_fn}: use one of {', '.join(LOSSES)}")
-    if hps.loss_fn == "lmix" and not (hps.lmix_l1 or hps.lmix_l2 or hps.lmix_linf):
-        raise UserError("loss_fn=lmix with all its weights 0: give at least one, such as --lmix_l2=1.0")
-    hop = raw_to_tokens(hps.levels - 1, hps.downs_t, hps.strides_t)
+    check_loss(hps.loss_fn, hps)
+    hop = samples_per_code(hps.strides_t, hps.downs_t)[-1]
     if hps.sample_length < hop or hps.sample_length % hop:
         below, near = hps.sample_length // hop * hop, max(1, round(hps.sample_length / hop)) * hop
         advice = f"{near}" if hps.sample_length else f"a multiple of {hop}, such as {max(1, 262144 // hop) * hop}"
@@ -146,7 +137,7 @@ def _check_prior(hps: Hyperparams) -> None:
             raise UserError(f"{key}={hps[key]} does not exist: give the path of a checkpoint file")
     if not hps.use_bottleneck:
         raise UserError("use_bottleneck=False: a VQ-VAE without codes gives a prior nothing to model")
-    right = hps.n_ctx * raw_to_tokens(hps.level, hps.downs_t, hps.strides_t)
+    right = hps.n_ctx * samples_per_code(hps.strides_t, hps.downs_t)[hps.level]
     if hps.sample_length != right:
         raise UserError(
             f"sample_length={hps.sample_length}, but n_ctx={hps.n_ctx} tokens of level {hps.level} are {right} samples "
@@ -208,7 +199,7 @@ def _check_precision(hps: Hyperparams) -> None:
 
 
 def _check_scale(hps: Hyperparams) -> None:
-    top = raw_to_tokens(hps.levels - 1, hps.downs_t, hps.strides_t)
+    top = samples_per_code(hps.strides_t, hps.downs_t)[-1]
     if hps.sample_length // top % hps.n_segment:
         raise UserError(
             f"n_segment={hps.n_segment}: a chunk has {hps.sample_length // top} codes of the top level, "

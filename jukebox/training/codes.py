@@ -33,6 +33,7 @@ from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.dist_utils import in_step, print_once
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.levels import samples_per_code
 from jukebox.utils.progress import progress_bar
 from jukebox.vqvae.vqvae import VQVAE
 
@@ -90,8 +91,7 @@ class CodesDataset(FilesAudioDataset):
         self.train_test_split = float(hps.train_test_split)
         self.level = int(hps.level)
         self.whole_songs = self.aug_shift
-        hops = np.cumprod([s**d for s, d in zip(hps.strides_t, hps.downs_t, strict=True)])
-        self.hops = [int(hop) for hop in hops]
+        self.hops = samples_per_code(hps.strides_t, hps.downs_t)
         self.store = CodesStore(self.codes_dir, self.hops, np.uint16 if hps.l_bins <= 2**16 else np.int32)
 
     def locate(self, item: int, epoch: int) -> tuple[int, int]:

@@ -8,8 +8,8 @@ Source: Jukebox (arXiv 2005.00341), section 3.3 and appendix B.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from jukebox.utils.audio_utils import StftSettings, stft_magnitude
 from jukebox.utils.errors import UserError
+from jukebox.vqvae.loss_kinds import check_loss
 
-LOSS_KINDS = ("l1", "l2", "linf", "lmix")
 SILENCE = 2e-3  # a spectrum whose norm is not above this counts as silent
 LOG_FLOOR = 1e-4  # added to magnitudes before the logarithm
 
@@ -34,6 +34,7 @@ class LossSettings:
         lmix_l1, lmix_l2, lmix_linf: weights of the parts of `lmix`.
         multispec: resolutions of the multi-resolution spectral loss.
         nonrelative_spec: divide spectral losses by the data's bandwidth (True) or by each item's own norm (False).
+        weights: of the terms in TERMS, by name.
     """
 
     bandwidth_l1: float = 1.0
@@ -45,6 +46,7 @@ class LossSettings:
     lmix_linf: float = 0.0
     multispec: tuple[StftSettings, ...] = ()
     nonrelative_spec: bool = True
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_hps(cls, hps: Mapping[str, Any]) -> LossSettings:
@@ -61,29 +63,17 @@ class LossSettings:
             )
         bandwidth = hps.get("bandwidth") or {}
         return cls(
-            bandwidth_l1=float(bandwidth.get("l1", 1.0)),
-            bandwidth_l2=float(bandwidth.get("l2", 1.0)),
-            bandwidth_spec=float(bandwidth.get("spec", 1.0)),
-            linf_k=hps["linf_k"],
-            lmix_l1=hps["lmix_l1"],
-            lmix_l2=hps["lmix_l2"],
-            lmix_linf=hps["lmix_linf"],
+            **{f"bandwidth_{name}": float(bandwidth.get(name, 1.0)) for name in ("l1", "l2", "spec")},  # type: ignore[arg-type]
+            **{name: hps[name] for name in ("linf_k", "lmix_l1", "lmix_l2", "lmix_linf")},
             multispec=tuple(StftSettings(*values) for values in zip(*lists, strict=True)),
-            nonrelative_spec=hps["use_nonrelative_specloss"] if "use_nonrelative_specloss" in hps else True,
+            nonrelative_spec=hps.get("use_nonrelative_specloss", True),
+            weights={name: hps.get(name, 0.0) for name in TERMS},
         )
 
-    def check(self, loss_fn: str) -> None:
-        """Refuses a loss that cannot be computed.
-
-        Raises:
-            UserError: an unknown loss, or `lmix` without any weight.
-        """
-        if loss_fn not in LOSS_KINDS:
-            raise UserError(f"loss_fn={loss_fn!r}: use one of {', '.join(LOSS_KINDS)}")
-        if loss_fn == "lmix" and not (self.lmix_l1 or self.lmix_l2 or self.lmix_linf):
-            raise UserError(
-                "loss_fn='lmix' with lmix_l1, lmix_l2 and lmix_linf all 0: set at least one, such as --lmix_l2=1.0"
-            )
+    @property
+    def spec_unit(self) -> float:
+        """What training divides spectral losses by."""
+        return self.bandwidth_spec if self.nonrelative_spec else 1.0
 
 
 # ------------------------------------------------------------------------------------------------ reconstruction
@@ -104,19 +94,28 @@ def reconstruction_loss(loss_fn: str, x_target: Tensor, x_pred: Tensor, settings
     Raises:
         UserError: an unknown loss, or `lmix` without any weight.
     """
-    settings.check(loss_fn)
-    if loss_fn == "lmix":
-        weights = {"l1": settings.lmix_l1, "l2": settings.lmix_l2, "linf": settings.lmix_linf}
-        parts = [w * reconstruction_loss(kind, x_target, x_pred, settings) for kind, w in weights.items() if w]
-        return torch.stack(parts).sum()
-    error = x_pred - x_target
-    if loss_fn == "l1":
-        return error.abs().mean() / settings.bandwidth_l1
-    if loss_fn == "l2":
-        return error.square().mean() / settings.bandwidth_l2
+    check_loss(loss_fn, vars(settings))
+    return RECONSTRUCTION[loss_fn](x_pred - x_target, settings)
+
+
+def _linf(error: Tensor, settings: LossSettings) -> Tensor:
     squares = error.square().reshape(error.shape[0], -1)
     largest = torch.topk(squares, min(settings.linf_k, squares.shape[1]), dim=1, sorted=False).values
     return largest.mean() / settings.bandwidth_l2  # the l2 bandwidth: both are squared errors
+
+
+def _lmix(error: Tensor, settings: LossSettings) -> Tensor:
+    weights = {"l1": settings.lmix_l1, "l2": settings.lmix_l2, "linf": settings.lmix_linf}
+    return torch.stack([w * RECONSTRUCTION[kind](error, settings) for kind, w in weights.items() if w]).sum()
+
+
+# How each of LOSS_KINDS is computed from the error [N, T, C], a scalar.
+RECONSTRUCTION: dict[str, Callable[[Tensor, LossSettings], Tensor]] = {
+    "l1": lambda error, settings: error.abs().mean() / settings.bandwidth_l1,
+    "l2": lambda error, settings: error.square().mean() / settings.bandwidth_l2,
+    "linf": _linf,
+    "lmix": _lmix,
+}
 
 
 # ------------------------------------------------------------------------------------------------------ spectral
@@ -192,6 +191,14 @@ class SpectralTarget:
         residual = item_norms(self._default - magnitudes(x_pred, StftSettings()))
         norms = item_norms(self._default)
         return torch.where(norms > SILENCE, residual / norms.clamp_min(SILENCE), torch.zeros_like(norms))
+
+
+# Terms that training adds to the reconstruction loss: of the target and a prediction [N, T, C], a scalar. The weight is
+# the hyper-parameter of the same name; a term of weight 0 is reported, and gives no gradient.
+TERMS: dict[str, Callable[[SpectralTarget, Tensor], Tensor]] = {
+    "spectral": lambda target, x_pred: target.spectral_loss(x_pred).mean() / target.settings.spec_unit,
+    "multispectral": lambda target, x_pred: target.multispectral_loss(x_pred).mean() / target.settings.spec_unit,
+}
 
 
 def spectral_loss(x_target: Tensor, x_pred: Tensor, settings: LossSettings) -> Tensor:

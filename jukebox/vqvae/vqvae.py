@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from jukebox.utils.errors import UserError
+from jukebox.utils.levels import calculate_strides, samples_per_code
 from jukebox.vqvae.bottleneck import Bottleneck, NoBottleneck
 from jukebox.vqvae.encdec import Decoder, Encoder
-from jukebox.vqvae.losses import LossSettings, SpectralTarget, reconstruction_loss
+from jukebox.vqvae.loss_kinds import check_loss
+from jukebox.vqvae.losses import TERMS, LossSettings, SpectralTarget, reconstruction_loss
 
-
-def calculate_strides(strides: Sequence[int], downs: Sequence[int]) -> list[int]:
-    """Down-sampling factor of each stage: stride ** down."""
-    return [stride**down for stride, down in zip(strides, downs, strict=True)]
+__all__ = ["VQVAE", "calculate_strides"]
 
 
 class VQVAE(nn.Module):
@@ -94,7 +93,7 @@ class VQVAE(nn.Module):
         self.downs_t, self.strides_t = list(downs_t), list(strides_t)
         self.l_bins, self.commit, self.spectral, self.multispectral = l_bins, commit, spectral, multispectral
         self.downsamples = calculate_strides(strides_t, downs_t)
-        self.hop_lengths = [math.prod(self.downsamples[: level + 1]) for level in range(levels)]
+        self.hop_lengths = samples_per_code(strides_t, downs_t)
         self.sample_length = math.prod(input_shape[:-1])
         self.x_shape, x_channels = tuple(input_shape[:-1]), input_shape[-1]
         self.z_shapes = [(self.sample_length // hop,) for hop in self.hop_lengths]
@@ -220,42 +219,33 @@ class VQVAE(nn.Module):
 
         Returns:
             The reconstruction of level 0 [N, T, channels], the loss, and metrics: sums over levels and, numbered from
-            1, each level's `recons_loss`, `spectral_loss`, `multispectral_loss`; of level 0 alone
+            1, each level's `recons_loss` and `{term}_loss` of all terms in `losses.TERMS`; of level 0 only
             `spectral_convergence`, `l1_loss`, `l2_loss`, `linf_loss`; in training the codebooks' mean use.
         """
         settings = LossSettings.from_hps(hps)
-        settings.check(loss_fn)
+        check_loss(loss_fn, hps)
         x_in = self.preprocess(x)
         latents = [cast(Encoder, encoder).latent(x_in) for encoder in self.encoders]
         _, quantized, commit_losses, codebook_metrics = self.bottleneck(latents)
 
         x_target = x.float()
         target = SpectralTarget(x_target, settings)
-        sums = {name: x_target.new_zeros(()) for name in ("recons_loss", "spectral_loss", "multispectral_loss")}
+        weights = {**settings.weights, "spectral": self.spectral, "multispectral": self.multispectral}
+        sums = {name: x_target.new_zeros(()) for name in ("recons_loss", *(f"{term}_loss" for term in TERMS))}
         metrics: dict[str, Tensor] = {}
-        spec_unit = settings.bandwidth_spec if settings.nonrelative_spec else 1.0
         for level in reversed(range(self.levels)):
             x_out = self.postprocess(self.decoders[level](quantized[level]))
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.spectral != 0):
-                spectral = target.spectral_loss(x_out).mean() / spec_unit
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.multispectral != 0):
-                multispectral = target.multispectral_loss(x_out).mean() / spec_unit
-            of_level = {
-                "recons_loss": reconstruction_loss(loss_fn, x_target, x_out, settings),
-                "spectral_loss": spectral,
-                "multispectral_loss": multispectral,
-            }
+            of_level = {"recons_loss": reconstruction_loss(loss_fn, x_target, x_out, settings)}
+            for term, compute in TERMS.items():
+                with torch.set_grad_enabled(torch.is_grad_enabled() and weights[term] != 0):
+                    of_level[f"{term}_loss"] = compute(target, x_out)
             for name, value in of_level.items():
                 sums[name] = sums[name] + value
                 metrics[f"{name}_l{level + 1}"] = value.detach()
 
         commit_loss = torch.stack(commit_losses).sum()
-        loss = (
-            sums["recons_loss"]
-            + self.spectral * sums["spectral_loss"]
-            + self.multispectral * sums["multispectral_loss"]
-            + self.commit * commit_loss
-        )
+        loss = sums["recons_loss"] + sum(weights[term] * sums[f"{term}_loss"] for term in TERMS)
+        loss = loss + self.commit * commit_loss
         metrics.update({name: value.detach() for name, value in sums.items()})
         with torch.no_grad():
             metrics["spectral_convergence"] = target.spectral_convergence(x_out).mean()

@@ -18,7 +18,7 @@ from tiny_training import CPU, TinyData, tiny_hps, tiny_model
 
 from jukebox import represent, sample, train
 from jukebox.data import build_labels
-from jukebox.hparams import HPARAMS_REGISTRY, setup_hparams
+from jukebox.hparams import DEFAULTS, DESCRIPTIONS, HPARAMS_REGISTRY, setup_hparams
 from jukebox.make_models import MODELS
 from jukebox.prior import logits
 from jukebox.training.checkpoint import run_files, save_training
@@ -31,6 +31,8 @@ from jukebox.utils.command_line import parse_flags
 from jukebox.utils.files import load_torch
 from jukebox.utils.launch import read_launch
 from jukebox.utils.sample_utils import schedule
+from jukebox.vqvae.loss_kinds import LOSS_KINDS
+from jukebox.vqvae.losses import RECONSTRUCTION, TERMS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -183,11 +185,12 @@ def test_rates_of_the_models() -> None:
 @pytest.fixture
 def tables() -> Any:
     """What examples add to the tables of the package is taken out again."""
-    known: list[tuple[Any, Any]] = [(table, dict(table)) for table in (HPARAMS_REGISTRY, MODELS, KINDS, ORDERS)]
-    known.append((PRODUCTS, dict(PRODUCTS)))
-    options, flags = logits.SamplingOptions, list(sample.FLAGS)
+    filled: list[Any] = [HPARAMS_REGISTRY, MODELS, KINDS, ORDERS, PRODUCTS, TERMS, RECONSTRUCTION, DESCRIPTIONS]
+    filled.append(DEFAULTS["vqvae"])
+    known = [(table, dict(table)) for table in filled]
+    options, flags, kinds = logits.SamplingOptions, list(sample.FLAGS), list(LOSS_KINDS)
     yield
-    logits.SamplingOptions, sample.FLAGS[:] = options, flags
+    logits.SamplingOptions, sample.FLAGS[:], LOSS_KINDS[:] = options, flags, kinds
     for table, before in known:
         table.clear()
         table.update(before)

@@ -83,7 +83,7 @@ def check_vqvae(data: dict[str, Any], check: Check, path: str) -> None:
         return
     with torch.no_grad():
         check_codes(check, path, model, x, outputs)
-        for loss_fn in losses.LOSS_KINDS:
+        for loss_fn in losses.RECONSTRUCTION:
             if f"eval_{loss_fn}" in outputs:
                 check_forward(check, path + loss_fn, model(x, hps, loss_fn), outputs[f"eval_{loss_fn}"])
     check.equal("downsamples", list(model.downsamples), list(outputs["downsamples"]))
@@ -218,7 +218,7 @@ def audio_losses(data: dict[str, Any], check: Check) -> None:
     check.close("spectral, stereo", swapped, outputs["stereo_spectral_loss"], STFT_LOSS)
     spectrum = losses.magnitudes(target[:1], losses.StftSettings())
     check.close("default spectrum", spectrum, outputs["spec_default"], MODULE)
-    for kind in losses.LOSS_KINDS:
+    for kind in losses.RECONSTRUCTION:
         value = losses.reconstruction_loss(kind, target, pred, settings)
         check.close(kind, value, outputs[f"loss_{kind}"], MODULE)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jukebox.hparams import setup_hparams
-from jukebox.training.checks import check_training, raw_to_tokens
+from jukebox.training.checks import check_training
 from jukebox.transformer.orders import ORDERS
 from jukebox.utils.errors import UserError
 
@@ -121,18 +121,6 @@ def test_what_is_refused(folder: Path, sets: str, values: dict[str, Any], messag
     with pytest.raises(UserError, match=message) as caught:
         check(folder, sets, **values)
     assert "\n" not in str(caught.value)
-
-
-def test_raw_to_tokens() -> None:
-    assert [raw_to_tokens(level, [3, 2, 2], [2, 2, 2]) for level in range(3)] == [8, 32, 128]
-    assert raw_to_tokens(0, [5, 3], [2, 2]) == 32 and raw_to_tokens(1, [2, 1], [4, 2]) == 32
-
-
-def test_names_and_numbers_are_those_of_the_modules() -> None:
-    from jukebox.training.checks import LOSSES
-    from jukebox.vqvae.losses import LOSS_KINDS
-
-    assert LOSSES == LOSS_KINDS
 
 
 @pytest.mark.parametrize("key", ["attn_order", "prime_attn_order"])

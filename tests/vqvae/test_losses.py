@@ -12,7 +12,9 @@ from torch import Tensor
 
 from jukebox.hparams import setup_hparams
 from jukebox.utils.errors import UserError
+from jukebox.vqvae.loss_kinds import LOSS_KINDS
 from jukebox.vqvae.losses import (
+    RECONSTRUCTION,
     LossSettings,
     SpectralTarget,
     StftSettings,
@@ -102,6 +104,7 @@ def test_reconstruction_losses() -> None:
     largest = np.sort(np.square(error).reshape(2, -1), axis=1)[:, -7:]
     expected = {"l1": np.abs(error).mean() / 0.5, "l2": np.square(error).mean() / 0.25, "linf": largest.mean() / 0.25}
     expected["lmix"] = 0.5 * expected["l1"] + 2.0 * expected["l2"] + 0.1 * expected["linf"]
+    assert LOSS_KINDS == list(RECONSTRUCTION) == list(expected)
     for kind, value in expected.items():
         assert reconstruction_loss(kind, x, y, s).item() == pytest.approx(value, rel=1e-5)
 
