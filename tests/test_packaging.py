@@ -139,10 +139,10 @@ def test_installed_packages_import_from_anywhere(folders: Path, tmp_path: Path) 
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
         "import jukebox.hparams, apex.optimizers, tensorboardX\n"
-        "print(jukebox.hparams.__file__, apex.optimizers.__file__, tensorboardX.__file__)"
+        "print(jukebox.hparams.__file__, apex.optimizers.__file__, tensorboardX.__file__, sep=chr(10))"
     )
     command = [sys.executable, "-c", code, *(str(folders / name) for name in ("jukebox", "apex", "monitor"))]
-    found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()
+    found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.splitlines()
     assert found[0].startswith(str(folders / "jukebox")) and found[1].startswith(str(folders / "apex"))
     assert "site-packages" in found[2]
 
