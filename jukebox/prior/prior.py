@@ -293,7 +293,7 @@ class SimplePrior(nn.Module):
             raise ValueError("this prior was built without a VQ-VAE")
         start = self.level if start_level is None else start_level
         end = self.levels if end_level is None else end_level
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # codes do not depend on the precision
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # codes do not depend on the precision
             return self._encoder(x, start_level=start, end_level=end, bs_chunks=bs_chunks)
 
     def decode(

@@ -137,16 +137,10 @@ def encode_prompts(x: Tensor, priors: Sequence[Any], labels: Sequence[Any] = ())
 
 
 def device_of(priors: Sequence[Any], labels: Sequence[Any]) -> torch.device:
-    """Where codes belong: with the labels, or else with the weights."""
-    for entry in labels:
-        if entry is not None and entry["y"].numel():
-            return entry["y"].device
-    for prior in priors:
-        if isinstance(prior, LazyPrior):
-            return prior.device
-        if prior is not None:
-            return next(prior.parameters()).device
-    return torch.device("cpu")
+    """Where codes belong: with the labels or the weights, on the processor only where both are."""
+    devices = [entry["y"].device for entry in labels if entry is not None]
+    devices += [prior.device for prior in priors if prior is not None]
+    return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
 
 def shown(codes_file: Any) -> str:
