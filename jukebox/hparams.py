@@ -322,6 +322,10 @@ _group(
     labels_v3=(False, "v3 label tables: one genre per song instead of a bag of genre words"),
     ema=(True, "keep an exponential moving average of the weights"),
     ema_fused=(True, "keep the average in one flat tensor"),
+    ema_warmup=(
+        True,
+        "let update t of the average keep at most (1 + t) / (10 + t) of it, so that it forgets its start",
+    ),
     cpu_ema=(False, "keep the average in host memory"),
     cpu_ema_freq=(100, "steps between two updates of the average in host memory"),
     train=(False, "train"),
