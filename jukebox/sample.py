@@ -82,6 +82,9 @@ FLAGS = [
         "lengths",
     ),
     Flag("audio_file", "", "prompts for --mode=primed, any format, separated by commas", "given"),
+    Flag(
+        "damaged", "refuse", "prompts that cannot be read to their end: refuse them, or keep what can be read", "given"
+    ),
     Flag("codes_file", "", "data.pth.tar of an earlier run, for --mode=continue and --mode=upsample", "given"),
     Flag("artist", "", "artist of all songs; a demo text where left out, as genre and lyrics", "labels"),
     Flag("genre", "", "genre of all songs", "labels"),

@@ -23,7 +23,7 @@ from jukebox.data.synthesizer import make_song
 from jukebox.features import feature_writer
 from jukebox.features.activations import Extractor
 from jukebox.features.feature_writer import FeatureWriter, remove_stale
-from jukebox.features.results import MeanFile, RowsFile, is_done, note_path
+from jukebox.features.results import MeanFile, RowsFile, find_note, note_path
 from jukebox.loaders import Model, find_model
 from jukebox.represent import FLAGS, main
 from jukebox.utils.audio.write import write_audio
@@ -141,7 +141,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(
     (songs / "notes.txt").write_text("no audio")
     assert main(**flags(songs, model)) == 1
     text = capsys.readouterr().out
-    assert "4 files made, 0 were there" in text and "2 were left out:" in text
+    assert "4 files made, 0 were there" in text and "2 were left out" in text
     last = text.splitlines()[-2:]
     assert last[0].startswith("  bad.mp3: cannot") and last[1].startswith("  empty.wav: cannot")
     assert len(written(songs.parent / "out")) == 8
@@ -156,7 +156,7 @@ def test_links_to_nowhere_and_samples_that_are_no_numbers(
     soundfile.write(songs / "nan.wav", np.array([0.1, np.nan] * 2000, np.float32), 8000, subtype="FLOAT")
     assert main(**flags(songs, model)) == 1
     text = capsys.readouterr().out
-    assert "4 files made, 0 were there" in text and "2 were left out:" in text
+    assert "4 files made, 0 were there" in text and "2 were left out" in text
     last = text.splitlines()[-2:]
     assert last[0].startswith("  gone.wav: cannot read") and "nan.wav: 2000 of its samples are no numbers" in last[1]
     assert len(written(songs.parent / "out")) == 8
@@ -295,7 +295,7 @@ def test_an_interrupted_job_goes_on(
     monkeypatch.setattr(job.extractor, "run", stops)
     with pytest.raises(KeyboardInterrupt):
         job.run(FILES)
-    done = [name for name in FILES if is_done(out, name, job.settings, (songs / name).stat().st_size)]
+    done = [name for name in FILES if find_note(out, name, job.settings, (songs / name).stat().st_size)]
     assert len(done) == job.outcome.made
     assert set(written(out) if out.exists() else {}) == {f"{name}.{e}" for name in done for e in ("npy", "json")}
     rest = [name for name in FILES if name not in done]

@@ -28,7 +28,6 @@ import torch
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.audio.read import read_samples
 from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.dist_utils import in_step, print_once
 from jukebox.utils.errors import UserError
@@ -176,8 +175,9 @@ class CodesDataset(FilesAudioDataset):
             shown = progress_bar(segments, desc="encoding", disable=dist.get_rank() > 0 or len(segments) < 200)
             for name, start, samples in in_step(shown, device):
                 try:
-                    audio = read_samples(self.files[places[name]], self.sr, start, samples, channels=self.channels)
+                    audio = self.read_song(places[name], start, samples)
                 except AudioError as error:
+                    self._cut[places[name]] = True
                     print(f"{error}; it gets no codes", flush=True)
                     continue
                 x = torch.from_numpy(np.ascontiguousarray(audio)).to(device).mean(0)  # [C, T] -> [T]

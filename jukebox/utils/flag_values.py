@@ -16,6 +16,7 @@ from jukebox.utils.errors import UserError
 
 LONGEST = 1_000_000_000  # seconds that are taken for a time at all
 FORMATS = ("wav", "flac", "mp3")
+DAMAGED = ("refuse", "keep")  # what becomes of a file that cannot be read to its end
 _LARGEST = sys.float_info.max
 
 

@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 
 from jukebox.utils.audio.reader import (
-    DAMAGED,
     GAP,
     AudioError,
     AudioReader,
+    Cut,
     named_errors,
     open_container,
     resample_audio,
 )
 from jukebox.utils.audio.source import Source, Span, spans
 from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import DAMAGED, choice
 from jukebox.utils.outside import current
 
 EXTENSIONS = ("wav", "mp3", "m4a", "aac", "mp4", "opus", "ogg", "oga", "flac", "aif", "aiff", "wma", "webm")
@@ -65,7 +66,7 @@ def load_audio(
         channels: 1 mixes all channels evenly, 2 doubles a mono file; more than two count as their even mean.
         mono: the same as channels=1.
         damaged: "refuse", or "keep" to take a file that cannot be read to its end as far as it goes.
-        tell: called with a line for whatever is wrong with what was read: damaged packets, or a file that breaks off.
+        tell: called with a line for whatever is wrong with what was read: damaged packets, or, a `Cut`, a missing end.
 
     Returns:
         float32 [channels, duration] and its rate. Behind the end of the file there are zeros, and so where it has
@@ -78,8 +79,7 @@ def load_audio(
         raise ValueError(f"time_base={time_base!r}: use 'samples' or 'sec'")
     if channels not in (1, 2):
         raise UserError(f"channels={channels}: use 1 or 2")
-    if damaged not in DAMAGED:
-        raise UserError(f"damaged={damaged}: choose {' or '.join(DAMAGED)}")
+    choice("damaged", damaged, DAMAGED)
     if offset < 0 or (duration is not None and duration < 0):
         raise ValueError(f"offset {offset} and duration {duration} must not be negative")
     name = os.fspath(file)
@@ -101,16 +101,22 @@ def load_audio(
 
 
 def read_samples(
-    file: str | os.PathLike[str], sr: int, offset: int = 0, duration: int | None = None, channels: int = 2
+    file: str | os.PathLike[str],
+    sr: int,
+    offset: int = 0,
+    duration: int | None = None,
+    channels: int = 2,
+    damaged: str = "refuse",
+    tell: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """What `load_audio` reads, float32 [channels, T], or what a function set as `audio_utils.load_audio` reads.
 
     Such a function is called with `file`, and `sr`, `offset`, `duration` (in samples) and `mono` by name. It gives the
-    samples, [channels, T] or [T], with or without a rate behind them.
+    samples, [channels, T] or [T], with or without a rate after them.
     """
     load = current("jukebox.utils.audio_utils", load_audio)
     if load is load_audio:
-        return load_audio(file, sr, offset, duration, channels=channels)[0]
+        return load_audio(file, sr, offset, duration, channels=channels, damaged=damaged, tell=tell)[0]
     if duration is None:
         duration = max(0, int(probe_audio(file)[0] * sr) - offset)
     found = load(os.fspath(file), sr=sr, offset=offset, duration=duration, mono=channels == 1)
@@ -207,11 +213,19 @@ def mono(x: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """What is known about a file: seconds, tags with names in lower case, and what shows that its end is missing."""
+    """What is known about a file.
+
+    Attributes:
+        seconds: its duration, as far as it can be read.
+        tags: with names in lower case.
+        cut: where its end is missing, what shows it.
+        error: why it is refused unless damaged files are kept.
+    """
 
     seconds: float
     tags: dict[str, str] = field(default_factory=dict)
     cut: str = ""
+    error: str = ""
 
 
 def probe_audio(file: str | os.PathLike[str]) -> tuple[float, dict[str, str]]:
@@ -235,7 +249,8 @@ def about_audio(file: str | os.PathLike[str]) -> AudioFacts:
     seconds = sum(link.seconds for link in links)
     if seconds <= 0:
         raise AudioError(f"cannot decode {name}: there are no samples in it")
-    return AudioFacts(seconds, links[0].tags, next((link.cut for link in links if link.cut), ""))
+    cut = next((link.cut for link in links if link.cut), "")
+    return AudioFacts(seconds, links[0].tags, cut, next((link.error for link in links if link.error), ""))
 
 
 def about_link(file: str, span: Span) -> AudioFacts:
@@ -258,7 +273,9 @@ def about_link(file: str, span: Span) -> AudioFacts:
             knows_padding = format != "aac"  # as an MP3's header does; without one it was a guess
             if not knows_padding or stopped or abs(counted - seconds) > PADDING:
                 seconds = counted
-        return AudioFacts(seconds, tags, "; ".join(reader.notes) if reader.is_cut else "")
+        return AudioFacts(
+            seconds, tags, next((note for note in reader.notes if isinstance(note, Cut)), ""), reader.failure
+        )
 
 
 def _count_packets(reader: AudioReader) -> tuple[float, bool]:
@@ -278,6 +295,7 @@ def _count_packets(reader: AudioReader) -> tuple[float, bool]:
             source.error = source.error or OSError(str(error))
         seconds = float(total * stream.time_base)
         if source.error:
-            reader.is_cut = stopped = True
-            reader.notes.append(f"{reader.file} cannot be read beyond {seconds:.2f} s: {source.error}")
+            stopped, why = True, source.error.strerror or source.error
+            reader.failure = f"cannot decode {reader.file} beyond {seconds:.2f} s: {why}"
+            reader.notes = [Cut(f"{reader.file} is used up to {seconds:.2f} s, and cannot be read beyond: {why}")]
     return seconds, stopped

@@ -29,8 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were opened."""
     names: list[str] = []
-    original = audio_index.probe_audio
-    monkeypatch.setattr(audio_index, "probe_audio", lambda path: (names.append(Path(path).name), original(path))[1])
+    original = audio_index.about_audio
+    monkeypatch.setattr(audio_index, "about_audio", lambda path: (names.append(Path(path).name), original(path))[1])
     return names
 
 
