@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jukebox.transformer.ops import LayerNorm
 from jukebox.utils.errors import UserError
 from jukebox.utils.label_row import LabelRow
-from jukebox.vqvae.encdec import DecoderConvBlock
+from jukebox.vqvae.cpu.tiling import TiledDecoderConvBlock
 
 
 class Conditioner(nn.Module):
@@ -44,7 +44,7 @@ class Conditioner(nn.Module):
         self.x_emb = nn.Embedding(bins, out_width)
         nn.init.normal_(self.x_emb.weight, std=0.02 * init_scale)
         stack["checkpoint_res"] = bool(stack.get("checkpoint_res"))
-        self.cond = DecoderConvBlock(
+        self.cond = TiledDecoderConvBlock(
             out_width, out_width, down_t, stride_t, width, depth, m_conv, blocks_name="blocks", **stack
         )
         self.ln = LayerNorm(out_width)

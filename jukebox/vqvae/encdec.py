@@ -1,8 +1,8 @@
 """Convolutional encoders and decoders between audio and latents, one pair per VQ-VAE level.
 
-Change here how stages are put together. A stage changes the time axis by stride ** down; the prior's conditioner uses
-`DecoderConvBlock` too. Source: Jukebox (arXiv 2005.00341), appendix B.1 and figure 11; the parameter names are part of
-the checkpoint format.
+Change here how stages are put together; how they run fast on a CPU is in `cpu/`. A stage changes the time axis by
+stride ** down; the prior's conditioner has a `DecoderConvBlock` too. Source: Jukebox (arXiv 2005.00341), appendix B.1
+and figure 11; the parameter names are part of the checkpoint format.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from jukebox.utils.errors import UserError
-from jukebox.vqvae import tiling
 from jukebox.vqvae.resnet import Resnet1D
 
 
@@ -161,7 +160,7 @@ class DecoderConvBlock(nn.Module):
         return [cast("tuple[Resnet1D, nn.ConvTranspose1d]", tuple(stage.children())) for stage in list(self.model)[1:]]
 
     def forward(self, x: Tensor) -> Tensor:
-        return tiling.decoder_block(self, x) if tiling.applies_to(self, x) else self.model(x)
+        return self.model(x)
 
 
 class Encoder(nn.Module):
@@ -203,13 +202,8 @@ class Encoder(nn.Module):
         """The stages in the order in which they run."""
         return [cast(EncoderConvBlock, block) for block in self.level_blocks]
 
-    def forward(self, x: Tensor, last_alone: bool = False) -> list[Tensor]:
-        """Audio [N, channels, T] -> outputs of all stages [N, emb, T / hop of the stage]; the last is the latent.
-
-        With `last_alone` the others may be left out, which takes less memory on a CPU.
-        """
-        if last_alone and tiling.applies_to(self, x):
-            return [tiling.encoder(self, x)]
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Audio [N, channels, T] -> outputs of all stages [N, emb, T / hop of the stage]; the last is the latent."""
         outputs: list[Tensor] = []
         for block in self.blocks:
             outputs.append(block(outputs[-1] if outputs else x))
@@ -217,7 +211,7 @@ class Encoder(nn.Module):
 
     def latent(self, x: Tensor) -> Tensor:
         """Audio [N, channels, T] -> latent [N, emb, T / hop]."""
-        return self(x, last_alone=True)[-1]
+        return self(x)[-1]
 
 
 class Decoder(nn.Module):
@@ -260,9 +254,10 @@ class Decoder(nn.Module):
         """
         if all_levels or (not isinstance(xs, Tensor) and len(xs) != 1):
             raise ValueError("a decoder reads one latent: give [z] and all_levels=False")
-        x = xs if isinstance(xs, Tensor) else xs[0]
-        if tiling.applies_to(self, x):
-            return tiling.decoder(self, x)
+        return self.run(xs if isinstance(xs, Tensor) else xs[0])
+
+    def run(self, x: Tensor) -> Tensor:
+        """One latent -> audio."""
         for block in self.blocks:
             x = block(x)
         return self.out(x)

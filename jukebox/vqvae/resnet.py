@@ -1,6 +1,6 @@
 """The dilated residual stack that the VQ-VAE and the prior's conditioner share.
 
-Change here what one residual block computes. How blocks run fast on a CPU is in `tiling.py`; the parameters' names are
+Change here what one residual block computes. How blocks run fast on a CPU is in `cpu/`; the parameters' names are
 part of the checkpoint format and stay. Source: Jukebox (arXiv 2005.00341), appendix B.1 and figure 11.
 """
 

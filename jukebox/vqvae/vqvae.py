@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from jukebox.utils.errors import UserError
 from jukebox.utils.levels import calculate_strides, samples_per_code
 from jukebox.vqvae.bottleneck import Bottleneck, NoBottleneck
-from jukebox.vqvae.encdec import Decoder, Encoder
+from jukebox.vqvae.cpu.tiling import TiledDecoder, TiledEncoder
+from jukebox.vqvae.encdec import Encoder
 from jukebox.vqvae.loss_kinds import check_loss
 from jukebox.vqvae.losses import TERMS, LossSettings, SpectralTarget, reconstruction_loss
 
@@ -118,9 +119,9 @@ class VQVAE(nn.Module):
         def stages(level: int) -> tuple[int, int, int, Sequence[int], Sequence[int]]:
             return x_channels, emb_width, level + 1, downs_t[: level + 1], strides_t[: level + 1]
 
-        self.encoders = nn.ModuleList(Encoder(*stages(level), **blocks(level)) for level in range(levels))
+        self.encoders = nn.ModuleList(TiledEncoder(*stages(level), **blocks(level)) for level in range(levels))
         self.decoders = nn.ModuleList(
-            Decoder(*stages(level), **blocks(level), reverse_decoder_dilation=reverse_decoder_dilation)
+            TiledDecoder(*stages(level), **blocks(level), reverse_decoder_dilation=reverse_decoder_dilation)
             for level in range(levels)
         )
         self.bottleneck: Bottleneck | NoBottleneck = (
