@@ -94,7 +94,7 @@ def main(
             print(table(scores))
             best = scores[0]
         head = None if best is None else (best.layer, best.head)
-        return best, get_alignment(None, zs, labels, prior, False, hps, kind, head)
+        return best, get_alignment(None, zs, labels, prior, False, hps, kind, head, one_window=True)
 
     best, alignments = use_prior(lazy, torch_device, work)
     shift = top.hps.get("alignment_shift") or 0

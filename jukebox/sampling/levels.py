@@ -176,7 +176,8 @@ class LevelMaker:
     def _align(self, prior: Any) -> None:
         dtype = self.options[-1].dtype
         if wants_alignment(prior) and self.labels[-1] is not None:
-            self.alignments = get_alignment(None, self.zs, self.labels[-1], prior, False, self.hps, dtype)
+            labels = self.labels[-1]
+            self.alignments = get_alignment(None, self.zs, labels, prior, False, self.hps, dtype, one_window=True)
 
 
 def wants_alignment(prior: Any) -> bool:
