@@ -204,6 +204,7 @@ _group(
         "decoders, which leaves its codes as they are; empty: all",
     ),
     max_bow_genre_size=(None, "most genre words per song"),
+    signals=("", "conditioning signals besides artist and genre, names in SIGNALS separated by commas"),
     y_bins=(0, "number of genres and number of artists, as two numbers"),
     level=(0, "level that the prior models; 0 is the finest"),
     t_bins=(64, "bins of the timing embeddings"),

@@ -161,6 +161,7 @@ def build_prior(hps: Hyperparams, vqvae: VQVAE, labeller: Labeller | EmptyLabell
             min_duration=hps.min_duration,
             max_duration=hps.max_duration,
             max_bow_genre_size=hps.max_bow_genre_size,
+            signals=hps.get("signals", ""),
         ),
         prime_kwargs=prime_kwargs,
         copy_input=hps.copy_input,
@@ -211,7 +212,12 @@ def make_labeller(hps: Hyperparams, sample_length: int) -> Labeller | EmptyLabel
     if not hps.labels:
         return EmptyLabeller()
     return Labeller.from_folder(
-        hps.labels_dir, hps.max_bow_genre_size, hps.n_tokens if hps.use_tokens else 0, sample_length, hps.labels_v3
+        hps.labels_dir,
+        hps.max_bow_genre_size,
+        hps.n_tokens if hps.use_tokens else 0,
+        sample_length,
+        hps.labels_v3,
+        hps.get("signals", ""),
     )
 
 

@@ -13,6 +13,7 @@ if not __package__:  # as a script, whose folder would hide installed packages b
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command
+from jukebox.utils.label_row import SIGNALS
 
 if TYPE_CHECKING:
     from jukebox.make_models import make_model
@@ -90,6 +91,7 @@ FLAGS = [
     Flag("genre", "", "genre of all songs", "labels"),
     Flag("lyrics", "", r"lyrics of all songs; a backslash is a line end", "labels"),
     Flag("lyrics_file", "", "the same from a text file in UTF-8", "labels"),
+    *(Flag(name, "", signal.description, "labels") for name, signal in SIGNALS.items()),
     Flag(
         "metas",
         "",

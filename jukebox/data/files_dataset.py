@@ -47,7 +47,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
 
     Args:
         hps: hyper-parameters, of any class: audio_files_dir, sr, channels, sample_length, min_duration, max_duration,
-            damaged, aug_shift, seed; labels, labels_v3, labels_dir, metadata_py, max_bow_genre_size, use_tokens,
+            damaged, aug_shift, seed; labels, labels_v3, labels_dir, metadata_py, max_bow_genre_size, signals, use_tokens,
             n_tokens, n_vocab, y_bins.
         with_times: whether items have times.
 
@@ -266,7 +266,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         labels = self._labels_of(song, test)
         times = None if labels.times is None else [(a * self.sr, b * self.sr) for a, b in labels.times]
         label = self.labeller.get_label(
-            labels.artist, labels.genre, labels.lyrics, self.durations[song], offset, times=times
+            labels.artist, labels.genre, labels.lyrics, self.durations[song], offset, times, **labels.signals
         )
         if not self.with_times:
             return (label["y"].numpy(),)
@@ -333,7 +333,8 @@ def _make_labeller(hps: Hyperparams) -> Labeller | None:
         return None  # a VQ-VAE has no use for labels
     n_tokens = int(hps.n_tokens) if getattr(hps, "use_tokens", hps.n_tokens > 0) else 0
     folder = getattr(hps, "labels_dir", "")
-    labeller = Labeller.from_folder(folder, words, n_tokens, int(hps.sample_length), v3=bool(hps.labels_v3))
+    signals = getattr(hps, "signals", "")
+    labeller = Labeller.from_folder(folder, words, n_tokens, int(hps.sample_length), bool(hps.labels_v3), signals)
     try:
         _ = labeller.ag_processor.y_bins  # reads the tables
     except UserError as error:

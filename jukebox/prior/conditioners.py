@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jukebox.transformer.ops import LayerNorm
 from jukebox.utils.errors import UserError
-from jukebox.utils.label_row import LabelRow
+from jukebox.utils.label_row import SIGNALS, LabelRow
 from jukebox.vqvae.cpu.tiling import TiledDecoderConvBlock
 
 
@@ -92,6 +92,11 @@ class LabelEmbedding(nn.Module):
 SimpleEmbedding = LabelEmbedding  # the name in old code
 
 
+def embed_known(embedding: nn.Module, ids: Tensor) -> Tensor:
+    """The sum of the vectors of ids [N, n], [N, 1, D]; -1 adds nothing."""
+    return (embedding(ids.clamp_min(0)) * (ids >= 0).unsqueeze(-1)).sum(dim=1, keepdim=True)
+
+
 class RangeEmbedding(nn.Module):
     """One vector per bin of a range; positions run in equal steps from a start to an end, the end excluded.
 
@@ -146,7 +151,7 @@ class RangeEmbedding(nn.Module):
 
 
 class LabelConditioner(nn.Module):
-    """Embeds artist and genre, and where in the song each position lies (paper, section 4.1).
+    """Embeds artist, genre and other signals, and where in the song each position lies (paper, section 4.1).
 
     Args:
         y_bins: (genres, artists).
@@ -155,6 +160,7 @@ class LabelConditioner(nn.Module):
         n_time: positions L; out_width: width D.
         max_bow_genre_size: genre slots per song.
         include_time_signal: embed timing; a level that is conditioned on the one above leaves that to it.
+        signals: names in SIGNALS, separated by commas.
     """
 
     def __init__(
@@ -169,14 +175,18 @@ class LabelConditioner(nn.Module):
         init_scale: float = 1.0,
         max_bow_genre_size: int = 1,
         include_time_signal: bool = True,
+        signals: str = "",
     ) -> None:
         super().__init__()
         genres, artists = y_bins
         self.sr = sr
-        self.row = LabelRow(max_bow_genre_size)
+        self.row = LabelRow(max_bow_genre_size, signals=signals)
         self.include_time_signal = include_time_signal
         self.bow_genre_emb = LabelEmbedding(genres, out_width, init_scale)
         self.artist_emb = LabelEmbedding(artists, out_width, init_scale)
+        self.signal_embs = nn.ModuleDict(
+            {name: LabelEmbedding(SIGNALS[name].bins, out_width, init_scale) for name in self.row.signal_names}
+        )
         if include_time_signal:
             if min_duration is None or max_duration is None or not 0 <= min_duration < max_duration:
                 raise UserError(
@@ -216,10 +226,9 @@ class LabelConditioner(nn.Module):
         """
         if y.dim() != 2 or y.shape[1] != self.row.size:
             raise ValueError(f"labels must be [N, {self.row.size}], got {list(y.shape)}")
-        artist, genre = y[:, self.row.artist], y[:, self.row.genre]
-        named = (genre >= 0).unsqueeze(-1)
-        genres = (self.bow_genre_emb(genre.clamp_min(0)) * named).sum(dim=1, keepdim=True)
-        y_emb = self.artist_emb(artist) + genres
+        y_emb = self.artist_emb(y[:, self.row.artist]) + embed_known(self.bow_genre_emb, y[:, self.row.genre])
+        for name, embedding in self.signal_embs.items():
+            y_emb = y_emb + embed_known(embedding, y[:, self.row.signal(name)])
         if not self.include_time_signal:
             return y_emb, None
         total, absolute, relative = self.bins(y)
