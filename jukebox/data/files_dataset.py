@@ -47,8 +47,8 @@ class FilesAudioDataset(torch.utils.data.Dataset):
 
     Args:
         hps: hyper-parameters, of any class: audio_files_dir, sr, channels, sample_length, min_duration, max_duration,
-            damaged, aug_shift, seed; labels, labels_v3, labels_dir, metadata_py, max_bow_genre_size, signals, use_tokens,
-            n_tokens, n_vocab, y_bins.
+            damaged, aug_shift, seed; labels, labels_v3, labels_dir, metadata_py, max_bow_genre_size, signals,
+            use_tokens, n_tokens, n_vocab, y_bins.
         with_times: whether items have times.
 
     Raises:
