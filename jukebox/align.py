@@ -25,8 +25,8 @@ else:
 __all__ = ["get_alignment", "rank_heads"]
 
 DESCRIPTION = """\
-Computes when which character of the lyrics is sung, by the attention of the prior, and writes the pages of a finished
-run anew with it.
+Computes when which character of the lyrics is sung, by the attention of the prior, and rewrites the pages of a
+finished run with it.
 
   --find judges every attention head that looks at the lyrics, prints the table, draws the best one to
   LOGDIR/alignment.png, and keeps it in the prior's checkpoint, so that sampling uses it from then on:

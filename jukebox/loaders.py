@@ -413,7 +413,7 @@ def _need_weights(what: str, key: str, path: str) -> None:
     if not path:
         raise UserError(f"the set {what} names no weights: set {key} in hparams.py to a checkpoint file or an address")
     if not _is_there(path):
-        raise UserError(f"the weights of the set {what} are not there: {key}={path} is no file")
+        raise UserError(f"the weights of the set {what} are not there: {key}={path} is not a file")
 
 
 def _from_checkpoints(name: str, paths: list[str]) -> Model:

@@ -46,7 +46,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     """Builds the VQ-VAE and loads `restore_vqvae`, if set.
 
     With `hps.train` and without `hps.prior` it is ready to train, else frozen and in eval mode.
-    Where `sample_length` is 0 it follows from `sample_length_in_seconds`. One that is no multiple of the top level's
+    Where `sample_length` is 0 it follows from `sample_length_in_seconds`. One that is not a multiple of the top level's
     codes is cut down, except in training. On the meta device no weights are read.
     """
     top = samples_per_code(hps.strides_t, hps.downs_t)[-1]
@@ -58,7 +58,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
         hps.sample_length = lower
     if hps.sample_length % top:
         raise UserError(
-            f"sample_length={hps.sample_length} is no multiple of {top}, the samples per code of the top level: "
+            f"sample_length={hps.sample_length} is not a multiple of {top}, the samples per code of the top level: "
             f"use {lower or top} or {lower + top}"
         )
     vqvae = VQVAE(

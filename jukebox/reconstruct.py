@@ -18,7 +18,7 @@ from jukebox.utils.flag_values import DAMAGED, FORMATS, choice, device_name, num
 from jukebox.utils.progress import progress_bar, write_line
 
 DESCRIPTION = """\
-Encodes songs with a VQ-VAE and decodes them again from each level alone, to hear and measure what the codes keep. No
+Encodes songs with a VQ-VAE and decodes them again from each single level, to hear and measure what the codes keep. No
 prior is needed. Leaves DIR/index.html, a page to compare the original and the levels on, with spectrograms; for each
 song DIR/item_0, item_1, ... with original and level_0, level_1, ... as audio and as PNG; and DIR/report.json with all
 figures: spectral convergence in dB, codebook use, entropy and bit rate. The table of them is printed as well.

@@ -42,7 +42,7 @@ sample rate, samples per position, model and layers. Layers are counted from 1: 
 37th. Position i knows the codes before it. A file longer than a context is run in windows; the last one is moved back
 to end with the file, and every position is taken from one window.
 
-Files that are done are skipped, so an interrupted job goes on with the same command; files that cannot be read are
+Files that are done are skipped, so the same command resumes an interrupted job; files that cannot be read are
 named and left out, and those that break off are named; then the exit status is 1. Start it under mpiexec -n N to split
 the files over N processes.
 
@@ -202,7 +202,7 @@ def make_features(
             if get_world_size() > 1:
                 raise
             bar.close()
-            print(f"\nstopped: {job.outcome.made} files more are complete; the same command goes on", file=sys.stderr)
+            print(f"\nstopped: {job.outcome.made} files more are complete; the same command resumes", file=sys.stderr)
             return 130
     results = gather_objects(outcome) if get_world_size() > 1 else [outcome]
     broken = [item for result in results for item in result.broken]

@@ -40,7 +40,7 @@ __all__ = [
 DESCRIPTION = """\
 Makes music with a trained model, level by level, and writes each level to NAME/level_L as soon as it is done: audio,
 codes and a page to listen to. Start it under mpiexec -n N to split the songs over N processes. Ctrl-C keeps what is
-there; the same command with --resume goes on.
+made; the same command with --resume continues.
 
   from nothing     --model=1b_lyrics --name=out/new --sample_length_in_seconds=20 --artist=... --genre=... --lyrics=...
   from a file      --model=1b_lyrics --name=out/primed --mode=primed --audio_file=a.mp3 --prompt_length_in_seconds=12
@@ -122,7 +122,7 @@ FLAGS = [
         "chunk_size", None, "given tokens in one pass, one value or one per level; as many as memory allows", "machine"
     ),
     Flag("port", 29500, "where processes under mpiexec meet", "machine"),
-    Flag("resume", False, "go on with an interrupted run of the same name and flags", "run"),
+    Flag("resume", False, "resume an interrupted run of the same name and flags", "run"),
     Flag(
         "dry_run",
         False,

@@ -27,7 +27,7 @@ __all__ = ["get_ddp", "get_ema", "get_optimizer"]  # what older scripts import f
 
 DESCRIPTION = f"""\
 Trains a VQ-VAE, or with --prior a prior on the codes of one. Start it under mpiexec -n N for several processes.
-The same command again goes on from logs/NAME/checkpoint_latest.pth.tar; Ctrl-C saves and stops.
+The same command again resumes from logs/NAME/checkpoint_latest.pth.tar; Ctrl-C saves and stops.
 
   VQ-VAE      --hps=small_vqvae --name=small_vqvae --sample_length=262144 --bs=4 --audio_files_dir=MUSIC
               --labels=False --train --aug_shift --aug_blend

@@ -172,7 +172,7 @@ class FolderMetadata:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            self.notices.add("the .json file beside it is no JSON object, and is left out", name)
+            self.notices.add("the .json file beside it is not a JSON object, and is left out", name)
             return {}
         return {str(key).strip().lower(): value for key, value in values.items()}
 
@@ -221,7 +221,7 @@ def _json_rows(content: str, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     entries = values if isinstance(values, list) else []
     rows = list(values.items()) if isinstance(values, dict) else [(_file_of(row), row) for row in entries]
     if not isinstance(values, (dict, list)) or not all(key and isinstance(row, dict) for key, row in rows):

@@ -276,7 +276,7 @@ class FeatureWriter:
 
     def _smaller_batch(self, batch: int) -> int:
         self.batch = smaller_batch(self.extractor, batch)
-        self.say(f"out of memory with {batch} windows at a time: going on with {self.batch}")
+        self.say(f"out of memory with {batch} windows at a time: continuing with {self.batch}")
         return self.batch
 
     def _window_done(self, song: OpenSong, window: Window) -> None:

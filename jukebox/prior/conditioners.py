@@ -214,7 +214,7 @@ class LabelConditioner(nn.Module):
             )
             raise UserError(
                 f"song length and position {seconds} do not fit the model's timing labels: "
-                f"a song lasts {shortest:g} s up to just under {longest:g} s, and the window must lie within "
+                f"a song lasts {shortest:g} s up to just under {longest:g} s, and the window must be within "
                 f"{longest:g} s; change total_sample_length_in_seconds"
             ) from None
 

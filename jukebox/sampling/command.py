@@ -125,11 +125,13 @@ def make_songs(settings: Settings, flags: Mapping[str, Any], rank: int, size: in
         except KeyboardInterrupt:
             if rank == 0:
                 saved = f"{folder} holds everything up to the last finished window"
-                print(f"\nstopped: {saved}. To go on: {again(size)}", file=sys.stderr)
+                print(f"\nstopped: {saved}. To resume: {again(size)}", file=sys.stderr)
             return 130
         except WriteError as error:
             go_on = again(size)
-            raise UserError(f"{error.what}. What was saved before is whole; when that is mended: {go_on}") from error
+            raise UserError(
+                f"{error.what}. What was saved before is complete; once this is fixed, resume with: {go_on}"
+            ) from error
 
 
 def make_songs_in(
@@ -185,12 +187,10 @@ def open_state(settings: Settings, folder: Path, songs: range, resume: bool, rep
     differs = difference(state.settings, new)
     if differs:
         raise UserError(
-            f"{folder} holds an interrupted run, with {differs}: repeat its command with --resume to go on with it, "
+            f"{folder} holds an interrupted run, with {differs}: repeat its command with --resume to continue it, "
             "choose another --name, or delete it"
         )
-    raise UserError(
-        f"{folder} holds this very run, interrupted: add --resume to go on with it, or choose another --name"
-    )
+    raise UserError(f"{folder} holds this very run, interrupted: add --resume to continue it, or choose another --name")
 
 
 def would_open(settings: Settings, folder: Path, songs: range, resume: bool, report: Silent) -> RunState | None:

@@ -122,7 +122,7 @@ class LevelMaker:
 
     def _elsewhere(self, level: int, device: torch.device) -> str:
         """Where there may be more memory, in the type that the run was started in."""
-        go_on = "try again" if self.state is None else "what is made is saved, go on with --resume"
+        go_on = "try again" if self.state is None else "what is made is saved, continue with --resume"
         if device.type == "cpu":
             return f"{go_on} on a machine with more memory, or when other programs are closed"
         dtype = dtype_name(self.options[level].dtype)

@@ -40,7 +40,7 @@ def read_metas(path: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
         with open(path, encoding="utf-8-sig") as file:
             metas = json.load(file)
     except ValueError as error:
-        raise UserError(f"--metas={path} is no JSON: {error}") from error
+        raise UserError(f"--metas={path} is not JSON: {error}") from error
     return check_metas([metas] if isinstance(metas, dict) else metas, f"--metas={path}")
 
 

@@ -97,7 +97,7 @@ class RunState:
         path = folder / STATE_FILE
         if not path.is_file():
             raise UserError(f"--resume: {folder} holds no interrupted run; leave --resume out to start one")
-        instead = "the run cannot be gone on with: choose another --name, or delete the folder"
+        instead = "the run cannot be resumed: choose another --name, or delete the folder"
         try:
             content = load_torch(path)
         except UserError as error:

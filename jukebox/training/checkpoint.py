@@ -119,8 +119,8 @@ def check_same_run(checkpoint: Mapping[str, Any], hps: Hyperparams) -> None:
     for key in FIXED:
         if key in saved and saved[key] != hps[key]:
             raise UserError(
-                f"the checkpoint was written with {key}={saved[key]}, and training cannot go on with {key}={hps[key]}: "
-                "give the old value, or another --name to begin anew"
+                f"the checkpoint was written with {key}={saved[key]}, and training cannot resume with "
+                f"{key}={hps[key]}: give the old value, or another --name to start over"
             )
 
 
@@ -138,7 +138,7 @@ def check_same_vqvae(checkpoint: Mapping[str, Any], digest: str, path: str, rest
     if checkpoint.get("vqvae", digest) != digest:
         raise UserError(
             f"{path} learned the codes of another VQ-VAE than restore_vqvae={restore_vqvae}: "
-            "give the old one, or another --name to begin anew"
+            "give the old one, or another --name to start over"
         )
 
 

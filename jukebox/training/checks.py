@@ -161,7 +161,7 @@ def _check_prior(hps: Hyperparams) -> None:
         )
     if hps.use_tokens and hps.n_tokens % 2:
         raise UserError(
-            f"n_tokens={hps.n_tokens}: a window of lyrics has as many characters before its middle as behind it; "
+            f"n_tokens={hps.n_tokens}: a window of lyrics has as many characters before its middle as after it; "
             f"use --n_tokens={hps.n_tokens + 1}"
         )
 

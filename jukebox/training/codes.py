@@ -227,7 +227,7 @@ class CodesStore:
             if found.get(key) != value:
                 raise UserError(
                     f"codes_dir={self.folder} holds codes of {words.get(key, f'another {key}')}: "
-                    "give another folder, or delete it to have it written anew"
+                    "give another folder, or delete it to have it written again"
                 )
 
     def check_songs(self, songs: Mapping[str, EncodedSong]) -> None:
@@ -240,7 +240,7 @@ class CodesStore:
             if self.songs.get(name, song) != song:
                 raise UserError(
                     f"codes_dir={self.folder} holds codes of another {name} (of {self.songs[name][1]} bytes, now "
-                    f"{song[1]}): give the file another name, or delete the folder to have it written anew"
+                    f"{song[1]}): give the file another name, or delete the folder to have it written again"
                 )
 
     def open(self) -> None:

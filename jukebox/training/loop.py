@@ -84,7 +84,7 @@ def train(loop: Loop) -> int:
         save(loop)
     if line := tell_start(loop.training.average):
         print_once(line)
-    end = "stopped: the same command goes on from there" if stop.asked else "done"
+    end = "stopped: the same command resumes from there" if stop.asked else "done"
     where = f", {loop.saver.files.latest}" if loop.saver.options.save else ""
     print_once(f"step {loop.training.step}{where}: {end}")
     return 128 + stop.asked if stop.asked else 0
@@ -161,7 +161,7 @@ def check_overflows(loop: Loop, metrics: dict[str, float]) -> None:
     if loop.overflows >= MOST_OVERFLOWS:
         raise UserError(
             f"loss or gradients were not finite in {loop.overflows} steps in a row, up to step {loop.training.step}: "
-            "go on from the last checkpoint with a smaller --lr, or without fp16"
+            "resume from the last checkpoint with a smaller --lr, or without fp16"
         )
 
 

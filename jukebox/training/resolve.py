@@ -31,7 +31,7 @@ def resolve(hps: Hyperparams, device: torch.device, checkpoint: Mapping[str, Any
     """
     seed = checkpoint.get("hps", {}).get("seed", hps.seed)
     if seed != hps.seed:
-        print_once(f"--seed={hps.seed} is for new runs: this one goes on with seed {seed}")
+        print_once(f"--seed={hps.seed} is for new runs: this one keeps seed {seed}")
     warmup = hps.ema_warmup and (not checkpoint or checkpoint.get("hps", {}).get("ema_warmup", False))
     bf16 = hps.bf16
     if bf16 is None:

@@ -158,7 +158,7 @@ def make_loop(
     what = f"prior of level {hps.level}" if hps.prior else "VQ-VAE"
     introduce(what, training, len(data.train_loader), hps.bs, last_step)
     if checkpoint:
-        print_once(f"going on from {files.latest}")
+        print_once(f"resuming from {files.latest}")
         for line in changes(checkpoint.get("hps", {}), own):
             print_once(f"  changed {line}")
     leave_record(record, logger, files if hps.save else None)
@@ -176,7 +176,10 @@ def start_from(training: Training, prior: SimplePrior, start: dict[str, Any], hp
     Other layers in training, other label tables or numbers of another precision take the weights alone.
     """
     if start.get("vqvae", vqvae) != vqvae:
-        print_once(f"{hps.restore_prior} was trained on the codes of another VQ-VAE: this prior has them to learn anew")
+        print_once(
+            f"{hps.restore_prior} was trained on the codes of another VQ-VAE: "
+            "this prior learns the new codes from the start"
+        )
     saved = start.get("hps", {})
     if saved.get("finetune_layers", "") != hps.finetune_layers or needs_matching(start, prior):
         return
@@ -184,7 +187,7 @@ def start_from(training: Training, prior: SimplePrior, start: dict[str, Any], hp
     if other and (start.get("opt") or start.get("shards")):
         print_once(
             f"{hps.restore_prior} was trained with {', '.join(other)}: "
-            "its weights are taken, the optimizer begins anew at step 0"
+            "its weights are taken, the optimizer starts again at step 0"
         )
         return
     check_same_run(start, hps)

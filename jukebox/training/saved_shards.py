@@ -69,7 +69,7 @@ def load_shards(training: Training, folder: str, besides: Mapping[str, Any], ste
     except Exception as error:
         raise UserError(
             f"cannot read the shards in {folder} ({str(error).splitlines()[0][:200]}): "
-            "go on from an older checkpoint_step_N, with --restore_prior and another --name"
+            "start from an older checkpoint_step_N, with --restore_prior and another --name"
         ) from error
     local = {key: value.to_local() if hasattr(value, "to_local") else value for key, value in state.items()}
     if training.average is not None:

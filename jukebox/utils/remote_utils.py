@@ -107,7 +107,7 @@ def _split_address(address: str, shown: str) -> urllib.parse.SplitResult:
         _ = parts.port  # looked at only when it is asked for
         return parts
     except ValueError as error:
-        raise UserError(f"{shown} is no address ({error}): give one such as https://HOST/FOLDER") from error
+        raise UserError(f"{shown} is not an address ({error}): give one such as https://HOST/FOLDER") from error
 
 
 def _prefix(remote_path: str) -> str:
@@ -226,7 +226,7 @@ def download(
             return
         problems.append(f"{address}: {problem}")
     raise UserError(
-        f"cannot download {path.name}: {'; '.join(problems)}. Repeat the command to go on where it stopped, "
+        f"cannot download {path.name}: {'; '.join(problems)}. Repeat the command to resume where it stopped, "
         f"set JUKEBOX_MIRROR to another place, or put the file at {path} by hand"
     )
 
@@ -302,7 +302,7 @@ class _Transfer:
             noted = self._noted().get("total")
             if first != have or None not in (total, noted) and total != noted:
                 _forget_part(self.path)
-                raise _Passing("the server goes on with another place or version of the file")
+                raise _Passing("the server continues with another place or version of the file")
         else:
             have = 0
             total = int(length) if length.isdecimal() else None

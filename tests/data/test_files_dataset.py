@@ -201,7 +201,7 @@ def test_a_function_from_a_file(song_folder: Path, label_folder: Path, tmp_path:
 
 
 def test_folders_that_cannot_be_used_say_what_was_found(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         FilesAudioDataset(hparams(tmp_path / "missing"))
     with pytest.raises(UserError, match=r"found nothing; accepted are \.wav"):
         FilesAudioDataset(hparams(tmp_path))

@@ -171,7 +171,7 @@ def test_windows_of_the_level_above() -> None:
     ("kwargs", "message"),
     [
         (dict(level=2), "levels 0 to 1"),
-        (dict(blocks=5, level=1), "no multiple of blocks=5"),
+        (dict(blocks=5, level=1), "not a multiple of blocks=5"),
         (dict(LABELS, level=1, y_bins=0), "number of genres"),
         (dict(LABELS, level=1, min_duration=None), "timing labels need both"),
         (dict(level=1, single_enc_dec=True), "needs --labels"),

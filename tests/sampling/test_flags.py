@@ -190,7 +190,7 @@ WRONG = [
     (dict(lyrics_file="none.txt"), "--lyrics_file=none.txt: there is no such file"),
     (dict(lyrics_file="latin.txt"), "--lyrics_file=latin.txt is not in UTF-8"),
     (dict(metas="no.json"), "--metas=no.json: there is no such file"),
-    (dict(metas="bad.json"), "--metas=bad.json is no JSON"),
+    (dict(metas="bad.json"), "--metas=bad.json is not JSON"),
     (dict(metas="none.json"), "must hold a list of entries"),
     (dict(metas="key.json"), "entry 1 has an unknown key 'artst'; known: artist, genre, lyrics"),
     (dict(metas="type.json"), "artist of entry 0 is 5, not text"),

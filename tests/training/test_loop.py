@@ -203,7 +203,7 @@ def test_a_released_checkpoint_starts_at_step_0() -> None:
 def test_another_kind_of_run_is_refused() -> None:
     path = vqvae_path()
     train(name="prior", prior=True, epochs=1, restore_vqvae=path)
-    with pytest.raises(UserError, match="level=1.*cannot go on with level=0"):
+    with pytest.raises(UserError, match="level=1.*cannot resume with level=0"):
         train(name="prior", prior=True, epochs=2, restore_vqvae=path, level=0, n_ctx=64)
     with pytest.raises(UserError, match="does not fit"):
         train(name="prior", prior=True, epochs=2, restore_vqvae=path, prior_depth=3)
@@ -226,7 +226,7 @@ def test_interrupted_it_saves_and_says_how_to_go_on(
     hps = tiny_hps(epochs=2, save_iters=100, sample_iters=-1, name="b")
     assert run.run_training(hps, "train.py --name=tiny") == 130
     said = capsys.readouterr()
-    assert "step 7, logs/b/checkpoint_latest.pth.tar: stopped: the same command goes on from there" in said.out
+    assert "step 7, logs/b/checkpoint_latest.pth.tar: stopped: the same command resumes from there" in said.out
     assert "stopping after this step" in said.err
     assert load_torch("logs/b/checkpoint_latest.pth.tar")["step"] == 7
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -485,7 +485,7 @@ def test_another_precision_takes_the_weights_alone(capsys: pytest.CaptureFixture
     capsys.readouterr()
     tuned = train(name="half", epochs=1, lr=1e-9, **values, **half)
     said = capsys.readouterr().out
-    assert "trained with fp16_params=False, fp16_opt=False: its weights are taken, the optimizer begins anew" in said
+    assert "trained with fp16_params=False, fp16_opt=False: its weights are taken, the optimizer starts again" in said
     assert tuned["step"] == 5
     for key, value in tuned["model"].items():
         torch.testing.assert_close(value.float(), start["model"][key], rtol=1e-3, atol=1e-5)
@@ -508,7 +508,7 @@ def test_a_run_keeps_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
     undisturbed = train(name="a", aug_blend=True)
     train(name="b", aug_blend=True, crash_after=4)
     resumed = train(name="b", aug_blend=True, seed=3)
-    assert "--seed=3 is for new runs: this one goes on with seed 0" in capsys.readouterr().out
+    assert "--seed=3 is for new runs: this one keeps seed 0" in capsys.readouterr().out
     undisturbed["hps"]["name"] = "b"
     same(undisturbed, resumed)
 

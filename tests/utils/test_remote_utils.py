@@ -217,7 +217,7 @@ def test_mirrors_that_are_no_address(mirror: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("JUKEBOX_MIRROR", mirror)
     with pytest.raises(UserError, match="^JUKEBOX_MIRROR=.*such as https://HOST/FOLDER"):
         remote_utils.fetch(remote_utils.PREFIXES[0] + "jukebox/models/5b/w.pth.tar", progress=False)
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is not an address"):
         remote_utils.fetch("http://[bad/x", progress=False)
 
 

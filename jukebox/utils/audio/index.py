@@ -58,7 +58,9 @@ def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[st
     """
     root = Path(folder)
     if not os.fspath(folder) or not root.is_dir():
-        raise UserError(f"audio_files_dir={os.fspath(folder)!r} is no folder: give the one that holds your audio files")
+        raise UserError(
+            f"audio_files_dir={os.fspath(folder)!r} is not a folder: give the one that holds your audio files"
+        )
     names: list[str] = []
     others: dict[str, int] = {}
     visited: set[tuple[int, int]] = set()

@@ -185,7 +185,7 @@ def _finite(x: np.ndarray, reader: AudioReader) -> np.ndarray:
     """
     if not np.isfinite(x.sum(dtype=np.float64)):  # float32 numbers cannot overflow this sum
         bad = int((~np.isfinite(x)).sum())
-        raise AudioError(f"cannot use {reader.file}: {bad} of its samples are no numbers (NaN or infinite)")
+        raise AudioError(f"cannot use {reader.file}: {bad} of its samples are not finite (NaN or infinite)")
     return x
 
 
