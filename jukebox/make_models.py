@@ -28,6 +28,7 @@ from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.levels import samples_per_code
 from jukebox.utils.torch_utils import freeze_model
 from jukebox.vqvae.bottleneck import Bottleneck
+from jukebox.vqvae.config import ConvConfig
 from jukebox.vqvae.vqvae import VQVAE
 from jukebox.weights.checkpoints import load_checkpoint, load_weights, restore_model, restore_opt, save_checkpoint
 
@@ -75,12 +76,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
         multipliers=hps.hvqvae_multipliers,
         use_bottleneck=hps.use_bottleneck,
         revival_threshold=hps.revival_threshold,
-        width=hps.width,
-        depth=hps.depth,
-        m_conv=hps.m_conv,
-        dilation_growth_rate=hps.dilation_growth_rate,
-        dilation_cycle=hps.dilation_cycle,
-        reverse_decoder_dilation=hps.vqvae_reverse_decoder_dilation,
+        config=conv_config(hps, reverse_decoder_dilation=hps.vqvae_reverse_decoder_dilation),
     ).to(device)
     restore_model(hps, vqvae, "" if torch.device(device).type == "meta" else hps.restore_vqvae)
     if hps.train and not hps.prior:
@@ -92,6 +88,12 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     else:
         freeze_model(vqvae)
     return vqvae
+
+
+def conv_config(hps: Mapping[str, Any], prefix: str = "", **values: Any) -> ConvConfig:
+    """The residual stacks of the VQ-VAE, or with "cond_" of a prior's conditioner; and more values."""
+    same = "width depth m_conv dilation_growth_rate dilation_cycle"
+    return ConvConfig(**{key: hps[prefix + key] for key in same.split()}, **values)
 
 
 def transformer_config(hps: Mapping[str, Any], n_ctx: int, prefix: str = "") -> TransformerConfig:
@@ -143,14 +145,13 @@ def build_prior(hps: Hyperparams, vqvae: VQVAE, labeller: Labeller | EmptyLabell
         x_cond_kwargs=dict(
             out_width=hps.prior_width,
             init_scale=hps.init_scale,
-            width=hps.cond_width,
-            depth=hps.cond_depth,
-            m_conv=hps.cond_m_conv,
-            dilation_growth_rate=hps.cond_dilation_growth_rate,
-            dilation_cycle=hps.cond_dilation_cycle,
-            zero_out=hps.cond_zero_out,
-            res_scale=hps.cond_res_scale,
-            checkpoint_res=hps.cond_c_res if hps.train else 0,
+            config=conv_config(
+                hps,
+                "cond_",
+                zero_out=hps.cond_zero_out,
+                res_scale=hps.cond_res_scale,
+                checkpoint_res=hps.train and hps.cond_c_res,
+            ),
         ),
         y_cond_kwargs=dict(
             out_width=hps.prior_width,

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transformer": {"utils"},
     "vqvae": {"utils"},
     "data": {"utils", "hparams"},
-    "prior": {"utils", "transformer", "vqvae.cpu"},
+    "prior": {"utils", "transformer", "vqvae.config", "vqvae.cpu"},
     "weights": {"utils", "prior"},
     "make_models": _MODELS - {"make_models"} | {"weights"},
     "loaders": _MODELS | {"weights"},

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from jukebox.transformer.ops import LayerNorm
 from jukebox.utils.errors import UserError
 from jukebox.utils.label_row import SIGNALS, LabelRow
+from jukebox.vqvae.config import ConvConfig
 from jukebox.vqvae.cpu.tiling import TiledDecoderConvBlock
 
 
@@ -20,8 +21,8 @@ class Conditioner(nn.Module):
     Args:
         input_shape: shape of the codes of the level above, (L_above,).
         bins: codebook entries; down_t, stride_t: how much coarser the level above is, stride_t ** down_t.
-        out_width: width D of the prior; width, depth, m_conv: of the convolution stack.
-        stack: more of the convolution stack, see `DecoderConvBlock`; a keyword that it lacks is a TypeError.
+        out_width: width D of the prior.
+        config: the residual stacks; stack: values of it by name, which win over it. Others are a TypeError.
 
     Residual blocks are saved under `blocks`; files that call them `model` load as well.
     """
@@ -34,19 +35,15 @@ class Conditioner(nn.Module):
         stride_t: int,
         out_width: int,
         init_scale: float = 1.0,
-        width: int = 128,
-        depth: int = 3,
-        m_conv: float = 1.0,
+        config: ConvConfig | None = None,
         **stack: Any,
     ) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.x_emb = nn.Embedding(bins, out_width)
         nn.init.normal_(self.x_emb.weight, std=0.02 * init_scale)
-        stack["checkpoint_res"] = bool(stack.get("checkpoint_res"))
-        self.cond = TiledDecoderConvBlock(
-            out_width, out_width, down_t, stride_t, width, depth, m_conv, blocks_name="blocks", **stack
-        )
+        config = ConvConfig.of(config, **{"blocks_name": "blocks", **stack})
+        self.cond = TiledDecoderConvBlock(out_width, out_width, down_t, stride_t, config)
         self.ln = LayerNorm(out_width)
 
     def forward(self, z: Tensor, x_cond: Tensor | None = None) -> Tensor:
