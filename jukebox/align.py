@@ -1,6 +1,6 @@
 """Lyric-to-music alignment of a finished run: python jukebox/align.py --model=M --logdir=DIR [--find]
 
-Recomputes which character of the lyrics the music attends to, and writes the pages of the run anew with it. `--find`
+Recomputes which character of the lyrics the music attends to, and rewrites the pages of the run with it. `--find`
 judges every head that looks at lyrics. The arithmetic is in `sampling/alignment.py`; the command line is here.
 """
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-if not __package__:  # as a script, whose folder would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command

@@ -1,4 +1,4 @@
-"""What older scripts take from `jukebox.train` and `jukebox.utils.fp16`. For them alone: nothing of ours uses it."""
+"""What older scripts take from `jukebox.train` and `jukebox.utils.fp16`. Only for them: nothing of ours uses it."""
 
 from __future__ import annotations
 

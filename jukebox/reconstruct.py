@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-if not __package__:  # as a script, whose folder would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, run_command
@@ -142,7 +142,7 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
 
 
 def is_about(error: UserError, path: str) -> bool:
-    """Whether an error is one file's own, so that the others can go on."""
+    """Whether an error is one file's own, so that the others can continue."""
     from jukebox.utils.audio.reader import AudioError
 
     return isinstance(error, AudioError) or str(error).startswith(path)
@@ -164,7 +164,7 @@ def find_songs(audio_file: str, audio_files_dir: str) -> list[tuple[str, str]]:
         if not names:
             raise UserError(f"--audio_files_dir={audio_files_dir}: there is no audio file in it or below")
         return [(os.path.join(audio_files_dir, name), name) for name in names]
-    # a name that exists as it stands is not cut at its commas
+    # a name that exists as it is is not cut at its commas
     paths = [audio_file] if os.path.exists(audio_file) else [p.strip() for p in audio_file.split(",") if p.strip()]
     for path in paths:
         if not os.path.isfile(path):

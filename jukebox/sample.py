@@ -1,15 +1,15 @@
 """Makes music: python jukebox/sample.py --model=M --name=DIR [flags]
 
 The command line, and the functions that notebooks import. What happens is in `jukebox/sampling/`: `command.py` has
-the order of things, `flags.py` every check, `windows.py` the walk along a song, `levels.py` what a run leaves
-behind.
+the order of things, `flags.py` every check, `windows.py` the walk along a song, `levels.py` the files of a
+run.
 """
 
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-if not __package__:  # as a script, whose folder would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command

@@ -1,12 +1,12 @@
 """Trains a VQ-VAE or a prior: python jukebox/train.py --hps=SET[,SET...] --name=RUN [any hyper-parameter]
 
-The command line alone; a run is put together in `training/run.py`; one step is in `training/step.py`.
+Only the command line; a run is put together in `training/run.py`; one step is in `training/step.py`.
 """
 
 import os
 import sys
 
-if not __package__:  # as a script, whose folder would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import shlex

@@ -11,7 +11,7 @@ so that it ends at the end of the file, and gives the positions that are still m
                         ....####                          ...#####
                                                             ......##
 
-A file shorter than one context is one short window; nothing is padded. What is left of a file behind its last whole
+A file shorter than one context is one short window; nothing is padded. What is left of a file after its last whole
 position is not used, and a file shorter than one position is filled up with silence. Change here the order of things;
 what a window gives is in `activations.py`, what is written in `results.py`.
 """

@@ -40,7 +40,7 @@ def find_note(out: Path, name: str, settings: Mapping[str, Any], size: int) -> d
 
     Args:
         name: of the audio file, relative to its folder.
-        settings: what the features shall depend on.
+        settings: what the features depend on.
         size: bytes of the audio file.
 
     Raises:

@@ -1,7 +1,7 @@
 """The order of things: take each song through a VQ-VAE, write its files, and the page after each song.
 
 A song leaves `item_{i}/`: the original and each level as audio and as a spectrogram. Then the report and, last of all,
-the page are written anew, so that after an interruption there is a whole page of the songs that were done. Change here
+the page are written again, so that after an interruption there is a whole page of the songs that were done. Change here
 what is written and under which names; what is measured is in `figures.py`, what the page says in `page.py`.
 """
 
@@ -98,7 +98,7 @@ class Reconstructor:
         vqvae: frozen, on the device to use.
         sr: its samples per second.
         model: what to call it.
-        folder: where to write; of what is there only files of the same names are replaced.
+        folder: where to write; of what exists only files of the same names are replaced.
         levels: which levels, the finest first.
         format: ending of the audio files: wav, flac or mp3.
         offset, seconds: part of each file; seconds None is up to the end.

@@ -128,7 +128,7 @@ class HeadScore:
 
     Attributes:
         linear: correlation of time and place in the lyrics, the attention of a song taken as a joint distribution of
-            both: 1 where all of it lies on one rising line; a sharp head that stays at one place and a blurred one are
+            both: 1 if all of it is on one rising line; a sharp head that stays at one place and a blurred one are
             near 0.
         sharp: 1 - entropy of a row's attention, as a share of that of an even row, averaged over rows.
         mass: share of a row's attention that goes to real characters rather than to padding or music.

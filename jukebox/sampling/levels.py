@@ -3,7 +3,7 @@
     codes (windows.py) -> alignment, if the model reads lyrics -> audio -> DIR/level_L: items, data.pth.tar, page
 
 Each level is written as soon as it is made, and the state of the run after every window. Only the prior of the level
-at work is on the device. Change here what a level leaves behind; the page's content is decided in `save_html.py`.
+at work is on the device. Change here what a level writes; the page's content is decided in `save_html.py`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run_levels(
             `sampling_kwargs` of notebooks, which keep what fitted the memory.
         sample_levels: levels to make.
         hps: `name`, `sample_length` (samples), `hop_fraction`, `levels`, `sr`; what else is in it goes to the page.
-        state: kept up to date after every window, and its finished levels are left alone.
+        state: kept up to date after every window, and its finished levels are not made again.
         alignments: of the top level, where they are known already.
         report: told about progress; None draws bars.
         keep: called with each level and its `level_data` instead of writing it.
@@ -241,7 +241,7 @@ def remove_levels(folder: Path, inputs: Collection[str]) -> None:
 
     Args:
         folder: of the run.
-        inputs: files that the new run reads; a level that one of them lies in is left alone.
+        inputs: files that the new run reads; a level that holds one of them is not touched.
     """
     read = [Path(name).resolve() for name in inputs]
     for level in folder.glob("level_*"):

@@ -52,7 +52,7 @@ def load_prompts(audio_files: str | Sequence[Any], duration: int, hps: Any) -> T
     """Reads the beginnings of audio files as prompts.
 
     Files of any format, rate and number of channels are resampled and mixed to mono. Silence is put in front of a
-    file that is shorter than `duration`, so that its end still meets the music that goes on from it; a warning says so.
+    file that is shorter than `duration`, so that its end still meets the music that continues it; a warning says so.
 
     Args:
         audio_files: a list of files or of samples [T] or [T, channels] at `hps.sr`, or names of files separated by
@@ -188,7 +188,7 @@ def read_codes(codes_file: str | os.PathLike[str] | Mapping[str, Any]) -> Mappin
 
 
 def _check_labels(path: Path, labels: Any, songs: int) -> None:
-    """Refuses labels that are not as runs save them: per level None or {y, info}, for so many songs."""
+    """Refuses labels that are not as runs save them: per level None or {y, info}, for that many songs."""
     for entry in labels if isinstance(labels, (list, tuple)) else [labels]:
         if entry is None:
             continue
@@ -207,7 +207,7 @@ def _check_labels(path: Path, labels: Any, songs: int) -> None:
 
 
 def check_codes(codes_file: str, zs: Sequence[Tensor], levels: int, bins: int, model: str) -> None:
-    """Refuses codes that are not of a model with so many levels and codes.
+    """Refuses codes that are not of a model with that many levels and codes.
 
     Raises:
         UserError: what does not fit.
@@ -227,7 +227,7 @@ def check_codes(codes_file: str, zs: Sequence[Tensor], levels: int, bins: int, m
 def load_codes(
     codes_file: str | os.PathLike[str], duration: int | None, priors: Sequence[Any] | None, hps: Any
 ) -> list[Tensor]:
-    """Reads the codes of an earlier run, to go on from them or to upsample them.
+    """Reads the codes of an earlier run, to continue or to upsample them.
 
     Args:
         codes_file: its `data.pth.tar`.
@@ -257,6 +257,6 @@ def load_codes(
 
 
 def cut_codes(zs: Sequence[Tensor], hops: Sequence[int], duration: int | None, hps: Any) -> list[Tensor]:
-    """The first `duration` samples of codes with so many samples per token, tiled to the songs of this process."""
+    """The first `duration` samples of codes with these samples per token, tiled to the songs of this process."""
     rows = tile_songs(range(zs[-1].shape[0]), hps)
     return [z[rows, : None if duration is None else duration // hop].long() for z, hop in zip(zs, hops, strict=True)]

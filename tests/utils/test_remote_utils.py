@@ -333,7 +333,7 @@ def test_file_that_does_not_load_is_fetched_again(mirrored: Server, capsys: pyte
     path.write_bytes(b"bad")
     mirrored.script = [status(404)]
     with pytest.raises(UserError, match="cannot download w.pth.tar"):
-        remote_utils.fetch(url, anew=True, progress=False)
+        remote_utils.fetch(url, again=True, progress=False)
     assert path.read_bytes() == b"bad"
 
 

@@ -34,7 +34,7 @@ from jukebox.utils.outside import current
 EXTENSIONS = ("wav", "mp3", "m4a", "aac", "mp4", "opus", "ogg", "oga", "flac", "aif", "aiff", "wma", "webm")
 FILTER_REACH = 64  # samples (of the slower rate) around the wanted part that the resampling filter may look at
 LAST_MOMENT = 0.25  # seconds before the end in which a whole file still has samples
-PADDING = 0.3  # seconds that an encoder may have put before and behind the sound, at the lowest rates
+PADDING = 0.3  # seconds that an encoder may have put before and after the sound, at the lowest rates
 
 
 def load_audio(
@@ -62,15 +62,15 @@ def load_audio(
         approx: start at the packet nearest before the offset instead of the very sample: up to 0.1 s off (Ogg: 1 s),
             and no time is spent on letting codecs settle.
         time_base: "samples", or "sec" for an offset and a duration in seconds.
-        check_duration: refuse an offset at or behind the end of the file; False returns silence there.
+        check_duration: refuse an offset at or after the end of the file; False returns silence there.
         channels: 1 mixes all channels evenly, 2 doubles a mono file; more than two count as their even mean.
         mono: the same as channels=1.
         damaged: "refuse", or "keep" to take a file that cannot be read to its end as far as it goes.
         tell: called with a line for whatever is wrong with what was read: damaged packets, or, a `Cut`, a missing end.
 
     Returns:
-        float32 [channels, duration] and its rate. Behind the end of the file there are zeros, and so where it has
-        samples that are no finite numbers, as files of floats may.
+        float32 [channels, duration] and its rate. After the end of the file there are zeros, and so where it has
+        samples that are not finite, as files of floats may.
 
     Raises:
         AudioError: the file cannot be opened or decoded, has no audio, or ends before the offset.
@@ -132,7 +132,7 @@ def _rate_of(file: str, span: Span) -> int:
 def _read_links(
     file: str, links: tuple[Span, ...], rate: int, first: int, wanted: int | None, approx: bool, damaged: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Samples [first, first + wanted) of the streams of a file one behind the other, and notes."""
+    """Samples [first, first + wanted) of the streams of a file one after the other, and notes."""
     parts: list[np.ndarray] = [np.zeros((1, 0), np.float32)]
     notes: list[str] = []
     begin = 0  # of the stream, in samples of the result
@@ -178,7 +178,7 @@ def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None
 
 
 def _finite(x: np.ndarray, reader: AudioReader) -> np.ndarray:
-    """x as it is; one sample that is no number would spread over all it is mixed or filtered with, and into weights.
+    """x as it is; one sample that is not finite would spread over all it is mixed or filtered with, and into weights.
 
     Raises:
         AudioError: samples are NaN or infinite.
@@ -238,7 +238,7 @@ def about_audio(file: str | os.PathLike[str]) -> AudioFacts:
     """Duration and tags of a file.
 
     Only its first and last moments are decoded. What the header says is not believed where the file breaks off earlier
-    or goes on. The duration of MP3 files includes up to 0.05 s of padding where the encoder did not say how much.
+    or is longer. The duration of MP3 files includes up to 0.05 s of padding where the encoder did not say how much.
 
     Raises:
         AudioError: the file cannot be opened or decoded, or has no audio.

@@ -19,7 +19,7 @@ from jukebox.utils.audio.source import Source, Span
 from jukebox.utils.errors import UserError
 
 PREROLL = 0.5  # seconds decoded before the first wanted sample after a seek, so that codecs have settled
-GAP = 0.05  # seconds; time stamps that go on later than this after a frame mean that something is missing between
+GAP = 0.05  # seconds; time stamps that continue later than this after a frame mean that something is missing between
 _WHOLE_64 = ("s64", "s64p")  # sample formats that PyAV makes no arrays of
 MAX_BAD = 0.1  # share of packets that may be damaged before a file counts as undecodable
 RATES = (100, 6_000_000)  # Hz that are believed; DSD counts as 5.6 MHz
@@ -174,7 +174,7 @@ class AudioReader:
             yield joined()
 
     def _read_from(self, frames: Iterator[Any], start: int, stop: int | None, approx: bool) -> np.ndarray | None:
-        """Collects [start, stop) from frames; None where the first frame's place is unknown or behind the start, or
+        """Collects [start, stop) from frames; None where the first frame's place is unknown or after the start, or
         another rate would have to be resampled from its beginning."""
         parts: list[np.ndarray] = []
         here = -1  # place of the next sample
@@ -230,7 +230,7 @@ class AudioReader:
             self.notes.append(Cut(f"{self.file} breaks off at {here / self.rate:.2f} s: {why}"))
 
     def _frames(self, first: Any = None) -> Iterator[Any]:
-        """Decoded frames from where the file stands; damaged packets are left out up to a share of all."""
+        """Decoded frames from the file's position on; damaged packets are left out up to a share of all."""
         import av
 
         if first is not None:
