@@ -24,6 +24,7 @@ from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
 from jukebox.utils.errors import did_you_mean
+from jukebox.utils.gone import gone_key
 from jukebox.vqvae.loss_kinds import LOSS_KINDS
 
 Options = TypeVar("Options")
@@ -142,7 +143,6 @@ _group(
     bs=(1, "batch size per process"),
     bs_sample=(1, "batch size of the samples that are logged"),
     nworkers=(1, "processes that load audio"),
-    damaged=("refuse", "files that cannot be read to their end: refuse leaves them out, keep uses what can be read"),
     aug_shift=(False, "shift each training chunk by a random part of its length"),
     aug_blend=(False, "mix stereo to mono with random weights instead of one half each"),
     train_test_split=(0.9, "share of the songs used for training; the rest is held out"),
@@ -204,7 +204,6 @@ _group(
         "decoders, which leaves its codes as they are; empty: all",
     ),
     max_bow_genre_size=(None, "most genre words per song"),
-    signals=("", "conditioning signals besides artist and genre, names in SIGNALS separated by commas"),
     y_bins=(0, "number of genres and number of artists, as two numbers"),
     level=(0, "level that the prior models; 0 is the finest"),
     t_bins=(64, "bins of the timing embeddings"),
@@ -324,10 +323,6 @@ _group(
     labels_v3=(False, "v3 label tables: one genre per song instead of a bag of genre words"),
     ema=(True, "keep an exponential moving average of the weights"),
     ema_fused=(True, "keep the average in one flat tensor"),
-    ema_warmup=(
-        True,
-        "let update t of the average keep at most (1 + t) / (10 + t) of it, so that it forgets its start",
-    ),
     cpu_ema=(False, "keep the average in host memory"),
     cpu_ema_freq=(100, "steps between two updates of the average in host memory"),
     train=(False, "train"),
@@ -827,5 +822,7 @@ def take_hparams(hps: Any, *more: str) -> Hyperparams:
 def _merge(hps: Hyperparams, values: Mapping[str, Any], known: frozenset[str], where: str) -> None:
     for key, value in values.items():
         if key not in known:
+            if gone := gone_key(key):
+                raise HyperparamsError(f"hyper-parameter {key!r}{where}{gone}")
             raise HyperparamsError(f"unknown hyper-parameter {key!r}{where}{did_you_mean(key, known)}")
         hps[key] = check_value(key, value)

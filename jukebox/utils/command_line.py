@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from jukebox.utils.errors import UserError, did_you_mean
+from jukebox.utils.gone import gone_name
 from jukebox.utils.launch import abort_job, leave_job, read_launch
 from jukebox.version import __version__
 
@@ -43,12 +44,21 @@ class Flag:
     kind: str = ""
 
 
-def parse_flags(arguments: Sequence[str], flags: Sequence[Flag]) -> dict[str, Any]:
+Instead = Callable[[str, str], str]
+
+
+def _nothing(flag: str, value: str) -> str:
+    return ""
+
+
+def parse_flags(arguments: Sequence[str], flags: Sequence[Flag], instead: Instead = _nothing) -> dict[str, Any]:
     """Reads a command line.
 
     Args:
         arguments: the words after the script's name.
         flags: every flag that may be given.
+        instead: gets an unknown flag and its value; returns the end of a sentence that says what to give instead, or
+            "".
 
     Returns:
         The values of the flags that were given, by name; the last one wins where a flag is repeated.
@@ -69,6 +79,8 @@ def parse_flags(arguments: Sequence[str], flags: Sequence[Flag]) -> dict[str, An
             values[name[2:]] = False
             continue
         if name not in known:
+            if advice := instead(name, text if equals or not words else words[0]):
+                raise UserError(f"--{typed}{advice}")
             raise UserError(f"unknown flag --{typed}{did_you_mean(name, known, '--', '; --help lists all flags')}")
         flag = known[name]
         if not equals:
@@ -135,6 +147,7 @@ def run_command(
     description: str,
     argv: Sequence[str] | None = None,
     only_given: bool = False,
+    instead: Instead = _nothing,
 ) -> NoReturn:
     """Runs a script's main function with its command line, then ends the process.
 
@@ -147,6 +160,7 @@ def run_command(
         description: what the script does, for the help.
         argv: words to parse instead of the process's own.
         only_given: hand over only the flags that were given, not the defaults of the others.
+        instead: as in `parse_flags`.
     """
     wait_politely()
     for stream in (sys.stdout, sys.stderr):  # Windows pipes and LANG=C would die at the first accent
@@ -160,7 +174,7 @@ def run_command(
         if "--version" in words:
             print(f"jukebox {__version__}", flush=True)
             sys.exit(0)
-        given = parse_flags(words, flags)
+        given = parse_flags(words, flags, instead)
         defaults = {} if only_given else {flag.name: flag.default for flag in flags}
         status = main(**{**defaults, **given}) or 0
         if read_launch().size > 1:
@@ -199,6 +213,7 @@ def import_lazily(module: str, *places: str) -> Callable[[str], Any]:
     """
 
     def find(name: str) -> Any:
+        gone_name(module, name)
         if name in sys.modules[module].__all__:
             for place in places:
                 found = importlib.import_module(f"jukebox.{place}")

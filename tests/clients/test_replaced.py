@@ -140,6 +140,23 @@ def test_load_audio_reads_prompts_and_training_data(
     assert item.shape == (512, 2) and (item == 0.25).all() and seen[-1] == (".wav", SR, 512, 512, False)
 
 
+def test_load_audio_reads_songs_to_reconstruct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jukebox.reconstruction.reconstructor import read_part
+
+    save_wav(str(tmp_path / "a"), torch.zeros(1, 4000, 1), SR)
+    file, seen = str(next(tmp_path.rglob("*.wav"))), []
+
+    def mine(file: str, sr: int, offset: int, duration: int, mono: bool = False) -> Any:
+        seen.append((offset, duration, mono))
+        return np.full((1, duration), 0.25)
+
+    assert read_part(file, SR, 2.0, 4.0).shape == (4 * SR,)
+    monkeypatch.setattr(jukebox.utils.audio_utils, "load_audio", mine)
+    part = read_part(file, SR, 2.0, 4.0)
+    assert part.shape == (4 * SR,) and (part == 0.25).all() and seen == [(2 * SR, 4 * SR, True)]
+    assert read_part(file, SR, 2.0, None).shape == (4000 - 2 * SR,)
+
+
 def test_audio_utils_is_there_with_the_package() -> None:
     assert jukebox.utils.audio_utils.load_audio.__name__ == "load_audio"
     with pytest.raises(AttributeError):
