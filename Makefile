@@ -1,5 +1,5 @@
 # `make sample` and `make test` need Python >= 3.10 and make; they set up the rest by themselves in $(VENV).
-# Add a target with a `## text` behind it: `make help` lists it.
+# Add a target with a `## text` after it: `make help` lists it.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,10 +31,10 @@ sample: $(VENV)/.installed ## hear it: two songs by the demo model, and the page
 quickstart: $(VENV)/.installed ## train a VQ-VAE, a prior and an upsampler on a minute of made-up songs, and sample
 	$(PY) examples/quickstart.py
 
-demo-model: $(VENV)/.installed ## train the demo model anew, some three hours
+demo-model: $(VENV)/.installed ## train the demo model again, some three hours
 	$(PY) examples/demo_model.py
 
-docs: $(VENV)/.installed ## write the generated parts of docs/ anew
+docs: $(VENV)/.installed ## write the generated parts of docs/ again
 	$(PY) tools/hparams_reference.py
 	$(PY) tools/pattern_drawings.py
 

@@ -3,7 +3,7 @@
     python benchmarks/vqvae.py [--only=encode] [--pairs=3] [--seconds=20] [--threads=2]
 
 The plain modules represent a straightforward implementation (one PyTorch operator after the other over whole
-activations); the tiled path is what the package runs by itself (`jukebox/vqvae/tiling.py`). Weights are random, the
+activations); the tiled path is what the package runs by itself (`jukebox/vqvae/cpu/tiling.py`). Weights are random, the
 configurations those of the sets `vqvae` and `small_vqvae`. Figures are ratios of paired runs, see `common.py`; peak
 memory is that of a fresh process which does nothing else, less one that only builds the model.
 """
@@ -38,7 +38,7 @@ def build(name: str, samples: int) -> tuple[Any, Any]:
 
 
 def path(name: str) -> Any:
-    from jukebox.vqvae import tiling
+    from jukebox.vqvae.cpu import tiling
 
     return tiling.disabled() if name == "plain" else nullcontext()
 

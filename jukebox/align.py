@@ -1,6 +1,6 @@
 """Lyric-to-music alignment of a finished run: python jukebox/align.py --model=M --logdir=DIR [--find]
 
-Recomputes which character of the lyrics the music attends to, and writes the pages of the run anew with it. `--find`
+Recomputes which character of the lyrics the music attends to, and rewrites the pages of the run with it. `--find`
 judges every head that looks at lyrics. The arithmetic is in `sampling/alignment.py`; the command line is here.
 """
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-if not __package__:  # as a script, whose folder would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command
@@ -25,8 +25,8 @@ else:
 __all__ = ["get_alignment", "rank_heads"]
 
 DESCRIPTION = """\
-Computes when which character of the lyrics is sung, by the attention of the prior, and writes the pages of a finished
-run anew with it.
+Computes when which character of the lyrics is sung, by the attention of the prior, and rewrites the pages of a
+finished run with it.
 
   --find judges every attention head that looks at the lyrics, prints the table, draws the best one to
   LOGDIR/alignment.png, and keeps it in the prior's checkpoint, so that sampling uses it from then on:
@@ -94,7 +94,7 @@ def main(
             print(table(scores))
             best = scores[0]
         head = None if best is None else (best.layer, best.head)
-        return best, get_alignment(None, zs, labels, prior, False, hps, kind, head)
+        return best, get_alignment(None, zs, labels, prior, False, hps, kind, head, one_window=True)
 
     best, alignments = use_prior(lazy, torch_device, work)
     shift = top.hps.get("alignment_shift") or 0

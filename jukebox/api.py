@@ -151,7 +151,7 @@ class MusicModel:
             top_p: draw among the likeliest codes that have this much probability; 0 is all. Not with top_k.
             hop_fraction: new codes of a window as a share of the context; (0.5, 0.5, 0.125) where left out.
             max_batch_size, chunk_size: songs at a time, and given codes in one pass; by the memory where left out.
-            lowest_level: level to stop at. The top level alone is a sketch, which `upsample` finishes.
+            lowest_level: level to stop at. Only the top level is a sketch, which `upsample` finishes.
             progress: called with (level, codes made, codes to make) as codes are made.
 
         Raises:
@@ -362,7 +362,7 @@ def _labels(lyrics: Words, artist: Words, genre: Words, metas: Sequence[Mapping[
 
 
 def _codes(source: Codes) -> Any:
-    """What `--codes_file` stands for: a path, or what such a file holds."""
+    """The value of `--codes_file`: a path, or what such a file holds."""
     if isinstance(source, (Song, Songs)):
         return source._data
     if isinstance(source, (str, os.PathLike)):

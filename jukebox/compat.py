@@ -1,7 +1,8 @@
-"""What older scripts take from `jukebox.train` and `jukebox.utils.fp16`. For them alone: nothing of ours uses it."""
+"""What older scripts take from `jukebox.train` and `jukebox.utils.fp16`. Only for them: nothing of ours uses it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,8 +41,9 @@ def get_optimizer(model: nn.Module, hps: Any) -> tuple[torch.optim.Optimizer, Sc
 
 
 def get_ema(model: nn.Module, hps: Any) -> WeightAverage | None:
-    """The average of a model's weights that the hyper-parameters ask for."""
-    return make_ema(model.parameters(), pick(AverageOptions, _whole(hps)), dist.get_world_size())
+    """The average of a model's weights that the hyper-parameters ask for, without a warm-up as ever."""
+    options = replace(pick(AverageOptions, _whole(hps)), ema_warmup=False)
+    return make_ema(model.parameters(), options, dist.get_world_size())
 
 
 def get_ddp(model: nn.Module, hps: Any) -> nn.Module:

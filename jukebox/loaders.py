@@ -1,4 +1,4 @@
-"""The model behind --model: what is known of it before any weight is read, and how its parts are loaded one at a time.
+"""The model that --model names: what is known of it before any weight is read, and how its parts are loaded.
 
     --model=1b_lyrics                                  a key of MODELS
     --model=logs/my_prior                              a run: hparams and the VQ-VAE's place are in its checkpoint
@@ -117,7 +117,7 @@ class Model:
         return self.levels[-1]
 
     def vqvae(self, sample_length: int, device: torch.device | str) -> VQVAE:
-        """The VQ-VAE, for songs of so many samples (a multiple of the top level's tokens)."""
+        """The VQ-VAE, for songs of that many samples (a multiple of the top level's tokens)."""
         hps = Hyperparams(self.vqvae_hps, sample_length=sample_length, train=False)
         if torch.device(device).type == "meta":
             hps.restore_vqvae = ""
@@ -158,7 +158,7 @@ class KeptModel(Model):
 
 
 def weights_mark(path: str) -> str:
-    """What tells the weights of a checkpoint from others, wherever the file lies and whenever it was copied.
+    """What tells the weights of a checkpoint from others, wherever the file is and whenever it was copied.
 
     The size and a digest of both ends are looked at: the last bytes of PyTorch's files hold checksums of all tensors.
     An address is its own mark.
@@ -182,7 +182,7 @@ def weights_mark(path: str) -> str:
 
 
 class LazyPrior:
-    """Stands for a prior until it is loaded; knows what can be known without weights.
+    """Takes the place of a prior until it is loaded; knows what can be known without weights.
 
     Args:
         level: its hyper-parameters.
@@ -231,7 +231,7 @@ class KeptPrior(LazyPrior):
 
 
 def use_prior(prior: Any, device: torch.device, work: Callable[[Any], Result]) -> Result:
-    """Calls `work` with a prior that is on the device, and sees to it that it is gone from there afterwards.
+    """Calls `work` with a prior that is on the device, and makes sure that it leaves the device afterwards.
 
     Args:
         prior: a LazyPrior, which is loaded now and released again, or a module, which goes back to where it was.
@@ -277,7 +277,7 @@ class _NoInit(TorchFunctionMode):
 
 
 def find_model(name: str, weights_from: str = "") -> Model:
-    """Looks a model up; reads hyper-parameters alone.
+    """Looks a model up; reads only hyper-parameters.
 
     Args:
         name: a key of MODELS, or run folders and checkpoint files separated by commas.
@@ -413,7 +413,7 @@ def _need_weights(what: str, key: str, path: str) -> None:
     if not path:
         raise UserError(f"the set {what} names no weights: set {key} in hparams.py to a checkpoint file or an address")
     if not _is_there(path):
-        raise UserError(f"the weights of the set {what} are not there: {key}={path} is no file")
+        raise UserError(f"the weights of the set {what} are not there: {key}={path} is not a file")
 
 
 def _from_checkpoints(name: str, paths: list[str]) -> Model:

@@ -28,6 +28,7 @@ from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.levels import samples_per_code
 from jukebox.utils.torch_utils import freeze_model
 from jukebox.vqvae.bottleneck import Bottleneck
+from jukebox.vqvae.config import ConvConfig
 from jukebox.vqvae.vqvae import VQVAE
 from jukebox.weights.checkpoints import load_checkpoint, load_weights, restore_model, restore_opt, save_checkpoint
 
@@ -46,7 +47,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     """Builds the VQ-VAE and loads `restore_vqvae`, if set.
 
     With `hps.train` and without `hps.prior` it is ready to train, else frozen and in eval mode.
-    Where `sample_length` is 0 it follows from `sample_length_in_seconds`. One that is no multiple of the top level's
+    Where `sample_length` is 0 it follows from `sample_length_in_seconds`. One that is not a multiple of the top level's
     codes is cut down, except in training. On the meta device no weights are read.
     """
     top = samples_per_code(hps.strides_t, hps.downs_t)[-1]
@@ -58,7 +59,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
         hps.sample_length = lower
     if hps.sample_length % top:
         raise UserError(
-            f"sample_length={hps.sample_length} is no multiple of {top}, the samples per code of the top level: "
+            f"sample_length={hps.sample_length} is not a multiple of {top}, the samples per code of the top level: "
             f"use {lower or top} or {lower + top}"
         )
     vqvae = VQVAE(
@@ -75,12 +76,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
         multipliers=hps.hvqvae_multipliers,
         use_bottleneck=hps.use_bottleneck,
         revival_threshold=hps.revival_threshold,
-        width=hps.width,
-        depth=hps.depth,
-        m_conv=hps.m_conv,
-        dilation_growth_rate=hps.dilation_growth_rate,
-        dilation_cycle=hps.dilation_cycle,
-        reverse_decoder_dilation=hps.vqvae_reverse_decoder_dilation,
+        config=conv_config(hps, reverse_decoder_dilation=hps.vqvae_reverse_decoder_dilation),
     ).to(device)
     restore_model(hps, vqvae, "" if torch.device(device).type == "meta" else hps.restore_vqvae)
     if hps.train and not hps.prior:
@@ -92,6 +88,12 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     else:
         freeze_model(vqvae)
     return vqvae
+
+
+def conv_config(hps: Mapping[str, Any], prefix: str = "", **values: Any) -> ConvConfig:
+    """The residual stacks of the VQ-VAE, or with "cond_" of a prior's conditioner; and more values."""
+    same = "width depth m_conv dilation_growth_rate dilation_cycle"
+    return ConvConfig(**{key: hps[prefix + key] for key in same.split()}, **values)
 
 
 def transformer_config(hps: Mapping[str, Any], n_ctx: int, prefix: str = "") -> TransformerConfig:
@@ -143,14 +145,13 @@ def build_prior(hps: Hyperparams, vqvae: VQVAE, labeller: Labeller | EmptyLabell
         x_cond_kwargs=dict(
             out_width=hps.prior_width,
             init_scale=hps.init_scale,
-            width=hps.cond_width,
-            depth=hps.cond_depth,
-            m_conv=hps.cond_m_conv,
-            dilation_growth_rate=hps.cond_dilation_growth_rate,
-            dilation_cycle=hps.cond_dilation_cycle,
-            zero_out=hps.cond_zero_out,
-            res_scale=hps.cond_res_scale,
-            checkpoint_res=hps.cond_c_res if hps.train else 0,
+            config=conv_config(
+                hps,
+                "cond_",
+                zero_out=hps.cond_zero_out,
+                res_scale=hps.cond_res_scale,
+                checkpoint_res=hps.train and hps.cond_c_res,
+            ),
         ),
         y_cond_kwargs=dict(
             out_width=hps.prior_width,
@@ -161,6 +162,7 @@ def build_prior(hps: Hyperparams, vqvae: VQVAE, labeller: Labeller | EmptyLabell
             min_duration=hps.min_duration,
             max_duration=hps.max_duration,
             max_bow_genre_size=hps.max_bow_genre_size,
+            signals=hps.get("signals", ""),
         ),
         prime_kwargs=prime_kwargs,
         copy_input=hps.copy_input,
@@ -211,7 +213,12 @@ def make_labeller(hps: Hyperparams, sample_length: int) -> Labeller | EmptyLabel
     if not hps.labels:
         return EmptyLabeller()
     return Labeller.from_folder(
-        hps.labels_dir, hps.max_bow_genre_size, hps.n_tokens if hps.use_tokens else 0, sample_length, hps.labels_v3
+        hps.labels_dir,
+        hps.max_bow_genre_size,
+        hps.n_tokens if hps.use_tokens else 0,
+        sample_length,
+        hps.labels_v3,
+        hps.get("signals", ""),
     )
 
 

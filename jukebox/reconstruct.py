@@ -9,23 +9,23 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-if not __package__:  # as a script, whose folder would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
-from jukebox.utils.flag_values import FORMATS, choice, device_name, number, seconds_of, whole_numbers
+from jukebox.utils.flag_values import DAMAGED, FORMATS, choice, device_name, number, seconds_of, whole_numbers
 from jukebox.utils.progress import progress_bar, write_line
 
 DESCRIPTION = """\
-Encodes songs with a VQ-VAE and decodes them again from each level alone, to hear and measure what the codes keep. No
+Encodes songs with a VQ-VAE and decodes them again from each single level, to hear and measure what the codes keep. No
 prior is needed. Leaves DIR/index.html, a page to compare the original and the levels on, with spectrograms; for each
 song DIR/item_0, item_1, ... with original and level_0, level_1, ... as audio and as PNG; and DIR/report.json with all
 figures: spectral convergence in dB, codebook use, entropy and bit rate. The table of them is printed as well.
 
 Songs of any length, rate and format; stereo is mixed to mono, as the model hears it. A second run of the same name
 replaces files of the same names and no others. Files that cannot be read, or are shorter than one code, are named and
-left out, and then the exit status is 1.
+left out, and those that break off are named; then the exit status is 1.
 
   python jukebox/reconstruct.py --model=demo --audio_file=song.mp3 --name=out/reconstructed"""
 
@@ -35,6 +35,12 @@ FLAGS = [
     ),
     Flag("audio_file", "", "songs, separated by commas", "what"),
     Flag("audio_files_dir", "", "or a folder of songs, searched with all below it", "what"),
+    Flag(
+        "damaged",
+        DAMAGED[0],
+        "files that cannot be read to their end: refuse leaves them out, keep uses what can be read",
+        "what",
+    ),
     Flag("name", "", "folder to write to", "what"),
     Flag("levels", None, "levels to decode from, 0 the finest, such as 0,2; all", "what"),
     Flag("offset", 0.0, "where to start, in seconds of each file", "what"),
@@ -48,7 +54,7 @@ def main(**flags: Any) -> int:
     """Carries out one command line; see FLAGS.
 
     Returns:
-        Exit status: 0, 1 where files were left out, 130 after Ctrl-C.
+        Exit status: 0, 1 where files were left out or cut, 130 after Ctrl-C.
 
     Raises:
         UserError: something given cannot work, or no file is left.
@@ -58,6 +64,7 @@ def main(**flags: Any) -> int:
     ending = choice("format", flags["format"], FORMATS)
     offset = number("offset", flags["offset"] or 0.0, least=0.0)
     seconds = seconds_of(flags, "seconds")
+    damaged = choice("damaged", flags["damaged"], DAMAGED)
     wanted = device_name(flags["device"])
 
     from jukebox.utils.launch import read_launch
@@ -76,7 +83,8 @@ def main(**flags: Any) -> int:
     levels = whole_numbers("levels", chosen, hint, least=0, most=hps.levels - 1)
     device = pick_device(0, 1, wanted)
     folder = Path(flags["name"])
-    job = Reconstructor(load_vqvae(hps, device), hps.sr, flags["model"], folder, levels, ending, offset, seconds)
+    vqvae = load_vqvae(hps, device)
+    job = Reconstructor(vqvae, hps.sr, flags["model"], folder, levels, ending, offset, seconds, damaged)
     return reconstruct(job, files)
 
 
@@ -117,6 +125,8 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
                 bar.close()
                 print(f"\nstopped: {job.folder} holds {len(job.songs)} of {len(files)} songs", file=sys.stderr)
                 return 130
+            for remark in job.remarks[-1]:
+                write_line(remark)
             write_line(f"{name}, {job.songs[-1].seconds:.1f} s\n{text_table(figures)}\n")
     if not job.songs:
         raise broken[0]
@@ -125,11 +135,14 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
     print(f"open {job.folder / 'index.html'}" + (f"; {len(broken)} files were left out:" if broken else ""), flush=True)
     for why in broken:
         print(f"  {why}", flush=True)
-    return 1 if broken else 0
+    from jukebox.utils.audio.reader import Cut
+
+    cut = [remark for remarks in job.remarks for remark in remarks if isinstance(remark, Cut)]
+    return 1 if broken or cut else 0
 
 
 def is_about(error: UserError, path: str) -> bool:
-    """Whether an error is one file's own, so that the others can go on."""
+    """Whether an error is one file's own, so that the others can continue."""
     from jukebox.utils.audio.reader import AudioError
 
     return isinstance(error, AudioError) or str(error).startswith(path)
@@ -151,7 +164,7 @@ def find_songs(audio_file: str, audio_files_dir: str) -> list[tuple[str, str]]:
         if not names:
             raise UserError(f"--audio_files_dir={audio_files_dir}: there is no audio file in it or below")
         return [(os.path.join(audio_files_dir, name), name) for name in names]
-    # a name that exists as it stands is not cut at its commas
+    # a name that exists as it is is not cut at its commas
     paths = [audio_file] if os.path.exists(audio_file) else [p.strip() for p in audio_file.split(",") if p.strip()]
     for path in paths:
         if not os.path.isfile(path):

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-if not __package__:  # as a script, whose folder would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import (
+    DAMAGED,
     choice,
     device_name,
     level_number,
@@ -41,8 +42,9 @@ sample rate, samples per position, model and layers. Layers are counted from 1: 
 37th. Position i knows the codes before it. A file longer than a context is run in windows; the last one is moved back
 to end with the file, and every position is taken from one window.
 
-Files that are done are skipped, so an interrupted job goes on with the same command; files that cannot be read are
-named and left out, and then the exit status is 1. Start it under mpiexec -n N to split the files over N processes.
+Files that are done are skipped, so the same command resumes an interrupted job; files that cannot be read are
+named and left out, and those that break off are named; then the exit status is 1. Start it under mpiexec -n N to split
+the files over N processes.
 
   python jukebox/represent.py --model=5b --audio_files_dir=music --out=features --layers=36"""
 
@@ -51,6 +53,12 @@ FLAGS = [
     Flag("weights_from", "", "folder with the model's weights in the Hugging Face layout, as for sample.py", "what"),
     Flag("audio_files_dir", "", "folder of audio files, searched with all below it", "what"),
     Flag("out", "", "folder to write to", "what"),
+    Flag(
+        "damaged",
+        DAMAGED[0],
+        "files that cannot be read to their end: refuse leaves them out, keep uses what can be read",
+        "what",
+    ),
     Flag("layers", None, "layers, counted from 1, separated by commas; half the depth is a good first choice", "what"),
     Flag("pool", "mean", "mean over all positions, or none: every position", "what"),
     Flag("level", "top", "level of the prior: top, or a number, 0 the finest", "what"),
@@ -73,7 +81,7 @@ def main(**flags: Any) -> int:
     """Carries out one command line; see FLAGS.
 
     Returns:
-        Exit status: 0, 1 where files were left out, 130 after Ctrl-C.
+        Exit status: 0, 1 where files were left out or cut, 130 after Ctrl-C.
 
     Raises:
         UserError: something given cannot work.
@@ -88,6 +96,7 @@ def main(**flags: Any) -> int:
     pool = choice("pool", flags["pool"], ("mean", "none"))
     batch = None if flags["batch_size"] is None else whole("batch_size", flags["batch_size"], least=1)
     hop_fraction = number("hop_fraction", flags["hop_fraction"])
+    damaged = choice("damaged", flags["damaged"], DAMAGED)
     port, wanted = port_number(flags["port"]), device_name(flags["device"])
 
     from jukebox.features.activations import check_layers
@@ -125,7 +134,7 @@ def main(**flags: Any) -> int:
     rank, _, device = setup_dist_from_mpi(port=port, device=wanted, backend="gloo")
     try:
         with failing_together():
-            return make_features(model, settings, folder, out, todo, len(done), batch, rank, device)
+            return make_features(model, settings, folder, out, todo, done, batch, rank, device, damaged)
     finally:
         shutdown()
 
@@ -136,10 +145,11 @@ def make_features(
     folder: Path,
     out: Path,
     todo: list[str],
-    n_done: int,
+    done: dict[str, str],
     batch: int | None,
     rank: int,
     device: Any,
+    damaged: str,
 ) -> int:
     """Makes the features of one process's share of the files, and says at the end what became of them."""
     from jukebox.features.activations import Extractor
@@ -150,11 +160,11 @@ def make_features(
 
     share = todo[rank :: get_world_size()]
     say = write_line if rank == 0 else (lambda line: None)
-    if n_done:
-        say(f"{n_done} of {n_done + len(todo)} files are done already")
+    if done:
+        say(f"{len(done)} of {len(done) + len(todo)} files are done already")
+    was_cut = [(name, cut) for name, cut in done.items() if cut]
     if not todo:
-        print_end(0, n_done, [], out, rank)
-        return 0
+        return print_end(0, len(done), [], was_cut, out, rank)
     for notice in model.notices:
         say(notice)
     seconds = {name: entry.seconds for name, entry in AudioIndex(folder).look_up(share).items()}
@@ -180,7 +190,7 @@ def make_features(
         def advance(done: float) -> None:
             bar.update(max(0.0, min(done, bar.total - bar.n)))  # headers and samples differ by moments
 
-        job = FeatureWriter(extractor, folder, out, settings, batch, advance, say)
+        job = FeatureWriter(extractor, folder, out, settings, batch, advance, say, damaged)
         say(
             f"{len(share)} files, {sum(seconds.values()) / 60:.1f} min, in windows of {window:.2f} s, "
             f"{job.batch} at a time, on {device}"
@@ -192,22 +202,26 @@ def make_features(
             if get_world_size() > 1:
                 raise
             bar.close()
-            print(f"\nstopped: {job.outcome.made} files more are complete; the same command goes on", file=sys.stderr)
+            print(f"\nstopped: {job.outcome.made} files more are complete; the same command resumes", file=sys.stderr)
             return 130
     results = gather_objects(outcome) if get_world_size() > 1 else [outcome]
     broken = [item for result in results for item in result.broken]
-    print_end(sum(result.made for result in results), n_done, broken, out, rank)
-    return 1 if broken else 0
+    cut = was_cut + [item for result in results for item in result.cut]
+    return print_end(sum(result.made for result in results), len(done), broken, cut, out, rank)
 
 
-def print_end(made: int, n_done: int, broken: list[tuple[str, str]], out: Path, rank: int) -> None:
-    """The one end: how many files have features, and which have none."""
-    if rank:
-        return
-    text = f"{made} files made, {n_done} were there: {out} holds features of {made + n_done}"
-    print(text + (f"; {len(broken)} were left out:" if broken else ""), flush=True)
-    for name, why in broken:
-        print(f"  {name}: {why}", flush=True)
+def print_end(
+    made: int, n_done: int, broken: list[tuple[str, str]], cut: list[tuple[str, str]], out: Path, rank: int
+) -> int:
+    """The one end: how many files have features, which have none, and which lack their end. Returns the status."""
+    lines = [f"{made} files made, {n_done} were there: {out} holds features of {made + n_done}"]
+    for what, files in (("were left out", broken), ("lack their end", cut)):
+        if files:
+            lines[0] += f"; {len(files)} {what}"
+            lines += [f"  {name}: {why}" for name, why in files]
+    if rank == 0:
+        print("\n".join(lines), flush=True)
+    return 1 if broken or cut else 0
 
 
 def command() -> NoReturn:

@@ -1,19 +1,20 @@
 """Makes music: python jukebox/sample.py --model=M --name=DIR [flags]
 
 The command line, and the functions that notebooks import. What happens is in `jukebox/sampling/`: `command.py` has
-the order of things, `flags.py` every check, `windows.py` the walk along a song, `levels.py` what a run leaves
-behind.
+the order of things, `flags.py` every check, `windows.py` the walk along a song, `levels.py` the files of a
+run.
 """
 
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-if not __package__:  # as a script, whose folder would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.gone import sample_flag
+from jukebox.utils.label_row import SIGNALS
 
 if TYPE_CHECKING:
     from jukebox.make_models import make_model
@@ -40,7 +41,7 @@ __all__ = [
 DESCRIPTION = """\
 Makes music with a trained model, level by level, and writes each level to NAME/level_L as soon as it is done: audio,
 codes and a page to listen to. Start it under mpiexec -n N to split the songs over N processes. Ctrl-C keeps what is
-there; the same command with --resume goes on.
+made; the same command with --resume continues.
 
   from nothing     --model=1b_lyrics --name=out/new --sample_length_in_seconds=20 --artist=... --genre=... --lyrics=...
   from a file      --model=1b_lyrics --name=out/primed --mode=primed --audio_file=a.mp3 --prompt_length_in_seconds=12
@@ -83,11 +84,15 @@ FLAGS = [
         "lengths",
     ),
     Flag("audio_file", "", "prompts for --mode=primed, any format, separated by commas", "given"),
+    Flag(
+        "damaged", "refuse", "prompts that cannot be read to their end: refuse them, or keep what can be read", "given"
+    ),
     Flag("codes_file", "", "data.pth.tar of an earlier run, for --mode=continue and --mode=upsample", "given"),
     Flag("artist", "", "artist of all songs; a demo text where left out, as genre and lyrics", "labels"),
     Flag("genre", "", "genre of all songs", "labels"),
     Flag("lyrics", "", r"lyrics of all songs; a backslash is a line end", "labels"),
     Flag("lyrics_file", "", "the same from a text file in UTF-8", "labels"),
+    *(Flag(name, "", signal.description, "labels") for name, signal in SIGNALS.items()),
     Flag(
         "metas",
         "",
@@ -118,7 +123,7 @@ FLAGS = [
         "chunk_size", None, "given tokens in one pass, one value or one per level; as many as memory allows", "machine"
     ),
     Flag("port", 29500, "where processes under mpiexec meet", "machine"),
-    Flag("resume", False, "go on with an interrupted run of the same name and flags", "run"),
+    Flag("resume", False, "resume an interrupted run of the same name and flags", "run"),
     Flag(
         "dry_run",
         False,

@@ -4,7 +4,7 @@
 
 The page opens from disk, on a phone, without a network: style, script and data are inlined, audio and pictures are
 named by relative paths. Its look is in `jukebox/page/` (*.html, player.css, player.js); what it says is decided here.
-This file and that folder stand on the ground, with numpy and the standard library alone.
+This file and that folder import only numpy and the standard library.
 
 What may be changed: the templates, freely; `SETTINGS`, to show more of a run's flags.
 """
@@ -53,7 +53,7 @@ def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alig
     """Writes the player page of one level and the files that it needs, each atomically and the page last.
 
         index.html               every item: player, waveform, lyrics that light up, alignment, labels, settings
-        item_{i}.wav             written here only where no item_{i}.wav, .flac or .mp3 lies there yet
+        item_{i}.wav             written here only where no item_{i}.wav, .flac or .mp3 is there yet
         item_{i}/audio.wav       the same file again (a hard link where the disk has them): the folder is complete
         item_{i}/lyrics.json     artist, genre, title, lyrics, full_tokens
         item_{i}/align.json      starts, ends (seconds per character), lit (character per row), seconds_per_row, shift

@@ -1,12 +1,12 @@
 """Trains a VQ-VAE or a prior: python jukebox/train.py --hps=SET[,SET...] --name=RUN [any hyper-parameter]
 
-The command line alone; a run is put together in `training/run.py`; one step is in `training/step.py`.
+Only the command line; a run is put together in `training/run.py`; one step is in `training/step.py`.
 """
 
 import os
 import sys
 
-if not __package__:  # as a script, whose folder would hide installed packages behind our own
+if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import shlex
@@ -28,7 +28,7 @@ __all__ = ["get_ddp", "get_ema", "get_optimizer"]  # what older scripts import f
 
 DESCRIPTION = f"""\
 Trains a VQ-VAE, or with --prior a prior on the codes of one. Start it under mpiexec -n N for several processes.
-The same command again goes on from logs/NAME/checkpoint_latest.pth.tar; Ctrl-C saves and stops.
+The same command again resumes from logs/NAME/checkpoint_latest.pth.tar; Ctrl-C saves and stops.
 
   VQ-VAE      --hps=small_vqvae --name=small_vqvae --sample_length=262144 --bs=4 --audio_files_dir=MUSIC
               --labels=False --train --aug_shift --aug_blend

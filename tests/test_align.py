@@ -73,8 +73,8 @@ def song(n_characters: int) -> dict[str, Any]:
     return dict(artist="a", genre="g", lyrics="x" * n_characters, full_tokens=[1] * n_characters)
 
 
-def obvious_alignment(z: torch.Tensor, labels: Any, prior: Reader, hop: int) -> list[np.ndarray]:
-    """Slow twin: every cell is looked up in the first window that shows it."""
+def obvious_alignment(z: torch.Tensor, labels: Any, prior: Reader, hop: int, one_window: bool) -> list[np.ndarray]:
+    """Slow twin: every cell is looked up in the first window that shows it, or in the first that has its row."""
     total = z.shape[1]
     starts = get_starts(max(total, N_CTX), N_CTX, hop)
     result = []
@@ -91,20 +91,25 @@ def obvious_alignment(z: torch.Tensor, labels: Any, prior: Reader, hop: int) -> 
                         weights = prior.z_forward(padded, [], y[i : i + 1], torch.float32, {3})[0]
                         whole[t, character] = weights[0, 1, t - start, places[i].index(character)]
                         break
+                    if one_window and start <= t < start + N_CTX:
+                        break
         result.append(whole)
     return result
 
 
+@pytest.mark.parametrize("one_window", [False, True])
 @pytest.mark.parametrize("total, fraction", [(40, 0.5), (37, 0.3), (16, 0.5), (9, 0.25)])
-def test_alignment_equals_the_slow_twin(total: int, fraction: float) -> None:
+def test_alignment_equals_the_slow_twin(total: int, fraction: float, one_window: bool) -> None:
     labels = {"y": torch.zeros(3, 1), "info": [song(12), song(4), song(0)]}
     z = torch.randint(0, 9, (3, total))
     hps = Hyperparams(levels=2, hop_fraction=[1.0, fraction])
-    found = get_alignment(None, [z[:, :0], z], labels, Reader(), False, hps)
-    expected = obvious_alignment(z, labels, Reader(), int(fraction * N_CTX))
+    found = get_alignment(None, [z[:, :0], z], labels, Reader(), False, hps, one_window=one_window)
+    expected = obvious_alignment(z, labels, Reader(), int(fraction * N_CTX), one_window)
     for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape and a.dtype == np.float64
         assert np.allclose(a, b)
+    if total == 40:  # lyrics of 12 characters are longer than a window of 6
+        assert (found[0].sum(axis=1).max() <= 1 + 1e-6) == one_window
 
 
 def test_songs_go_together_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +136,7 @@ def test_find_names_the_head_that_follows_the_lyrics() -> None:
     z = torch.zeros(2, 40, dtype=torch.long)
     scores = rank_heads([z], labels, Reader(), False, Hyperparams(levels=1, hop_fraction=[0.5]))
     assert sorted((s.layer, s.head) for s in scores) == [(1, 0), (1, 1), (3, 0), (3, 1)]
+    assert all(0 <= value <= 1 for s in scores for value in (s.score, s.sharp, s.mass))
     best, second = scores[:2]
     assert (best.layer, best.head) == (3, 1) and best.score > 0.7 > 3 * second.score
     with pytest.raises(ValueError, match="no song of this run has lyrics"):
@@ -182,6 +188,7 @@ def test_command_recomputes_what_sampling_found(run: tuple[str, Path], capsys: p
     assert page.read_bytes() == known
     for a, b in zip(after["alignments"], before["alignments"], strict=True):
         assert a.shape == (36, 18) and torch.allclose(a, b, atol=1e-6)
+        assert a.sum(1).max() <= 1 + 1e-6
     assert torch.equal(after["zs"][2], before["zs"][2]) and torch.equal(after["x"], before["x"])
 
 

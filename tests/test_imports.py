@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transformer": {"utils"},
     "vqvae": {"utils"},
     "data": {"utils", "hparams"},
-    "prior": {"utils", "transformer", "vqvae.encdec"},
+    "prior": {"utils", "transformer", "vqvae.config", "vqvae.cpu"},
     "weights": {"utils", "prior"},
     "make_models": _MODELS - {"make_models"} | {"weights"},
     "loaders": _MODELS | {"weights"},
@@ -161,8 +161,8 @@ def test_imports_run_one_way() -> None:
 @pytest.mark.parametrize(
     ("where", "source", "refused"),
     [
-        ("prior", "from jukebox.vqvae.encdec import DecoderConvBlock", []),
-        ("prior", "from jukebox.vqvae import encdec", []),
+        ("prior", "from jukebox.vqvae.cpu.tiling import TiledDecoderConvBlock", []),
+        ("prior", "from jukebox.vqvae import cpu", []),
         ("prior", "from jukebox.vqvae import vqvae", ["jukebox.vqvae.vqvae"]),
         ("prior", "def f():\n    import jukebox.data.labels", ["jukebox.data.labels"]),
         ("utils", "from jukebox import hparams", ["jukebox.hparams"]),

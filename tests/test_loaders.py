@@ -78,7 +78,7 @@ def test_a_models_entry_of_ones_own(runs: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UserError, match="my_top of model mine names no weights: set restore_prior"):
         find_model("mine")
     monkeypatch.setitem(HPARAMS_REGISTRY, "my_top", Hyperparams(HPARAMS_REGISTRY["my_top"], restore_prior="gone"))
-    with pytest.raises(UserError, match="restore_prior=gone is no file"):
+    with pytest.raises(UserError, match="restore_prior=gone is not a file"):
         find_model("mine")
 
 

@@ -42,7 +42,7 @@ def test_an_interrupted_training_run_goes_on(name: str, folder: Path, capsys: py
     assert distance(old_runs.weights_of(name), goal) > tolerance
     assert old_runs.train(name, seed=99) == 0  # it keeps the seed that it began with
     said = capsys.readouterr().out
-    assert f"steps {begun} to {end}\n" in said and f"going on from logs/{name}/" in said
+    assert f"steps {begun} to {end}\n" in said and f"resuming from logs/{name}/" in said
     ended = old_runs.weights_of(name)
     assert list(ended) == list(goal) and distance(ended, goal) < tolerance
 

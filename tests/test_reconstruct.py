@@ -455,7 +455,7 @@ def test_a_vqvae_without_codes_is_refused(tmp_path: Path) -> None:
         (dict(audio_files_dir=""), "--audio_file and --audio_files_dir are missing: give one"),
         (dict(audio_file="a.wav", audio_files_dir="b"), "are both given: give one"),
         (dict(audio_file="no such.wav"), "--audio_file=no such.wav: there is no such file"),
-        (dict(audio_files_dir="no/such"), "is no folder"),
+        (dict(audio_files_dir="no/such"), "is not a folder"),
         (dict(format="ogg"), "--format=ogg: choose wav, flac or mp3"),
         (dict(levels=3), "--levels=3: give numbers from 0, the finest, to 2, such as --levels=0"),
         (dict(levels=(0, -1)), "--levels=0,-1"),

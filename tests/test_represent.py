@@ -23,7 +23,7 @@ from jukebox.data.synthesizer import make_song
 from jukebox.features import feature_writer
 from jukebox.features.activations import Extractor
 from jukebox.features.feature_writer import FeatureWriter, remove_stale
-from jukebox.features.results import MeanFile, RowsFile, is_done, note_path
+from jukebox.features.results import MeanFile, RowsFile, find_note, note_path
 from jukebox.loaders import Model, find_model
 from jukebox.represent import FLAGS, main
 from jukebox.utils.audio.write import write_audio
@@ -141,7 +141,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(
     (songs / "notes.txt").write_text("no audio")
     assert main(**flags(songs, model)) == 1
     text = capsys.readouterr().out
-    assert "4 files made, 0 were there" in text and "2 were left out:" in text
+    assert "4 files made, 0 were there" in text and "2 were left out" in text
     last = text.splitlines()[-2:]
     assert last[0].startswith("  bad.mp3: cannot") and last[1].startswith("  empty.wav: cannot")
     assert len(written(songs.parent / "out")) == 8
@@ -156,9 +156,9 @@ def test_links_to_nowhere_and_samples_that_are_no_numbers(
     soundfile.write(songs / "nan.wav", np.array([0.1, np.nan] * 2000, np.float32), 8000, subtype="FLOAT")
     assert main(**flags(songs, model)) == 1
     text = capsys.readouterr().out
-    assert "4 files made, 0 were there" in text and "2 were left out:" in text
+    assert "4 files made, 0 were there" in text and "2 were left out" in text
     last = text.splitlines()[-2:]
-    assert last[0].startswith("  gone.wav: cannot read") and "nan.wav: 2000 of its samples are no numbers" in last[1]
+    assert last[0].startswith("  gone.wav: cannot read") and "nan.wav: 2000 of its samples are not finite" in last[1]
     assert len(written(songs.parent / "out")) == 8
 
 
@@ -232,7 +232,7 @@ def test_two_processes_share_the_files(songs: Path, model: str) -> None:
         (dict(model=""), "--model is missing: give a model, such as --model=5b"),
         (dict(out=""), "--out is missing: give a folder, such as --out=features"),
         (dict(audio_files_dir=""), "--audio_files_dir is missing"),
-        (dict(audio_files_dir="no/such/folder"), "is no folder"),
+        (dict(audio_files_dir="no/such/folder"), "is not a folder"),
         (dict(layers=None), "--layers is missing: give layers counted from 1, such as --layers=36 or --layers=24,36"),
         (dict(layers=0), "--layers=0: give layers counted from 1"),
         (dict(layers="all"), "--layers=all"),
@@ -295,7 +295,7 @@ def test_an_interrupted_job_goes_on(
     monkeypatch.setattr(job.extractor, "run", stops)
     with pytest.raises(KeyboardInterrupt):
         job.run(FILES)
-    done = [name for name in FILES if is_done(out, name, job.settings, (songs / name).stat().st_size)]
+    done = [name for name in FILES if find_note(out, name, job.settings, (songs / name).stat().st_size)]
     assert len(done) == job.outcome.made
     assert set(written(out) if out.exists() else {}) == {f"{name}.{e}" for name in done for e in ("npy", "json")}
     rest = [name for name in FILES if name not in done]
@@ -314,7 +314,7 @@ def test_the_command_stops_cleanly(
 
     monkeypatch.setattr(FeatureWriter, "_run_batch", stop)
     assert main(**flags(songs, model)) == 130
-    assert "stopped: 0 files more are complete; the same command goes on" in capsys.readouterr().err
+    assert "stopped: 0 files more are complete; the same command resumes" in capsys.readouterr().err
 
 
 def test_a_batch_that_does_not_fit_is_halved(songs: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +335,7 @@ def test_a_batch_that_does_not_fit_is_halved(songs: Path, model: str, monkeypatc
     SAID.clear()
     assert job.run(FILES).made == len(FILES)
     assert sizes[:6] == [8, 4, 2, 2, 2, 2] and max(sizes[6:], default=0) <= 2
-    assert SAID == [f"out of memory with {n} windows at a time: going on with {n // 2}" for n in (8, 4)]
+    assert SAID == [f"out of memory with {n} windows at a time: continuing with {n // 2}" for n in (8, 4)]
     for name in FILES:
         np.testing.assert_allclose(
             np.load(songs.parent / "out" / f"{name}.npy"), np.load(wanted / f"{name}.npy"), atol=2e-5

@@ -351,7 +351,7 @@ def test_ctrl_c_says_how_to_go_on(finished: Path, model: str, tmp_path: Path) ->
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    assert f"stopped: {folder} holds everything up to the last finished window. To go on: python " in errors
+    assert f"stopped: {folder} holds everything up to the last finished window. To resume: python " in errors
     assert errors.rstrip().endswith("--resume")
     assert main(model=model, name=str(folder), n_samples=3, resume=True, **RUN) == 0
     assert_same(tokens(folder), tokens(finished))
@@ -403,7 +403,7 @@ def test_an_interrupted_run_of_other_settings_is_not_lost(
     assert "would be refused: " in capsys.readouterr().out
     assert (folder / "state.pth.tar").read_bytes() == before
     (folder / "state.pth.tar").write_bytes(before[:100])
-    with pytest.raises(UserError, match="state.pth.tar is damaged, the run cannot be gone on with: choose another"):
+    with pytest.raises(UserError, match="state.pth.tar is damaged, the run cannot be resumed: choose another"):
         main(model=model, name=str(folder), **other)
 
 
@@ -491,7 +491,7 @@ def test_out_of_memory_is_said_and_gone_on_from(
         with pytest.raises(UserError, match="^out of memory while .*: .* more memory") as caught:
             main(**flags)
     assert "\n" not in str(caught.value)
-    assert ("go on with --resume" in str(caught.value)) == (where != "vqvae")
+    assert ("continue with --resume" in str(caught.value)) == (where != "vqvae")
     assert main(**flags, resume=True) == 0
     assert_same(tokens(tmp_path / "run"), tokens(finished))
 
@@ -535,7 +535,9 @@ def test_a_full_disk_leaves_the_last_good_state(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(UserError, match="no space left to write .*: .*is whole; when that is mended: .* --resume$"):
+        with pytest.raises(
+            UserError, match="no space left to write .*: .*is complete; once this is fixed, resume with: .* --resume$"
+        ):
             main(model=model, name=str(folder), n_samples=3, **RUN)
     assert sum(z.shape[1] for z in RunState.load(folder).zs) > 0
     assert main(model=model, name=str(folder), n_samples=3, resume=True, **RUN) == 0

@@ -120,7 +120,7 @@ def test_vqvae_top_level_and_upsampler(songs: Path) -> None:
         assert checkpoint["step"] > 0 and checkpoint["hps"]["name"] == name
         assert f"--name={name}" in checkpoint["command"]
     again = run(songs, *PRIOR, "--labels=False", "--test", "--name=top", "--epochs=3", "--weight_decay=0.01")
-    assert "going on from logs/top/checkpoint_latest.pth.tar" in again.stdout.replace(os.sep, "/")
+    assert "resuming from logs/top/checkpoint_latest.pth.tar" in again.stdout.replace(os.sep, "/")
 
 
 def test_a_prior_with_labels_and_lyrics(songs: Path) -> None:
@@ -221,7 +221,7 @@ def test_interrupted_with_workers(songs: Path, ranks: int, sign: str) -> None:
         time.sleep(0.05)
     os.killpg(process.pid, getattr(signal, sign))
     out, err = process.communicate(timeout=300)
-    assert "stopped: the same command goes on from there" in out, out + err
+    assert "stopped: the same command resumes from there" in out, out + err
     assert err.count("stopping after this step") == 1 and "Traceback" not in err
     assert process.returncode == 128 + getattr(signal, sign)
     assert load_torch(latest)["step"] >= 2
@@ -236,7 +236,7 @@ def test_under_mpiexec(songs: Path) -> None:
     checkpoint = load_torch(songs / "logs/ranks/checkpoint_latest.pth.tar")
     assert not any(key.startswith("module.") for key in checkpoint["model"])
     again = run(songs, *VQVAE, "--name=ranks", "--epochs=2", "--test", port, ranks=2)
-    assert again.stdout.count("going on from") == 1
+    assert again.stdout.count("resuming from") == 1
     assert load_torch(songs / "logs/ranks/checkpoint_latest.pth.tar")["step"] == 2 * checkpoint["step"]
 
 
@@ -257,7 +257,7 @@ def test_a_sharded_run_goes_on_in_every_form(kind: str, songs: Path) -> None:
     run(songs, *words, f"--name=sharded_{kind}", "--epochs=2", port, ranks=2)
     run(songs, *words, f"--name={again.name}", "--epochs=1", port, ranks=2)
     done = run(songs, *words, f"--name={again.name}", "--epochs=2", port, ranks=2)
-    assert done.stdout.count("going on from") == 1
+    assert done.stdout.count("resuming from") == 1
     one, two = (load_torch(folder / "checkpoint_latest.pth.tar") for folder in (logs / f"sharded_{kind}", again))
     assert one["step"] == two["step"] > 3 and one["opt"] is None
     assert set(one["shards"]["steps"].values()) == {one["step"]}

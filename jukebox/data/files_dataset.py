@@ -30,8 +30,9 @@ from jukebox.data.song_index import SongIndex, choose_songs, split_songs
 from jukebox.hparams import Hyperparams, take_hparams
 from jukebox.utils.audio.index import AudioEntry, AudioIndex, find_audio_files
 from jukebox.utils.audio.read import EXTENSIONS, read_samples
-from jukebox.utils.audio.reader import AudioError
+from jukebox.utils.audio.reader import AudioError, Cut
 from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import DAMAGED
 
 ItemKey = int | tuple[int, int]  # an item, or (epoch, item)
 
@@ -46,8 +47,8 @@ class FilesAudioDataset(torch.utils.data.Dataset):
 
     Args:
         hps: hyper-parameters, of any class: audio_files_dir, sr, channels, sample_length, min_duration, max_duration,
-            aug_shift, seed; labels, labels_v3, labels_dir, metadata_py, max_bow_genre_size, use_tokens, n_tokens,
-            n_vocab, y_bins.
+            damaged, aug_shift, seed; labels, labels_v3, labels_dir, metadata_py, max_bow_genre_size, signals,
+            use_tokens, n_tokens, n_vocab, y_bins.
         with_times: whether items have times.
 
     Raises:
@@ -62,6 +63,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self.aug_shift = bool(hps.aug_shift)
         self.epoch = 0
         self.folder = os.fspath(hps.audio_files_dir)
+        self.damaged = getattr(hps, "damaged", DAMAGED[0])
         if self.sample_length <= 0:
             raise UserError(f"sample_length={self.sample_length}: give the samples of a training chunk, such as 262144")
         names, others = find_audio_files(self.folder)
@@ -74,8 +76,10 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self.durations = [int(entries[name].seconds * self.sr) for name in self.names]  # in samples
         self.songs = list(range(len(kept)))  # those that items are taken from
         self._index = SongIndex(self.durations, self.sample_length)
-        # One flag for each file, in memory that loader workers share, so that a broken one is told once by all of them.
-        self._broken = torch.zeros(len(kept), dtype=torch.bool).share_memory_()
+        # Flags for each file, in memory that loader workers share, so that trouble is told once by all of them.
+        self._broken, self._cut, self._told = torch.zeros(3, len(kept), dtype=torch.bool).share_memory_()
+        for i, name in enumerate(self.names):
+            self._cut[i] = self._told[i] = bool(entries[name].cut)
         self.notices = Notices()
         self.with_times = with_times
         self.labeller = _make_labeller(hps)
@@ -103,12 +107,11 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         if not names:
             found = _count_endings(others) or "nothing"
             raise UserError(f"audio_files_dir={self.folder} has no audio files: found {found}; {accepted}")
-        broken = [name for name in names if entries[name].error]
-        usable = [i for i, name in enumerate(names) if not entries[name].error]
-        if broken:
-            more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-            first = "; ".join(entries[name].error for name in broken[:5])
-            self._messages.append(f"left out, cannot be decoded: {first}{more}")
+        refusals = {name: entries[name].refusal(self.damaged) for name in names}
+        broken = [name for name in names if refusals[name]]
+        usable = [i for i, name in enumerate(names) if not refusals[name]]
+        self._left_out = len(broken)
+        self._messages += [f"left out: {refusals[name]}" for name in broken]
         chunk = self.sample_length / self.sr
         if low is not None and low * self.sr < self.sample_length:
             raise UserError(
@@ -124,12 +127,15 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             lengths = (
                 f", {min(seconds):.1f} to {max(seconds):.1f} s long"
                 if seconds
-                else f", none of which can be decoded ({'; '.join(entries[name].error for name in broken[:3])})"
+                else f", none of which can be decoded ({'; '.join(refusals[name] for name in broken[:3])})"
             )
             raise UserError(
                 f"audio_files_dir={self.folder} has no usable song: found {found}{lengths}; songs must be {limits} "
                 f"(sample_length={self.sample_length} is {chunk:.1f} s)"
             )
+        self._messages += [entries[names[i]].cut for i in kept if entries[names[i]].cut]
+        for i in sorted({*usable} - {*kept}):
+            self._messages.append(f"left out: {names[i]} is {entries[names[i]].seconds:.1f} s long")
         total = sum(entries[names[i]].seconds for i in kept)
         left = f"; {len(usable) - len(kept)} left out, songs must be {limits}" if len(kept) < len(usable) else ""
         self._messages.insert(0, f"{len(kept)} songs, {total / 3600:.2f} hours{left}")
@@ -197,7 +203,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         item %= n
         for step in range(n):
             song, offset = self.locate((item + step) % n, epoch)
-            if self._broken[song]:
+            if self._broken[song] and self.damaged != "keep":
                 continue
             try:
                 return self.get_song_chunk(song, offset, test=not self.aug_shift)
@@ -205,7 +211,8 @@ class FilesAudioDataset(torch.utils.data.Dataset):
                 told = bool(self._broken[song])  # by a worker that was quicker
                 self._broken[song] = True
                 if not told:
-                    print(f"{error}; its chunks are left out, others take their place", file=sys.stderr, flush=True)
+                    which = "the chunks that it lacks" if self.damaged == "keep" else "its chunks"
+                    print(f"{error}; {which} are left out, others take their place", file=sys.stderr, flush=True)
         raise UserError(f"no file of audio_files_dir={self.folder} can be decoded any more")
 
     def locate(self, item: int, epoch: int) -> tuple[int, int]:
@@ -230,9 +237,28 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             offset: first sample.
             test: handed to `get_metadata`.
         """
-        samples = read_samples(self.files[song], self.sr, offset, self.sample_length, channels=self.channels)
-        audio = np.ascontiguousarray(samples.T)
+        audio = np.ascontiguousarray(self.read_song(song, offset, self.sample_length).T)
         return audio if self.labeller is None else (audio, *self.get_chunk_labels(song, offset, test))
+
+    def read_song(self, song: int, offset: int, samples: int) -> np.ndarray:
+        """A part of a song, float32 [channels, samples]; what is wrong with a song is told once.
+
+        Raises:
+            AudioError: the part cannot be read.
+        """
+
+        def tell(note: str) -> None:
+            if not self._told[song]:
+                self._told[song] = True
+                print(note, file=sys.stderr, flush=True)
+            self._cut[song] |= isinstance(note, Cut)
+
+        file = self.files[song]
+        return read_samples(file, self.sr, offset, samples, channels=self.channels, damaged=self.damaged, tell=tell)
+
+    def is_incomplete(self) -> bool:
+        """Whether a file, or the end of one, has been left out because it cannot be read."""
+        return self._left_out > 0 or bool(self._broken.any() or self._cut.any())
 
     def get_chunk_labels(self, song: int, offset: int, test: bool = False) -> tuple[np.ndarray, ...]:
         """What comes with the audio of a chunk where there are labels: (y,), or (y, times)."""
@@ -240,7 +266,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         labels = self._labels_of(song, test)
         times = None if labels.times is None else [(a * self.sr, b * self.sr) for a, b in labels.times]
         label = self.labeller.get_label(
-            labels.artist, labels.genre, labels.lyrics, self.durations[song], offset, times=times
+            labels.artist, labels.genre, labels.lyrics, self.durations[song], offset, times, **labels.signals
         )
         if not self.with_times:
             return (label["y"].numpy(),)
@@ -307,7 +333,8 @@ def _make_labeller(hps: Hyperparams) -> Labeller | None:
         return None  # a VQ-VAE has no use for labels
     n_tokens = int(hps.n_tokens) if getattr(hps, "use_tokens", hps.n_tokens > 0) else 0
     folder = getattr(hps, "labels_dir", "")
-    labeller = Labeller.from_folder(folder, words, n_tokens, int(hps.sample_length), v3=bool(hps.labels_v3))
+    signals = getattr(hps, "signals", "")
+    labeller = Labeller.from_folder(folder, words, n_tokens, int(hps.sample_length), bool(hps.labels_v3), signals)
     try:
         _ = labeller.ag_processor.y_bins  # reads the tables
     except UserError as error:

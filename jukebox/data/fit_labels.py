@@ -11,6 +11,8 @@ from dataclasses import replace
 
 from jukebox.data.labels import Labeller
 from jukebox.data.metadata import UNKNOWN, Notices, SongLabels
+from jukebox.utils.errors import UserError
+from jukebox.utils.label_row import read_signal
 
 
 def genre_for(labeller: Labeller, genre: str, notices: Notices, name: str) -> str:
@@ -44,7 +46,16 @@ def labels_for(labeller: Labeller, labels: SongLabels, notices: Notices, name: s
             notices.add("no lyrics", name)
         elif len(clean) < 0.7 * len(labels.lyrics):
             notices.add("more than 30 % of the lyrics' characters are not in the vocabulary and are left out", name)
-    return replace(labels, genre=genre_for(labeller, labels.genre, notices, name))
+    signals = {}
+    for key in labeller.row.signal_names:
+        try:
+            value = labels.signals.get(key)
+            if read_signal(key, value) < 0:
+                notices.add(f"no {key} is known, it counts as {UNKNOWN!r}", name)
+            signals[key] = value
+        except UserError as error:
+            notices.add(f"a {key} cannot be read, it counts as {UNKNOWN!r}", f"{name}: {error}")
+    return replace(labels, genre=genre_for(labeller, labels.genre, notices, name), signals=signals)
 
 
 def _note_unknown(notices: Notices, what: str, value: str, nearest: Callable[[str], list[str]], name: str) -> None:

@@ -21,7 +21,7 @@ from jukebox.data.artist_genre_processor import ARTIST_TABLE, GENRE_TABLE, Artis
 from jukebox.data.lyric_window import Times, get_relevant_lyric_tokens, get_timed_lyric_tokens
 from jukebox.data.text_processor import VOCABULARY, TextProcessor, read_vocabulary
 from jukebox.utils.errors import UserError
-from jukebox.utils.label_row import LabelRow
+from jukebox.utils.label_row import LabelRow, read_signal
 
 
 class Labeller:
@@ -35,6 +35,7 @@ class Labeller:
         artist_ids, genre_ids: tables of one's own, dicts or paths (see ArtistGenreProcessor); None: the released ones,
             looked for when the first name is.
         vocab: characters of a vocabulary of one's own (see TextProcessor).
+        signals: conditioning signals of the model, see `LabelRow`.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class Labeller:
         artist_ids: TableSource = None,
         genre_ids: TableSource = None,
         vocab: str | None = None,
+        signals: str = "",
     ) -> None:
         self.max_genre_words = max_genre_words
         self.n_tokens = n_tokens
         self.sample_length = sample_length
         self.v3 = v3
-        self.row = LabelRow(max_genre_words, n_tokens)
+        self.row = LabelRow(max_genre_words, n_tokens, signals)
         self.label_shape = (self.row.size,)
         self.ag_processor = ArtistGenreProcessor(v3, artist_ids, genre_ids)
         self.text_processor = TextProcessor(v3, vocab)
@@ -60,7 +62,14 @@ class Labeller:
     # ------------------------------------------------------------------------------------------------ rows
 
     def get_label(
-        self, artist: str, genre: str, lyrics: str, total_length: int, offset: int, times: Times | None = None
+        self,
+        artist: str,
+        genre: str,
+        lyrics: str,
+        total_length: int,
+        offset: int,
+        times: Times | None = None,
+        **signals: Any,
     ) -> dict[str, Any]:
         """The label of one window.
 
@@ -70,15 +79,16 @@ class Labeller:
             total_length: samples of the song.
             offset: first sample of the window, in [0, total_length).
             times: when each character of `lyrics` is sung, (start, end) in samples; the window of lyrics follows them.
+            signals: values of conditioning signals by name; those that the model lacks have no effect.
 
         Returns:
-            `y`: LongTensor [row.size]; `info`: artist and genre as given, cleaned lyrics,
+            `y`: LongTensor [row.size]; `info`: artist, genre and signals as given, cleaned lyrics,
             `full_tokens` of the song, and `token_times` where times are known.
 
         Raises:
-            UserError: more genre words than slots, or an offset outside the song.
+            UserError: more genre words than slots, an offset outside the song, or a value that a signal refuses.
         """
-        info: dict[str, Any] = dict(artist=artist, genre=genre)
+        info: dict[str, Any] = dict(artist=artist, genre=genre, **signals)
         if times is None:
             info["lyrics"] = self.text_processor.clean(lyrics)
         else:
@@ -91,16 +101,23 @@ class Labeller:
             tokens,
             total_length,
             offset,
+            signals,
         )
         return dict(y=y, info=info)
 
     def get_y_from_ids(
-        self, artist_id: int, genre_ids: Sequence[int], lyric_tokens: Sequence[int], total_length: int, offset: int
+        self,
+        artist_id: int,
+        genre_ids: Sequence[int],
+        lyric_tokens: Sequence[int],
+        total_length: int,
+        offset: int,
+        signals: Mapping[str, Any] | None = None,
     ) -> torch.Tensor:
-        """The row y of ids and a window's lyric tokens; LongTensor [row.size].
+        """The row y of ids, values of signals and a window's lyric tokens; LongTensor [row.size].
 
         Raises:
-            UserError: more genre words than slots.
+            UserError: more genre words than slots, or a value that a signal refuses.
         """
         if len(genre_ids) > self.max_genre_words:
             raise UserError(
@@ -110,15 +127,16 @@ class Labeller:
         if len(lyric_tokens) != self.n_tokens:
             raise ValueError(f"{len(lyric_tokens)} lyric tokens for a window of {self.n_tokens}")
         padding = [-1] * (self.max_genre_words - len(genre_ids))
-        row = [int(total_length), int(offset), self.sample_length, artist_id, *genre_ids, *padding, *lyric_tokens]
-        return torch.tensor(row, dtype=torch.long)
+        bins = [read_signal(name, (signals or {}).get(name)) for name in self.row.signal_names]
+        row = [int(total_length), int(offset), self.sample_length, artist_id, *genre_ids, *padding, *bins]
+        return torch.tensor([*row, *lyric_tokens], dtype=torch.long)
 
     def get_batch_labels(self, metas: Sequence[Mapping[str, Any]], device: Any = "cpu") -> dict[str, Any]:
         """Labels of several songs.
 
         Args:
-            metas: for each song artist, genre, lyrics, total_length, offset, and maybe times, as `get_label` takes
-                them.
+            metas: for each song artist, genre, lyrics, total_length, offset, and maybe times and signals, as
+                `get_label` takes them.
             device: where y shall be.
 
         Returns:
@@ -244,6 +262,7 @@ class Labeller:
             artist_ids=dict(self.ag_processor.artist_ids) if own else None,
             genre_ids=dict(self.ag_processor.genre_ids) if own else None,
             vocab=self.text_processor.vocab if self._own_vocab else None,
+            signals=self.row.signals,
         )
 
     @classmethod
@@ -253,7 +272,13 @@ class Labeller:
 
     @classmethod
     def from_folder(
-        cls, folder: str | os.PathLike[str], max_genre_words: int, n_tokens: int, sample_length: int, v3: bool = False
+        cls,
+        folder: str | os.PathLike[str],
+        max_genre_words: int,
+        n_tokens: int,
+        sample_length: int,
+        v3: bool = False,
+        signals: str = "",
     ) -> Labeller:
         """A labeller with the tables and the vocabulary in a folder, as `build` writes them.
 
@@ -265,7 +290,7 @@ class Labeller:
             UserError: a table is missing.
         """
         if not os.fspath(folder):
-            return cls(max_genre_words, n_tokens, sample_length, v3)
+            return cls(max_genre_words, n_tokens, sample_length, v3, signals=signals)
         tables = [Path(folder) / ARTIST_TABLE, Path(folder) / GENRE_TABLE]
         for table in tables:
             if not table.is_file():
@@ -275,12 +300,13 @@ class Labeller:
                 )
         vocabulary = Path(folder) / VOCABULARY
         vocab = read_vocabulary(vocabulary) if vocabulary.is_file() else None
-        return cls(max_genre_words, n_tokens, sample_length, v3, tables[0], tables[1], vocab)
+        return cls(max_genre_words, n_tokens, sample_length, v3, tables[0], tables[1], vocab, signals)
 
 
 class EmptyLabeller:
     """Stands in for a labeller where a model has no labels: rows of no columns."""
 
+    row = LabelRow(0)  # has no signals; label_shape says that there is no row at all
     label_shape = (0,)
     n_tokens = 0
 

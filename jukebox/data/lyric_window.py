@@ -46,7 +46,7 @@ def get_relevant_lyric_tokens(
     if n_full < n_tokens:
         return _pad(full_tokens, n_tokens)
     if not 0 <= offset < total_length:
-        raise UserError(f"offset {int(offset)} lies outside the song: it must be 0 to {int(total_length) - 1} samples")
+        raise UserError(f"offset {int(offset)} is outside the song: it must be 0 to {int(total_length) - 1} samples")
     half = n_tokens // 2
     if n_tokens != 2 * half:
         raise UserError(f"n_tokens={n_tokens}: lyrics are cut around their middle, so use an even number")

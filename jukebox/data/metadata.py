@@ -26,6 +26,7 @@ from typing import Any
 
 from jukebox.data.lrc import TimedLyrics, fit_times, parse_lrc, plain_text
 from jukebox.utils.errors import UserError
+from jukebox.utils.label_row import SIGNALS
 
 UNKNOWN = "unknown"
 FIELDS = ("artist", "genre", "lyrics")
@@ -34,12 +35,15 @@ _FILE_COLUMNS = ("file", "filename", "file_name", "path", "audio")
 
 @dataclass(frozen=True)
 class SongLabels:
-    """Labels of one file; `times`: (start, end) in seconds of each character of the lyrics, where known."""
+    """Labels of one file; `times`: (start, end) in seconds of each character of the lyrics, where known; `signals`:
+    values of conditioning signals by name.
+    """
 
     artist: str = UNKNOWN
     genre: str = UNKNOWN
     lyrics: str = ""
     times: tuple[tuple[float, float], ...] | None = None
+    signals: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> SongLabels:
@@ -121,7 +125,10 @@ class FolderMetadata:
         for key in ("artist", "genre"):
             if key not in values:
                 self.notices.add(f"no {key} is known, it counts as {UNKNOWN!r}", name)
-        labels = SongLabels.of(values)
+        signals = {
+            key: source[key] for source in reversed(sources) for key in SIGNALS if source.get(key) not in (None, "")
+        }
+        labels = replace(SongLabels.of(values), signals=signals)
         timed = self._read_lrc(name, duration)
         return labels if timed is None else self._join(labels, timed, name)
 
@@ -165,7 +172,7 @@ class FolderMetadata:
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
-            self.notices.add("the .json file beside it is no JSON object, and is left out", name)
+            self.notices.add("the .json file beside it is not a JSON object, and is left out", name)
             return {}
         return {str(key).strip().lower(): value for key, value in values.items()}
 
@@ -214,7 +221,7 @@ def _json_rows(content: str, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}") from error
     entries = values if isinstance(values, list) else []
     rows = list(values.items()) if isinstance(values, dict) else [(_file_of(row), row) for row in entries]
     if not isinstance(values, (dict, list)) or not all(key and isinstance(row, dict) for key, row in rows):

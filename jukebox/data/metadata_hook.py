@@ -1,5 +1,7 @@
 """Labels from a user's own function `get_metadata(filename, test) -> (artist, genre, lyrics)`.
 
+A dict of conditioning signals may come fourth.
+
 Change here how such a function is loaded and what may come back from it.
 """
 
@@ -9,6 +11,7 @@ import os
 import re
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from jukebox.data.metadata import FIELDS, Notices, SongLabels, as_text
@@ -43,17 +46,18 @@ def load_hook(path: str) -> Callable[[str, bool], Any]:
 
 def from_hook(result: Any, name: str, notices: Notices) -> SongLabels:
     """What a user's `get_metadata` returned, as labels; anything but (artist, genre, lyrics) counts as unknown."""
-    if not isinstance(result, (tuple, list)) or len(result) != 3:
+    fourth = result[3] if isinstance(result, (tuple, list)) and len(result) == 4 else {}
+    if not isinstance(result, (tuple, list)) or len(result) not in (3, 4) or not isinstance(fourth, dict):
         notices.add("get_metadata did not return (artist, genre, lyrics), the file counts as unknown", name)
         return SongLabels()
     values = {}
-    for key, value in zip(FIELDS, result, strict=True):
+    for key, value in zip(FIELDS, result, strict=False):
         text = as_text(key, value)
         if text is not None:
             values[key] = text
         elif value is not None:
             notices.add(f"get_metadata gave a {type(value).__name__} as {key}, it counts as missing", name)
-    return SongLabels.of(values)
+    return replace(SongLabels.of(values), signals=fourth)
 
 
 def call_hook(hook: Callable[[str, bool], Any], path: str, test: bool, name: str, notices: Notices) -> SongLabels:

@@ -90,7 +90,7 @@ class SongIndex:
         begin = item * self.sample_length + shift
         middle = begin + half
         if not 0 <= middle <= (self._ends[-1] if self._ends else -1):
-            raise IndexError(f"item {item} moved by {shift}: its middle lies outside of the {len(self)} items")
+            raise IndexError(f"item {item} moved by {shift}: its middle is outside of the {len(self)} items")
         song = bisect.bisect_left(self._ends, middle)  # a middle on a border belongs to the earlier song
         start, end = self._ends[song - 1] if song else 0, self._ends[song]
         if begin + self.sample_length > end:

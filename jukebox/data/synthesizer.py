@@ -298,7 +298,7 @@ def write_songs(
     from jukebox.utils.files import atomic_write
 
     if not out:
-        raise UserError("say where the songs shall go: --out=FOLDER")
+        raise UserError("--out is missing: give the folder for the songs, such as --out=FOLDER")
     if format not in WRITABLE:
         raise UserError(f"format={format}: use one of {', '.join(WRITABLE)}")
     if songs < 1:

@@ -61,7 +61,7 @@ class TextProcessor:
     def __init__(self, v3: bool = False, vocab: str | None = None) -> None:
         characters = vocab if vocab is not None else VOCAB_V3 if v3 else VOCAB_V2
         if len(set(characters)) != len(characters):
-            raise ValueError("a character stands twice in the vocabulary")
+            raise ValueError("a character is in the vocabulary twice")
         self.vocab = characters
         self.n_vocab = len(characters) + 1
         self.tokens = {character: i + 1 for i, character in enumerate(characters)}

@@ -125,11 +125,11 @@ class Extractor:
         is what the model knows when it predicts code i.
 
         Args:
-            windows: of any lengths; shorter ones are filled up behind their end, where causal layers do not look.
+            windows: of any lengths; shorter ones are filled up after their end, where causal layers do not look.
 
         Yields:
             (layer, [N, L, D] in the type of computation) in ascending order, L the longest window's positions; rows
-            behind the end of a shorter window mean nothing.
+            after the end of a shorter window mean nothing.
         """
         codes, x_conds, y_conds, lyrics = [], [], [], []
         longest = max(len(window.audio) for window in windows) // self.hop

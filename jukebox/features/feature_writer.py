@@ -11,7 +11,7 @@ so that it ends at the end of the file, and gives the positions that are still m
                         ....####                          ...#####
                                                             ......##
 
-A file shorter than one context is one short window; nothing is padded. What is left of a file behind its last whole
+A file shorter than one context is one short window; nothing is padded. What is left of a file after its last whole
 position is not used, and a file shorter than one position is filled up with silence. Change here the order of things;
 what a window gives is in `activations.py`, what is written in `results.py`.
 """
@@ -36,10 +36,12 @@ import torch
 from torch import Tensor
 
 from jukebox.features.activations import AudioWindow, Extractor
-from jukebox.features.results import POOLS, MeanFile, RowsFile, Writing, array_path, is_done, write_note
+from jukebox.features.results import POOLS, MeanFile, RowsFile, Writing, array_path, find_note, write_note
 from jukebox.utils.audio.read import read_samples
+from jukebox.utils.audio.reader import Cut
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.flag_values import DAMAGED
 from jukebox.utils.memory import free_bytes, in_parts
 from jukebox.utils.sample_utils import Window, schedule
 
@@ -51,11 +53,11 @@ Report = Callable[[str], None]
 
 @dataclass
 class Outcome:
-    """Files that were made, that were there already, and that cannot be read (name, why)."""
+    """How many files were made; those that cannot be read (name, why), and those whose end is missing (name, how)."""
 
     made: int = 0
-    skipped: int = 0
     broken: list[tuple[str, str]] = field(default_factory=list)
+    cut: list[tuple[str, str]] = field(default_factory=list)
 
 
 class OpenSong:
@@ -74,6 +76,7 @@ class OpenSong:
         self, name: str, audio: Tensor, size: int, extractor: Extractor, hop: int, writing: Writing, pool: str
     ) -> None:
         self.name, self.size, self.samples = name, size, len(audio)
+        self.cut = ""  # what says that the end of the file is missing
         self.positions = max(1, self.samples // extractor.hop)
         whole = -(-self.positions // extractor.ratio) * extractor.ratio
         self._audio = torch.nn.functional.pad(audio, (0, 0, 0, max(0, whole * extractor.hop - self.samples)))
@@ -169,6 +172,7 @@ class FeatureWriter:
         batch: windows at a time; None: chosen from free memory.
         advance: called with the seconds of audio that were dealt with.
         say: called with lines for the user.
+        damaged: what becomes of files that cannot be read to their end, as for `load_audio`.
     """
 
     def __init__(
@@ -180,10 +184,11 @@ class FeatureWriter:
         batch: int | None = None,
         advance: Callable[[float], None] = lambda seconds: None,
         say: Report = print,
+        damaged: str = DAMAGED[0],
     ) -> None:
         self.extractor, self.folder, self.out, self.settings = extractor, folder, out, settings
         self.batch = batch or fitting_batch(extractor)
-        self.advance, self.say = advance, say
+        self.advance, self.say, self.damaged = advance, say, damaged
         self.outcome = Outcome()
         self._hop = window_hop(settings["hop_fraction"], extractor.n_ctx, extractor.ratio)
         self._open: dict[str, OpenSong] = {}
@@ -221,7 +226,7 @@ class FeatureWriter:
     def _songs(self, names: Sequence[str]) -> Generator[OpenSong]:
         """Decoded files; the next ones are read in the background. Those that cannot be read are noted."""
         with ThreadPoolExecutor(READERS) as pool:
-            coming: list[tuple[str, Future[tuple[Tensor, int]]]] = []
+            coming: list[tuple[str, Future[tuple[Tensor, int, list[str]]]]] = []
             rest = iter(names)
             try:
                 while True:
@@ -233,21 +238,25 @@ class FeatureWriter:
                         return
                     name, future = coming.pop(0)
                     try:
-                        audio, size = future.result()
+                        audio, size, notes = future.result()
                     except (OSError, ValueError) as error:  # AudioError, UserError, or a file that has gone
                         self.outcome.broken.append((name, str(error)))
                         self.say(f"left out: {error}")
                         continue
                     writing = atomic_write(array_path(self.out, name))
-                    yield OpenSong(name, audio, size, self.extractor, self._hop, writing, self.settings["pool"])
+                    song = OpenSong(name, audio, size, self.extractor, self._hop, writing, self.settings["pool"])
+                    for note in notes:
+                        self.say(note)
+                    song.cut = next((str(note) for note in notes if isinstance(note, Cut)), "")
+                    yield song
             finally:
                 for _, future in coming:
                     future.cancel()
 
-    def _read(self, name: str) -> tuple[Tensor, int]:
-        path = self.folder / name
-        audio = read_samples(path, self.extractor.sr, channels=1)
-        return torch.from_numpy(audio).t().contiguous(), os.path.getsize(path)
+    def _read(self, name: str) -> tuple[Tensor, int, list[str]]:
+        path, notes = self.folder / name, list[str]()
+        audio = read_samples(path, self.extractor.sr, channels=1, damaged=self.damaged, tell=notes.append)
+        return torch.from_numpy(audio).t().contiguous(), os.path.getsize(path), notes
 
     # ------------------------------------------------------------------------------------------ windows
 
@@ -267,7 +276,7 @@ class FeatureWriter:
 
     def _smaller_batch(self, batch: int) -> int:
         self.batch = smaller_batch(self.extractor, batch)
-        self.say(f"out of memory with {batch} windows at a time: going on with {self.batch}")
+        self.say(f"out of memory with {batch} windows at a time: continuing with {self.batch}")
         return self.batch
 
     def _window_done(self, song: OpenSong, window: Window) -> None:
@@ -287,9 +296,12 @@ class FeatureWriter:
             "sr": of.sr,
             "hop": of.hop,
             "positions": song.positions,
+            "cut": song.cut,
         }
         write_note(self.out, song.name, note)
         self.outcome.made += 1
+        if song.cut:
+            self.outcome.cut.append((song.name, song.cut))
         del self._open[song.name]
 
 
@@ -304,21 +316,26 @@ def window_hop(fraction: float, n_ctx: int, ratio: int) -> int:
     return max(1, int(fraction * n_ctx) // ratio) * ratio
 
 
-def split_done(names: Sequence[str], folder: Path, out: Path, settings: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """(files to do, files that are done).
+def split_done(
+    names: Sequence[str], folder: Path, out: Path, settings: dict[str, Any]
+) -> tuple[list[str], dict[str, str]]:
+    """(files to do, files that are done: what says that the end of the file is missing, "" where it is whole).
 
     Raises:
         UserError: there are results of other settings.
     """
     todo: list[str] = []
-    done: list[str] = []
+    done: dict[str, str] = {}
     for name in names:
         try:
             size = os.path.getsize(folder / name)
         except OSError:  # a link that leads nowhere: reading it will say so
             size = -1
-        finished = is_done(out, name, settings, size)
-        (done if finished else todo).append(name)
+        note = find_note(out, name, settings, size)
+        if note is None:
+            todo.append(name)
+        else:
+            done[name] = str(note.get("cut", ""))
     return todo, done
 
 

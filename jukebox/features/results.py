@@ -35,12 +35,12 @@ def note_path(out: Path, name: str) -> Path:
     return out / f"{name}.json"
 
 
-def is_done(out: Path, name: str, settings: Mapping[str, Any], size: int) -> bool:
-    """Whether the features of a file are there, complete, and of the file as it is now.
+def find_note(out: Path, name: str, settings: Mapping[str, Any], size: int) -> dict[str, Any] | None:
+    """The note of a file whose features exist, complete, and of the file as it is now; else None.
 
     Args:
         name: of the audio file, relative to its folder.
-        settings: what the features shall depend on.
+        settings: what the features depend on.
         size: bytes of the audio file.
 
     Raises:
@@ -50,14 +50,14 @@ def is_done(out: Path, name: str, settings: Mapping[str, Any], size: int) -> boo
         note = json.loads(note_path(out, name).read_text(encoding="utf-8"))
         array = np.load(array_path(out, name), mmap_mode="r")  # checks the header and the length
     except (OSError, ValueError, EOFError):
-        return False  # not there, or not by us
+        return None  # missing, or not by us
     if not isinstance(note, dict) or list(array.shape) != note.get("shape") or array.dtype != np.float32:
-        return False
+        return None
     other = [key for key in SETTINGS if note.get(key) != settings[key]]
     if other:
         says = ", ".join(f"{key}={_show(note.get(key))} instead of {_show(settings[key])}" for key in other)
         raise UserError(f"{array_path(out, name)} was made with {says}: choose another --out, or remove it")
-    return note.get("audio_bytes") == size
+    return note if note.get("audio_bytes") == size else None
 
 
 def _show(value: Any) -> str:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from jukebox.transformer.ops import LayerNorm
 from jukebox.utils.errors import UserError
-from jukebox.utils.label_row import LabelRow
-from jukebox.vqvae.encdec import DecoderConvBlock
+from jukebox.utils.label_row import SIGNALS, LabelRow
+from jukebox.vqvae.config import ConvConfig
+from jukebox.vqvae.cpu.tiling import TiledDecoderConvBlock
 
 
 class Conditioner(nn.Module):
@@ -20,8 +21,8 @@ class Conditioner(nn.Module):
     Args:
         input_shape: shape of the codes of the level above, (L_above,).
         bins: codebook entries; down_t, stride_t: how much coarser the level above is, stride_t ** down_t.
-        out_width: width D of the prior; width, depth, m_conv: of the convolution stack.
-        stack: more of the convolution stack, see `DecoderConvBlock`; a keyword that it lacks is a TypeError.
+        out_width: width D of the prior.
+        config: the residual stacks; stack: values of it by name, which win over it. Others are a TypeError.
 
     Residual blocks are saved under `blocks`; files that call them `model` load as well.
     """
@@ -34,19 +35,15 @@ class Conditioner(nn.Module):
         stride_t: int,
         out_width: int,
         init_scale: float = 1.0,
-        width: int = 128,
-        depth: int = 3,
-        m_conv: float = 1.0,
+        config: ConvConfig | None = None,
         **stack: Any,
     ) -> None:
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.x_emb = nn.Embedding(bins, out_width)
         nn.init.normal_(self.x_emb.weight, std=0.02 * init_scale)
-        stack["checkpoint_res"] = bool(stack.get("checkpoint_res"))
-        self.cond = DecoderConvBlock(
-            out_width, out_width, down_t, stride_t, width, depth, m_conv, blocks_name="blocks", **stack
-        )
+        config = ConvConfig.of(config, **{"blocks_name": "blocks", **stack})
+        self.cond = TiledDecoderConvBlock(out_width, out_width, down_t, stride_t, config)
         self.ln = LayerNorm(out_width)
 
     def forward(self, z: Tensor, x_cond: Tensor | None = None) -> Tensor:
@@ -90,6 +87,11 @@ class LabelEmbedding(nn.Module):
 
 
 SimpleEmbedding = LabelEmbedding  # the name in old code
+
+
+def embed_known(embedding: nn.Module, ids: Tensor) -> Tensor:
+    """The sum of the vectors of ids [N, n], [N, 1, D]; -1 adds nothing."""
+    return (embedding(ids.clamp_min(0)) * (ids >= 0).unsqueeze(-1)).sum(dim=1, keepdim=True)
 
 
 class RangeEmbedding(nn.Module):
@@ -146,7 +148,7 @@ class RangeEmbedding(nn.Module):
 
 
 class LabelConditioner(nn.Module):
-    """Embeds artist and genre, and where in the song each position lies (paper, section 4.1).
+    """Embeds artist, genre and other signals, and where in the song each position lies (paper, section 4.1).
 
     Args:
         y_bins: (genres, artists).
@@ -155,6 +157,7 @@ class LabelConditioner(nn.Module):
         n_time: positions L; out_width: width D.
         max_bow_genre_size: genre slots per song.
         include_time_signal: embed timing; a level that is conditioned on the one above leaves that to it.
+        signals: names in SIGNALS, separated by commas.
     """
 
     def __init__(
@@ -169,14 +172,18 @@ class LabelConditioner(nn.Module):
         init_scale: float = 1.0,
         max_bow_genre_size: int = 1,
         include_time_signal: bool = True,
+        signals: str = "",
     ) -> None:
         super().__init__()
         genres, artists = y_bins
         self.sr = sr
-        self.row = LabelRow(max_bow_genre_size)
+        self.row = LabelRow(max_bow_genre_size, signals=signals)
         self.include_time_signal = include_time_signal
         self.bow_genre_emb = LabelEmbedding(genres, out_width, init_scale)
         self.artist_emb = LabelEmbedding(artists, out_width, init_scale)
+        self.signal_embs = nn.ModuleDict(
+            {name: LabelEmbedding(SIGNALS[name].bins, out_width, init_scale) for name in self.row.signal_names}
+        )
         if include_time_signal:
             if min_duration is None or max_duration is None or not 0 <= min_duration < max_duration:
                 raise UserError(
@@ -204,7 +211,7 @@ class LabelConditioner(nn.Module):
             )
             raise UserError(
                 f"song length and position {seconds} do not fit the model's timing labels: "
-                f"a song lasts {shortest:g} s up to just under {longest:g} s, and the window must lie within "
+                f"a song lasts {shortest:g} s up to just under {longest:g} s, and the window must be within "
                 f"{longest:g} s; change total_sample_length_in_seconds"
             ) from None
 
@@ -216,10 +223,9 @@ class LabelConditioner(nn.Module):
         """
         if y.dim() != 2 or y.shape[1] != self.row.size:
             raise ValueError(f"labels must be [N, {self.row.size}], got {list(y.shape)}")
-        artist, genre = y[:, self.row.artist], y[:, self.row.genre]
-        named = (genre >= 0).unsqueeze(-1)
-        genres = (self.bow_genre_emb(genre.clamp_min(0)) * named).sum(dim=1, keepdim=True)
-        y_emb = self.artist_emb(artist) + genres
+        y_emb = self.artist_emb(y[:, self.row.artist]) + embed_known(self.bow_genre_emb, y[:, self.row.genre])
+        for name, embedding in self.signal_embs.items():
+            y_emb = y_emb + embed_known(embedding, y[:, self.row.signal(name)])
         if not self.include_time_signal:
             return y_emb, None
         total, absolute, relative = self.bins(y)

@@ -188,7 +188,7 @@ class SimplePrior(nn.Module):
         if self.single_enc_dec and not (self.labels and self.use_tokens and self.n_tokens):
             raise UserError("single_enc_dec=True needs --labels=True, --use_tokens=True and n_tokens above 0")
         if self.single_enc_dec and self.x_cond:
-            raise UserError(f"level={self.level}: lyrics are read at the top level, {self.levels - 1}, alone")
+            raise UserError(f"level={self.level}: lyrics are read only at the top level, {self.levels - 1}")
         if self.use_tokens and (not self.labels or self.n_tokens < 1 or prime_kwargs["bins"] < 1):
             raise UserError("use_tokens=True needs --labels=True and n_tokens and n_vocab above 0")
         length = self.n_ctx + (self.n_tokens if self.single_enc_dec else 0)
@@ -196,7 +196,7 @@ class SimplePrior(nn.Module):
             parts = (
                 f"n_tokens + n_ctx = {self.n_tokens} + {self.n_ctx}" if self.single_enc_dec else f"n_ctx={self.n_ctx}"
             )
-            raise UserError(f"{parts} is no multiple of blocks={blocks}: change one of them")
+            raise UserError(f"{parts} is not a multiple of blocks={blocks}: change one of them")
 
     @property
     def device(self) -> torch.device:

@@ -1,6 +1,6 @@
 """Songs of any length through one level of a VQ-VAE, in windows, with the numbers of one long pass.
 
-Convolutions look a known way to both sides. Each window is read with that much more on either side, and what lies over
+Convolutions look a known way to both sides. Each window is read with that much more on either side, and what is over
 the neighbours is dropped, so no seam can be heard or counted. Change here how long windows are.
 """
 

@@ -60,7 +60,7 @@ class Figures:
 
     @property
     def entropy(self) -> float:
-        """Bits per code that the codes' frequencies amount to: 0 for one code alone, log2(bins) for even use."""
+        """Bits per code that the codes' frequencies amount to: 0 for a single code, log2(bins) for even use."""
         shares = self.counts[self.counts > 0].double() / self.codes
         return max(0.0, -float((shares * shares.log2()).sum()))
 
@@ -153,7 +153,7 @@ def spectra(x: Tensor, piece: int = PIECE) -> Iterator[Tensor]:
 
 
 def frame_count(samples: int) -> int:
-    """Frames that `spectra` gives for so many samples."""
+    """Frames that `spectra` gives for that many samples."""
     return max(samples, STFT.n_fft // 2 + 1) // STFT.hop_length + 1
 
 

@@ -135,7 +135,7 @@ def _tick(label: str, place: str) -> str:
 
 
 def _short(model: str) -> str:
-    """A model's name without the folders it lies in."""
+    """A model's name without its folders."""
     parts = [part for part in clean(model).replace("\\", "/").split(",") if part]
     names = [part.rstrip("/").split("/") for part in parts]
     return ", ".join(n[-2] if len(n) > 1 and n[-1].endswith(".pth.tar") else n[-1] for n in names)

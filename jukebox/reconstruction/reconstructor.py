@@ -1,7 +1,7 @@
 """The order of things: take each song through a VQ-VAE, write its files, and the page after each song.
 
 A song leaves `item_{i}/`: the original and each level as audio and as a spectrogram. Then the report and, last of all,
-the page are written anew, so that after an interruption there is a whole page of the songs that were done. Change here
+the page are written again, so that after an interruption there is a whole page of the songs that were done. Change here
 what is written and under which names; what is measured is in `figures.py`, what the page says in `page.py`.
 """
 
@@ -23,6 +23,7 @@ from jukebox.reconstruction.page import ReconstructedSong, Version, page
 from jukebox.reconstruction.spectrogram import mel_decibels, picture
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.flag_values import DAMAGED
 from jukebox.vqvae.vqvae import VQVAE
 
 REPORT = "report.json"
@@ -30,12 +31,20 @@ KIND = "reconstruction"  # tells a report from other files of that name
 QUIETEST = -20.0  # dB of spectral power: the brightest colour of a song that is quieter than this all through
 
 
-def read_part(audio: Any, sr: int, offset: float, seconds: float | None) -> Tensor:
+def read_part(
+    audio: Any,
+    sr: int,
+    offset: float,
+    seconds: float | None,
+    damaged: str = DAMAGED[0],
+    tell: Callable[[str], None] | None = None,
+) -> Tensor:
     """Mono audio [T] at a rate: the wanted part, or what there is of it.
 
     Args:
         audio: a file, or samples [T] or [T, channels] at the rate.
         offset, seconds: where it begins and how long it is; None is up to the end.
+        damaged, tell: as for `load_audio`.
     """
     from jukebox.utils.audio.read import mono, probe_audio, read_samples
 
@@ -44,10 +53,17 @@ def read_part(audio: Any, sr: int, offset: float, seconds: float | None) -> Tens
     else:
         whole = seconds is None or offset + seconds > probe_audio(audio)[0]  # up to the end, and no silence after it
         duration = None if whole or seconds is None else round(seconds * sr)
-        samples, what = (
-            read_samples(audio, sr, round(offset * sr), duration, channels=1, check_duration=False)[0],
+        samples = read_samples(
             audio,
+            sr,
+            round(offset * sr),
+            duration,
+            channels=1,
+            check_duration=False,
+            damaged=damaged,
+            tell=tell,
         )
+        samples, what = samples[0], audio
     if len(samples) == 0 and offset:
         raise UserError(f"{what} ends before {offset:.2f} s, from where it was to be read: use a smaller --offset")
     return torch.from_numpy(samples[: None if seconds is None else round(seconds * sr)])
@@ -82,15 +98,17 @@ class Reconstructor:
         vqvae: frozen, on the device to use.
         sr: its samples per second.
         model: what to call it.
-        folder: where to write; of what is there only files of the same names are replaced.
+        folder: where to write; of what exists only files of the same names are replaced.
         levels: which levels, the finest first.
         format: ending of the audio files: wav, flac or mp3.
         offset, seconds: part of each file; seconds None is up to the end.
+        damaged: what becomes of files that cannot be read to their end, as for `load_audio`.
         advance: told a song's name, the seconds done of it, over all levels, and how many these will be.
 
     Attributes:
         songs: those that are done.
         figures: per song, those of each level.
+        remarks: per song, what is wrong with its file.
 
     Raises:
         UserError: the folder holds a page of something else.
@@ -104,9 +122,11 @@ class Reconstructor:
     format: str = "wav"
     offset: float = 0.0
     seconds: float | None = None
+    damaged: str = DAMAGED[0]
     advance: Callable[[str, float, float], None] = lambda name, done, total: None
     songs: list[ReconstructedSong] = field(default_factory=list)
     figures: list[list[Figures]] = field(default_factory=list)
+    remarks: list[list[str]] = field(default_factory=list)
     _notes: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -127,7 +147,8 @@ class Reconstructor:
         Raises:
             UserError: the file cannot be read, or is too short for the highest of the levels.
         """
-        original = read_part(file, self.sr, self.offset, self.seconds)
+        remarks: list[str] = []
+        original = read_part(file, self.sr, self.offset, self.seconds, self.damaged, remarks.append)
         number, samples = len(self.songs), original.shape[0]
         check_length(file, samples, self.sr, self.vqvae, self.levels)
         loudness = mel_decibels(original, self.sr)
@@ -150,6 +171,7 @@ class Reconstructor:
         self.advance(name, total, total)
         self.songs.append(ReconstructedSong(name, samples / self.sr, self.offset, versions))
         self.figures.append(figures)
+        self.remarks.append(remarks)
         self._notes.append(
             {
                 "audio": file,

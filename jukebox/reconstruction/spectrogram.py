@@ -59,7 +59,7 @@ def picture(loudness: np.ndarray, peak: float) -> bytes:
 
 
 def palette() -> np.ndarray:
-    """uint8 [256, 3]: COLOURS with what lies between them."""
+    """uint8 [256, 3]: COLOURS and the shades between them."""
     stops = np.linspace(0, 255, len(COLOURS))
     return np.stack([np.interp(np.arange(256), stops, c) for c in zip(*COLOURS, strict=True)], 1).round().astype("u1")
 

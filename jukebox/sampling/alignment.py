@@ -6,8 +6,8 @@ The attention of one such head, window after window, is the alignment of a song:
     rows: tokens of the top level, in time        columns: characters of the full lyrics
 
         #  .                   window 0 sees the characters of its own lyric window,
-          #                    window 1 those of the next; where windows overlap, the
-           . #                 rows of the earlier one stay
+          #                    window 1 those of the next; where windows overlap, a
+           . #                 row is that of the earliest window which has it
                #.
 
 `get_alignment` makes it, `rank_heads` judges every (layer, head) that looks at lyrics. Change here what counts as a
@@ -40,6 +40,7 @@ def get_alignment(
     hps: Any,
     dtype: torch.dtype | None = None,
     head: tuple[int, int] | None = None,
+    one_window: bool = False,
 ) -> list[np.ndarray]:
     """The attention of the music to the lyrics over whole songs, by the head that the prior names.
 
@@ -55,9 +56,11 @@ def get_alignment(
         hps: `levels`, and `hop_fraction` per level as the song was sampled with.
         dtype: type to run it in, if it is neither float32 nor what `fp16` says.
         head: (layer, head) to read; None is the one that the prior names.
+        one_window: let a row hold what one window saw, so that its weights are at most 1 in sum. Otherwise a row adds
+            what later windows saw of other characters, as the reference's numbers do.
 
     Returns:
-        For each song a float64 array [T_top, len(full_tokens)]: weights of one row are at most 1 in sum.
+        For each song a float64 array [T_top, len(full_tokens)].
 
     Raises:
         ValueError: the prior has no lyrics or names no head.
@@ -70,7 +73,8 @@ def get_alignment(
     level = hps.levels - 1
     hop = max(1, int(hps.hop_fraction[level] * prior.n_ctx))
     dtype = read_dtype(fp16, dtype)
-    return [maps[head] for maps in _lyric_maps(zs[level], labels, prior, dtype, hop, [head[0]], {head})]
+    found = _lyric_maps(zs[level], labels, prior, dtype, hop, [head[0]], {head}, one_window)
+    return [maps[head] for maps in found]
 
 
 def _lyric_maps(
@@ -81,6 +85,7 @@ def _lyric_maps(
     hop: int,
     layers: Collection[int],
     heads: Collection[tuple[int, int]] = (),
+    one_window: bool = True,
 ) -> Iterator[dict[tuple[int, int], np.ndarray]]:
     """For each song {(layer, head): float64 [T, characters]}; all heads of the layers where none are named."""
     n, total = z.shape
@@ -99,7 +104,10 @@ def _lyric_maps(
                     # The last column takes what falls on padding, whose place is -1.
                     n_characters = len(labels["info"][i]["full_tokens"])
                     whole = of_song.setdefault((layer, head), np.zeros((z.shape[1], n_characters + 1)))
-                    whole[start : start + prior.n_ctx, indices[i]] = weights[layer][i - int(songs[0]), head]
+                    rows = whole[start : start + prior.n_ctx]
+                    if one_window:
+                        rows[:] = 0.0
+                    rows[:, indices[i]] = weights[layer][i - int(songs[0]), head]
         for of_song in maps:
             yield {key: whole[:total, :-1] for key, whole in of_song.items()}
 
@@ -114,11 +122,13 @@ def _attention(prior: Any, z: Tensor, y: Tensor, dtype: torch.dtype, layers: Col
 
 @dataclass(frozen=True)
 class HeadScore:
-    """How well one head shows where in the lyrics the music is; every measure is in [0, 1] but `linear`, in [-1, 1].
+    """How well one head shows where in the lyrics the music is.
+
+    Every measure and the score are in [0, 1], except `linear`, which is in [-1, 1].
 
     Attributes:
         linear: correlation of time and place in the lyrics, the attention of a song taken as a joint distribution of
-            both: 1 where all of it lies on one rising line; a sharp head that stays at one place and a blurred one are
+            both: 1 if all of it is on one rising line; a sharp head that stays at one place and a blurred one are
             near 0.
         sharp: 1 - entropy of a row's attention, as a share of that of an even row, averaged over rows.
         mass: share of a row's attention that goes to real characters rather than to padding or music.
@@ -140,8 +150,9 @@ def judge(alignment: np.ndarray) -> tuple[float, float, float]:
     """The measures (linear, sharp, mass) of one song's alignment [T, characters], as HeadScore explains them."""
     mass = alignment.sum(axis=1)
     used = mass > 1e-9
+    mean_mass = min(1.0, float(mass.mean())) if len(mass) else 0.0  # single precision rounds above 1
     if not used.any() or alignment.shape[1] < 2:
-        return 0.0, 0.0, float(mass.mean()) if len(mass) else 0.0
+        return 0.0, 0.0, mean_mass
     rows = alignment[used] / mass[used, None]
     time, place = np.flatnonzero(used).astype(float), np.arange(rows.shape[1], dtype=float)
     time -= time.mean()
@@ -153,7 +164,7 @@ def judge(alignment: np.ndarray) -> tuple[float, float, float]:
     # Padded windows see fewer characters than there are: an even row is even over those that it can see.
     reach = np.log(np.maximum(2, (rows > 0).sum(axis=1)))
     sharp = float(np.clip(1 - entropy / reach, 0, 1).mean())
-    return linear, sharp, float(mass.mean())
+    return float(np.clip(linear, -1, 1)), sharp, mean_mass
 
 
 def rank_heads(

@@ -80,7 +80,7 @@ def run(flags: Mapping[str, Any]) -> int:
 
 
 def _asks_for_names(flags: Mapping[str, Any], flag: str) -> bool:
-    """Whether a list is wanted; what stands behind the flag is text, also where it looks like a number."""
+    """Whether a list is wanted; the value of the flag is text, even if it looks like a number."""
     return flags.get(flag) is not None and flags[flag] is not False
 
 
@@ -116,7 +116,7 @@ def run_folder(settings: Settings, rank: int, size: int) -> Path:
 
 
 def make_songs(settings: Settings, flags: Mapping[str, Any], rank: int, size: int, device: torch.device) -> int:
-    """Makes the songs of one process, which alone writes to its folder."""
+    """Makes the songs of one process, the only one that writes to its folder."""
     folder = run_folder(settings, rank, size)
     try_folder(folder, "name")
     with only_writer(folder, "name"):
@@ -125,11 +125,13 @@ def make_songs(settings: Settings, flags: Mapping[str, Any], rank: int, size: in
         except KeyboardInterrupt:
             if rank == 0:
                 saved = f"{folder} holds everything up to the last finished window"
-                print(f"\nstopped: {saved}. To go on: {again(size)}", file=sys.stderr)
+                print(f"\nstopped: {saved}. To resume: {again(size)}", file=sys.stderr)
             return 130
         except WriteError as error:
             go_on = again(size)
-            raise UserError(f"{error.what}. What was saved before is whole; when that is mended: {go_on}") from error
+            raise UserError(
+                f"{error.what}. What was saved before is complete; once this is fixed, resume with: {go_on}"
+            ) from error
 
 
 def make_songs_in(
@@ -166,7 +168,7 @@ def state_settings(settings: Settings, songs: range) -> dict[str, Any]:
 
 
 def open_state(settings: Settings, folder: Path, songs: range, resume: bool, report: Silent) -> RunState | None:
-    """The state to go on from, None for a new run.
+    """The state to resume from, None for a new run.
 
     Raises:
         UserError: --resume with other settings, or an interrupted run without --resume, which would be lost.
@@ -185,12 +187,10 @@ def open_state(settings: Settings, folder: Path, songs: range, resume: bool, rep
     differs = difference(state.settings, new)
     if differs:
         raise UserError(
-            f"{folder} holds an interrupted run, with {differs}: repeat its command with --resume to go on with it, "
+            f"{folder} holds an interrupted run, with {differs}: repeat its command with --resume to continue it, "
             "choose another --name, or delete it"
         )
-    raise UserError(
-        f"{folder} holds this very run, interrupted: add --resume to go on with it, or choose another --name"
-    )
+    raise UserError(f"{folder} holds this very run, interrupted: add --resume to continue it, or choose another --name")
 
 
 def would_open(settings: Settings, folder: Path, songs: range, resume: bool, report: Silent) -> RunState | None:
@@ -205,7 +205,7 @@ def would_open(settings: Settings, folder: Path, songs: range, resume: bool, rep
 
 
 def remove_earlier(folder: Path, settings: Settings, flags: Mapping[str, Any]) -> None:
-    """Removes what a finished run has left in the folder, so that nothing of it stands among the new songs."""
+    """Removes what a finished run has left in the folder, so that nothing of it is left among the new songs."""
     inputs = [settings.codes_file, *settings.prompts, *(flags.get(key) for key in ("metas", "lyrics_file"))]
     (folder / STATE_FILE).unlink(missing_ok=True)
     remove_levels(folder, [str(name) for name in inputs if name])
@@ -219,7 +219,7 @@ def clean_up(folder: Path) -> None:
 
 
 def again(size: int) -> str:
-    """The command that goes on with this run."""
+    """The command that resumes this run."""
     words = [word for word in sys.argv[1:] if word not in ("--resume", "--resume=True")]
     launcher = f"mpiexec -n {size} " if size > 1 else ""
     return f"{launcher}{this_program()} {shlex.join(words)} --resume"

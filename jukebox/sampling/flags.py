@@ -23,7 +23,7 @@ from jukebox.sampling.prompts import check_codes, read_codes, shown, split_promp
 from jukebox.sampling.settings import MODES, Settings
 from jukebox.sampling.songs import full_metas, read_said
 from jukebox.utils.errors import UserError
-from jukebox.utils.flag_values import FORMATS, choice, device_name, per_level, port_number, whole
+from jukebox.utils.flag_values import DAMAGED, FORMATS, choice, device_name, per_level, port_number, whole
 from jukebox.utils.precision import DTYPES
 
 
@@ -75,6 +75,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
             notices.append(f"{count - n_samples} of {count} {what} are not used: --n_samples={n_samples}")
     metas = full_metas(flags, said, n_samples, model, mode, sample_length, remarks)
     port_number(flags.get("port", 29500))
+    choice("damaged", str(flags.get("damaged", DAMAGED[0])), DAMAGED)
     drawing = read_drawing(flags, levels)
     return Settings(
         model=model,

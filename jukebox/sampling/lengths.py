@@ -106,7 +106,7 @@ def check_something_to_do(
         raise UserError(
             f"--codes_file={flags['codes_file']} holds {sample_length / model.sr:.2f} s of all levels that "
             f"--mode={flags['mode']} "
-            f"makes: give the file of level_{top} to make the lower ones anew, or ask for more with --mode=continue"
+            f"makes: give the file of level_{top} to make the lower ones again, or ask for more with --mode=continue"
         )
 
 

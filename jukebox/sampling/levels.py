@@ -3,7 +3,7 @@
     codes (windows.py) -> alignment, if the model reads lyrics -> audio -> DIR/level_L: items, data.pth.tar, page
 
 Each level is written as soon as it is made, and the state of the run after every window. Only the prior of the level
-at work is on the device. Change here what a level leaves behind; the page's content is decided in `save_html.py`.
+at work is on the device. Change here what a level writes; the page's content is decided in `save_html.py`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run_levels(
             `sampling_kwargs` of notebooks, which keep what fitted the memory.
         sample_levels: levels to make.
         hps: `name`, `sample_length` (samples), `hop_fraction`, `levels`, `sr`; what else is in it goes to the page.
-        state: kept up to date after every window, and its finished levels are left alone.
+        state: kept up to date after every window, and its finished levels are not made again.
         alignments: of the top level, where they are known already.
         report: told about progress; None draws bars.
         keep: called with each level and its `level_data` instead of writing it.
@@ -122,7 +122,7 @@ class LevelMaker:
 
     def _elsewhere(self, level: int, device: torch.device) -> str:
         """Where there may be more memory, in the type that the run was started in."""
-        go_on = "try again" if self.state is None else "what is made is saved, go on with --resume"
+        go_on = "try again" if self.state is None else "what is made is saved, continue with --resume"
         if device.type == "cpu":
             return f"{go_on} on a machine with more memory, or when other programs are closed"
         dtype = dtype_name(self.options[level].dtype)
@@ -176,7 +176,8 @@ class LevelMaker:
     def _align(self, prior: Any) -> None:
         dtype = self.options[-1].dtype
         if wants_alignment(prior) and self.labels[-1] is not None:
-            self.alignments = get_alignment(None, self.zs, self.labels[-1], prior, False, self.hps, dtype)
+            labels = self.labels[-1]
+            self.alignments = get_alignment(None, self.zs, labels, prior, False, self.hps, dtype, one_window=True)
 
 
 def wants_alignment(prior: Any) -> bool:
@@ -240,7 +241,7 @@ def remove_levels(folder: Path, inputs: Collection[str]) -> None:
 
     Args:
         folder: of the run.
-        inputs: files that the new run reads; a level that one of them lies in is left alone.
+        inputs: files that the new run reads; a level that holds one of them is not touched.
     """
     read = [Path(name).resolve() for name in inputs]
     for level in folder.glob("level_*"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import LONGEST
+from jukebox.utils.label_row import SIGNALS, read_signal
 
 TOTAL, OFFSET = "total_length_in_seconds", "offset_in_seconds"
 # Keys of one entry of --metas, with the types they take.
@@ -39,7 +40,7 @@ def read_metas(path: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
         with open(path, encoding="utf-8-sig") as file:
             metas = json.load(file)
     except ValueError as error:
-        raise UserError(f"--metas={path} is no JSON: {error}") from error
+        raise UserError(f"--metas={path} is not JSON: {error}") from error
     return check_metas([metas] if isinstance(metas, dict) else metas, f"--metas={path}")
 
 
@@ -55,8 +56,12 @@ def check_metas(metas: Any, where: str) -> list[dict[str, Any]]:
         if not isinstance(meta, dict):
             raise UserError(f"{where}: entry {number} is {meta!r}, not an object with artist, genre, lyrics")
         for key, value in meta.items():
+            if key in SIGNALS:
+                read_signal(key, value)
+                continue
             if key not in META_TYPES:
-                raise UserError(f"{where}: entry {number} has an unknown key {key!r}; known: {', '.join(META_TYPES)}")
+                known = ", ".join([*META_TYPES, *SIGNALS])
+                raise UserError(f"{where}: entry {number} has an unknown key {key!r}; known: {known}")
             if not isinstance(value, META_TYPES[key]) or isinstance(value, bool):
                 kind = "text" if META_TYPES[key] == (str,) else "a number"
                 raise UserError(f"{where}: {key} of entry {number} is {value!r}, not {kind}")

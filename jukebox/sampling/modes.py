@@ -1,6 +1,6 @@
 """The four ways to begin, as notebooks of this model family call them.
 
-    ancestral_sample   from nothing               continue_sample   from codes, go on with every level
+    ancestral_sample   from nothing               continue_sample   from codes, continue every level
     primed_sample      from audio                 upsample          from codes of the top level, make the others
 
 All end in `_sample`, which makes levels from the top down and writes each to `hps.name/level_L`.
@@ -81,7 +81,7 @@ def primed_sample(
     hps: Any,
     **more: Any,
 ) -> list[Tensor]:
-    """Goes on from audio.
+    """Continues audio.
 
     Args:
         x: prompts [N, T, 1], see `load_prompts`; T is cut to whole tokens of the top level.
@@ -101,7 +101,7 @@ def continue_sample(
     hps: Any,
     **more: Any,
 ) -> list[Tensor]:
-    """Goes on from codes, see `load_codes`, at every level that has a prior. Arguments and result as in `_sample`."""
+    """Continues codes, see `load_codes`, at every level that has a prior. Arguments and result as in `_sample`."""
     return _sample(zs, labels, sampling_kwargs, priors, _levels(priors), hps, **more)
 
 

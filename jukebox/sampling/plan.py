@@ -193,7 +193,7 @@ def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dt
 
 
 def _slowdown(rows: int) -> float:
-    """How many times longer a product of so many rows and a matrix takes the CPU in fp16 than in float32."""
+    """How many times longer a product of that many rows and a matrix takes the CPU in fp16 than in float32."""
     seconds = []
     for dtype in (torch.float32, torch.float16):
         x, w = torch.ones(rows, 2048, dtype=dtype), torch.ones(2048, 2048, dtype=dtype)
@@ -224,7 +224,7 @@ def _clock(device: torch.device, work: Any) -> float:
 
 
 def with_time(plan: LevelPlan, speed: Speed, n_tokens: int) -> LevelPlan:
-    """Adds the estimate of time; `n_tokens` lyrics are run again in each window where they stand before the music."""
+    """Adds the estimate of time; `n_tokens` lyrics are run again in each window if they come before the music."""
     batches = -(-plan.songs // plan.batch)
     prefill = (plan.prefill_tokens + n_tokens * len(plan.windows)) * plan.songs * speed.given
     return replace(plan, seconds=batches * plan.new_tokens * speed.step + prefill)

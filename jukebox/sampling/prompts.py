@@ -22,6 +22,7 @@ from jukebox.sampling.settings import Settings
 from jukebox.utils.dist_utils import given_device
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
+from jukebox.utils.flag_values import DAMAGED
 
 
 def tile_songs(items: Sequence[Any], hps: Any) -> list[Any]:
@@ -51,13 +52,14 @@ def load_prompts(audio_files: str | Sequence[Any], duration: int, hps: Any) -> T
     """Reads the beginnings of audio files as prompts.
 
     Files of any format, rate and number of channels are resampled and mixed to mono. Silence is put in front of a
-    file that is shorter than `duration`, so that its end still meets the music that goes on from it; a warning says so.
+    file that is shorter than `duration`, so that its end still meets the music that continues it; a warning says so.
 
     Args:
         audio_files: a list of files or of samples [T] or [T, channels] at `hps.sr`, or names of files separated by
             commas; tiled to `hps.n_samples`.
         duration: samples to read of each.
-        hps: `sr` in Hz and `n_samples`; with `songs`, the numbers of the songs of this process.
+        hps: `sr` in Hz and `n_samples`; with `songs`, the numbers of the songs of this process; `damaged` as for
+            `load_audio`.
 
     Returns:
         float32 [n_samples, duration, 1], on the device that `setup_dist_from_mpi` gave, else on the CPU.
@@ -69,11 +71,12 @@ def load_prompts(audio_files: str | Sequence[Any], duration: int, hps: Any) -> T
     if not given:
         raise UserError("--audio_file names no file: give one or more, separated by commas")
     wanted = tile_songs(range(len(given)), hps)
-    prompts = {number: _load_prompt(given[number], duration, hps.sr) for number in dict.fromkeys(wanted)}
+    damaged = take_hparams(hps, "damaged").get("damaged", DAMAGED[0])
+    prompts = {number: _load_prompt(given[number], duration, hps.sr, damaged) for number in dict.fromkeys(wanted)}
     return torch.stack([prompts[number] for number in wanted]).unsqueeze(-1).to(given_device())
 
 
-def _load_prompt(prompt: Any, duration: int, sr: int) -> Tensor:
+def _load_prompt(prompt: Any, duration: int, sr: int, damaged: str) -> Tensor:
     from jukebox.utils.audio.index import get_duration_sec
     from jukebox.utils.audio.read import read_samples
 
@@ -81,7 +84,10 @@ def _load_prompt(prompt: Any, duration: int, sr: int) -> Tensor:
         name, audio = "a prompt", prompt[:duration]
     else:
         name, long_enough = prompt, get_duration_sec(prompt, cache=False) * sr >= duration
-        audio = read_samples(name, sr, duration=duration if long_enough else None, channels=1)[0, :duration]
+        wanted, notes = duration if long_enough else None, list[str]()
+        audio = read_samples(name, sr, duration=wanted, channels=1, damaged=damaged, tell=notes.append)[0, :duration]
+        for note in notes:
+            warnings.warn(note, stacklevel=4)
     missing = duration - audio.shape[0]
     if missing > 0:
         warnings.warn(
@@ -182,7 +188,7 @@ def read_codes(codes_file: str | os.PathLike[str] | Mapping[str, Any]) -> Mappin
 
 
 def _check_labels(path: Path, labels: Any, songs: int) -> None:
-    """Refuses labels that are not as runs save them: per level None or {y, info}, for so many songs."""
+    """Refuses labels that are not as runs save them: per level None or {y, info}, for that many songs."""
     for entry in labels if isinstance(labels, (list, tuple)) else [labels]:
         if entry is None:
             continue
@@ -201,7 +207,7 @@ def _check_labels(path: Path, labels: Any, songs: int) -> None:
 
 
 def check_codes(codes_file: str, zs: Sequence[Tensor], levels: int, bins: int, model: str) -> None:
-    """Refuses codes that are not of a model with so many levels and codes.
+    """Refuses codes that are not of a model with that many levels and codes.
 
     Raises:
         UserError: what does not fit.
@@ -221,7 +227,7 @@ def check_codes(codes_file: str, zs: Sequence[Tensor], levels: int, bins: int, m
 def load_codes(
     codes_file: str | os.PathLike[str], duration: int | None, priors: Sequence[Any] | None, hps: Any
 ) -> list[Tensor]:
-    """Reads the codes of an earlier run, to go on from them or to upsample them.
+    """Reads the codes of an earlier run, to continue or to upsample them.
 
     Args:
         codes_file: its `data.pth.tar`.
@@ -251,6 +257,6 @@ def load_codes(
 
 
 def cut_codes(zs: Sequence[Tensor], hops: Sequence[int], duration: int | None, hps: Any) -> list[Tensor]:
-    """The first `duration` samples of codes with so many samples per token, tiled to the songs of this process."""
+    """The first `duration` samples of codes with these samples per token, tiled to the songs of this process."""
     rows = tile_songs(range(zs[-1].shape[0]), hps)
     return [z[rows, : None if duration is None else duration // hop].long() for z, hop in zip(zs, hops, strict=True)]

@@ -26,10 +26,10 @@ class Silent:
         print(f"warning: {text}", file=sys.stderr)
 
     def begin(self, level: int, tokens: int, windows: int) -> None:
-        """A level begins, which makes `tokens` in all songs together, in so many windows."""
+        """A level begins, which makes `tokens` in all songs together, in that many windows."""
 
     def advance(self, tokens: int) -> None:
-        """So many tokens were made."""
+        """That many tokens were made."""
 
     def window_done(self) -> None:
         """A window of all songs is made and saved."""
@@ -39,7 +39,7 @@ class Silent:
 
 
 class Bars(Silent):
-    """A bar on stderr. A stream that is no terminal gets a line every ten seconds at most."""
+    """A bar on stderr. A stream that is not a terminal gets a line every ten seconds at most."""
 
     def __init__(self) -> None:
         self._bar: Any = None

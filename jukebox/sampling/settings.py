@@ -1,4 +1,4 @@
-"""What a run shall do, in samples and tokens, per level. `read_settings` of `flags.py` makes it."""
+"""What a run does, in samples and tokens, per level. `read_settings` of `flags.py` makes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODES = ("ancestral", "primed", "continue", "upsample")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run shall do. Lengths are in raw samples; lists are per level, low to high.
+    """What a run does. Lengths are in raw samples; lists are per level, low to high.
 
     Attributes:
         sample_levels: levels to make, in ascending order.

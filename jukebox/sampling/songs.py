@@ -21,7 +21,7 @@ from jukebox.sampling.metas import OFFSET, TOTAL, read_lyrics, read_metas
 from jukebox.sampling.report import Silent
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import at_most, enough, number, seconds_of
-from jukebox.utils.label_row import LabelRow
+from jukebox.utils.label_row import SIGNALS, LabelRow, read_signal
 
 TOTAL_SECONDS = 240.0
 # Who sings what where nothing is said. The poem is by Percy Bysshe Shelley (1818).
@@ -72,8 +72,13 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
         notices.append(f"model {model.name} was trained without labels: artist, genre and lyrics have no effect")
     elif "lyrics" in words and not any(level.n_tokens for level in conditioned):
         notices.append(f"model {model.name} was trained without lyrics: they have no effect")
+    signals = {key: flags[key] for key in SIGNALS if flags.get(key) not in (None, "")}
+    for key, value in signals.items():
+        read_signal(key, value)
+        if not any(key in level.labeller.row.signal_names for level in conditioned):
+            notices.append(f"model {model.name} was trained without signals={key}: it has no effect")
     metas = read_metas(flags["metas"]) if flags.get("metas") else []
-    return Said([] if codes is None else _saved_metas(codes), words, metas)
+    return Said([] if codes is None else _saved_metas(codes), {**words, **signals}, metas)
 
 
 def _saved_metas(codes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -83,6 +88,7 @@ def _saved_metas(codes: dict[str, Any]) -> list[dict[str, Any]]:
     metas = []
     for i, info in enumerate(labels.get("info") or []):
         meta = {key: info[key] for key in ("artist", "genre", "lyrics") if isinstance(info.get(key), str)}
+        meta |= {key: info[key] for key in SIGNALS if info.get(key) is not None}
         y = labels.get("y")
         if y is not None and y.shape[1] >= LabelRow.offset.stop:
             meta.update(total_length=int(y[i, LabelRow.total]), offset=int(y[i, LabelRow.offset]))
@@ -126,7 +132,8 @@ def full_metas(
             total = int(number(flag, seconds, above=0.0) * model.sr)
         _check_timing(where, song, total, offset, sample_length, timed, model, asked)
         words = {key: as_text(key, meta[key]) or "" for key in ("artist", "genre", "lyrics")}
-        metas.append({**words, "total_length": total, "offset": offset})
+        signals = {key: meta[key] for key in SIGNALS if key in meta}
+        metas.append({**words, "total_length": total, "offset": offset, **signals})
     return metas
 
 

@@ -1,14 +1,14 @@
 """What a run knows about itself on the disk, so that nothing is lost when it dies.
 
 `DIR/state.pth.tar` is replaced after every window: the codes so far, which levels are written out, and the settings
-that the tokens depend on. A run that goes on reads it, checks that it was started with the same settings, and makes
+that the tokens depend on. A resumed run reads it, checks that it was started with the same settings, and makes
 the next window just as the dead run would have: draws are functions of position (`streams.py`), so there is no random
 state to keep.
 
     {"version": 2, "settings": {...}, "zs": [int32 [N, T_level], ...], "done": [levels],
      "sampling_kwargs": [{...}, ...], "given": [tokens per level], "levels": [levels]}
 
-Change here what is kept; bump VERSION when an older file can no longer be gone on with.
+Change here what is kept; bump VERSION when an older file can no longer be resumed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RunState:
 
     Attributes:
         folder: where the run writes.
-        settings: plain values that the tokens depend on; a run only goes on with equal ones.
+        settings: plain values that the tokens depend on; a run is only resumed with equal ones.
         zs: codes per level, low to high, int64 [N, T_level].
         done: levels whose audio and page are written.
         options: per level, with the batch and chunk sizes in use: other sizes may round differently.
@@ -97,7 +97,7 @@ class RunState:
         path = folder / STATE_FILE
         if not path.is_file():
             raise UserError(f"--resume: {folder} holds no interrupted run; leave --resume out to start one")
-        instead = "the run cannot be gone on with: choose another --name, or delete the folder"
+        instead = "the run cannot be resumed: choose another --name, or delete the folder"
         try:
             content = load_torch(path)
         except UserError as error:
@@ -116,7 +116,7 @@ class RunState:
 
 
 def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuses to go on with other settings than a run was started with.
+    """Refuses to resume with other settings than a run was started with.
 
     Raises:
         UserError: names the first setting that differs and both values.
@@ -143,7 +143,7 @@ def _short(value: Any) -> str:
 def uninterrupted() -> Iterator[None]:
     """Holds Ctrl-C and SIGTERM back until the block is left.
 
-    Signals come to the main thread alone; in others there is nothing to hold back.
+    Signals come only to the main thread; in others there is nothing to hold back.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -14,7 +14,7 @@ ends exactly at the end of the song. For 20 tokens, a context of 8 and a hop of 
 A song shorter than one context is made by a single partial window that starts at 0. A prompt shortens or skips the
 windows that it fills. Codes of the level above are read for the whole context of a window, also of a partial one.
 
-`schedule` of `utils/sample_utils.py`, which says how windows lie, is the plan that the command line follows.
+`schedule` of `utils/sample_utils.py`, which places the windows, is the plan that the command line follows.
 `sample_level`, `sample_single_window` and `sample_partial_window` are the importable steps, with the outcome that
 notebooks of this model family are used to. What a run keeps and writes is in `levels.py`.
 """
@@ -199,7 +199,7 @@ def sample_partial_window(
     tokens_to_sample: int,
     hps: Any,
 ) -> list[Tensor]:
-    """Adds `tokens_to_sample` codes to what is there; the window lies as far back as it can.
+    """Adds `tokens_to_sample` codes to what exists; the window is as far back as possible.
 
     Leaves the length of its window as `sample_tokens` in sampling_kwargs, as notebooks expect; `sample_single_window`
     would go by it.
@@ -230,7 +230,7 @@ def sample_level(
 
     Args:
         zs, labels, sampling_kwargs, level, prior: as in `sample_single_window`.
-        total_length: tokens the level shall have.
+        total_length: tokens that the level will have.
         hop_length: new tokens of a usual window.
         hps: not needed; part of the signature that notebooks use.
 

@@ -20,7 +20,7 @@ import torch
 
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import load_checkpoint, save_checkpoint
-from jukebox.training.ema import WeightAverage, averaged_state
+from jukebox.training.ema import WeightAverage, averaged_state, counters, read_counters
 from jukebox.training.saved_shards import load_shards, save_shards
 from jukebox.training.step import Training
 from jukebox.utils import dist_adapter as dist
@@ -119,8 +119,8 @@ def check_same_run(checkpoint: Mapping[str, Any], hps: Hyperparams) -> None:
     for key in FIXED:
         if key in saved and saved[key] != hps[key]:
             raise UserError(
-                f"the checkpoint was written with {key}={saved[key]}, and training cannot go on with {key}={hps[key]}: "
-                "give the old value, or another --name to begin anew"
+                f"the checkpoint was written with {key}={saved[key]}, and training cannot resume with "
+                f"{key}={hps[key]}: give the old value, or another --name to start over"
             )
 
 
@@ -138,7 +138,7 @@ def check_same_vqvae(checkpoint: Mapping[str, Any], digest: str, path: str, rest
     if checkpoint.get("vqvae", digest) != digest:
         raise UserError(
             f"{path} learned the codes of another VQ-VAE than restore_vqvae={restore_vqvae}: "
-            "give the old one, or another --name to begin anew"
+            "give the old one, or another --name to start over"
         )
 
 
@@ -161,7 +161,7 @@ def restore_training(training: Training, checkpoint: Mapping[str, Any], folder: 
     settings = [{k: v for k, v in group.items() if k != "params"} for group in training.optimizer.param_groups]
     if checkpoint.get("shards"):
         shards = checkpoint["shards"]
-        load_shards(training, os.path.join(folder, shards["folder"]), shards)
+        load_shards(training, os.path.join(folder, shards["folder"]), shards, int(checkpoint["step"]))
     else:
         restore_whole(training, checkpoint)
     for group, own in zip(training.optimizer.param_groups, settings, strict=True):
@@ -205,14 +205,13 @@ def restore_whole(training: Training, checkpoint: Mapping[str, Any]) -> None:
         saved = checkpoint.get("average", {})
         whole = {**checkpoint["model"], **saved.get("weights", {})}
         averages = [part(i, whole[name]) for i, (name, _) in enumerate(named)]
-        training.average.load_state_dict({"averages": averages, "calls": saved.get("calls", 0)})
+        training.average.load_state_dict({"averages": averages, **read_counters(saved, int(checkpoint["step"]))})
 
 
 def average_entry(training: Training, average: WeightAverage) -> dict[str, Any]:
-    """What of an average `averaged_state` does not tell: the float32 values of half parameters, and its counter."""
-    state = average.state_dict()
-    pairs = zip(training.named_parameters(), state["averages"], strict=True)
-    return {"weights": {n: a for (n, p), a in pairs if p.dtype != torch.float32}, "calls": state["calls"]}
+    """What of an average `averaged_state` does not tell: the float32 values of half parameters, and its counters."""
+    pairs = zip(training.named_parameters(), average.averages(), strict=True)
+    return {"weights": {n: a for (n, p), a in pairs if p.dtype != torch.float32}, **counters(average)}
 
 
 @dataclass(frozen=True)

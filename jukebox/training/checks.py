@@ -12,6 +12,7 @@ import re
 from jukebox.hparams import Hyperparams
 from jukebox.transformer.orders import known_orders
 from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import DAMAGED, choice
 from jukebox.utils.levels import samples_per_code
 from jukebox.vqvae.loss_kinds import check_loss
 
@@ -78,6 +79,7 @@ def _check_data(hps: Hyperparams) -> None:
         )
     if hps.channels not in (1, 2):
         raise UserError(f"channels={hps.channels}: use 1 or 2; files of more channels are mixed to them")
+    choice("damaged", hps.damaged, DAMAGED)
     if hps.dry_run:
         return  # a plan needs no songs
     if not hps.audio_files_dir:
@@ -159,7 +161,7 @@ def _check_prior(hps: Hyperparams) -> None:
         )
     if hps.use_tokens and hps.n_tokens % 2:
         raise UserError(
-            f"n_tokens={hps.n_tokens}: a window of lyrics has as many characters before its middle as behind it; "
+            f"n_tokens={hps.n_tokens}: a window of lyrics has as many characters before its middle as after it; "
             f"use --n_tokens={hps.n_tokens + 1}"
         )
 

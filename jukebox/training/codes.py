@@ -28,7 +28,6 @@ import torch
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.audio.read import read_samples
 from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.dist_utils import in_step, print_once
 from jukebox.utils.errors import UserError
@@ -176,8 +175,9 @@ class CodesDataset(FilesAudioDataset):
             shown = progress_bar(segments, desc="encoding", disable=dist.get_rank() > 0 or len(segments) < 200)
             for name, start, samples in in_step(shown, device):
                 try:
-                    audio = read_samples(self.files[places[name]], self.sr, start, samples, channels=self.channels)
+                    audio = self.read_song(places[name], start, samples)
                 except AudioError as error:
+                    self._cut[places[name]] = True
                     print(f"{error}; it gets no codes", flush=True)
                     continue
                 x = torch.from_numpy(np.ascontiguousarray(audio)).to(device).mean(0)  # [C, T] -> [T]
@@ -227,7 +227,7 @@ class CodesStore:
             if found.get(key) != value:
                 raise UserError(
                     f"codes_dir={self.folder} holds codes of {words.get(key, f'another {key}')}: "
-                    "give another folder, or delete it to have it written anew"
+                    "give another folder, or delete it to have it written again"
                 )
 
     def check_songs(self, songs: Mapping[str, EncodedSong]) -> None:
@@ -240,7 +240,7 @@ class CodesStore:
             if self.songs.get(name, song) != song:
                 raise UserError(
                     f"codes_dir={self.folder} holds codes of another {name} (of {self.songs[name][1]} bytes, now "
-                    f"{song[1]}): give the file another name, or delete the folder to have it written anew"
+                    f"{song[1]}): give the file another name, or delete the folder to have it written again"
                 )
 
     def open(self) -> None:

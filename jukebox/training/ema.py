@@ -2,7 +2,8 @@
 
 Three of the same kind: `EMA` keeps one average per parameter, `FusedEMA` one flat vector per type of parameter (a few
 operations for the whole model), `CPUEMA` keeps them in host memory and looks only at every `freq`-th step. All average
-the parameters that are trained when they are built; frozen ones are left alone.
+the parameters that are trained when they are built; frozen ones are left as they are. A warm-up limits decays to
+(1 + t) / (10 + t) at update t, from 0 on, so that an average forgets the weights it began with in a few updates.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ class WeightAverage(Protocol):
 
     mu: float
     params: list[nn.Parameter]  # those that are averaged, in order
+    start: float  # share of the weights that it began with, in [0, 1]
+
+    def advance(self) -> float:
+        """Counts one step and returns its decay, in [0, 1]; for a caller that moves the average itself."""
 
     def step(self) -> None:
         """Moves the average towards the parameters as they are now."""
@@ -34,31 +39,47 @@ class WeightAverage(Protocol):
         """One float32 tensor for each averaged parameter, in order, sharing memory with the average."""
 
     def state_dict(self) -> dict[str, Any]:
-        """`averages` as above, and `calls`: steps so far, where only some of them count."""
+        """`averages` and `start` as above, and `calls`: steps so far."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resumes where another average of the same parameters was, whatever its kind."""
 
 
-def _trained(params: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    return [parameter for parameter in params if parameter.requires_grad]
-
-
 class EMA:
-    """average = mu * average + (1 - mu) * parameter, for each parameter, at every step."""
+    """average = mu * average + (1 - mu) * parameter, for each parameter, at every step.
 
-    calls = 0  # steps so far, where only some of them count
+    Args:
+        params: what to average.
+        mu: decay per step.
+        warmup: begin with the smaller decays of a warm-up.
+    """
 
-    def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999) -> None:
-        self.mu = mu
-        self.params = _trained(params)
+    freq = 1  # steps between two updates
+
+    def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999, warmup: bool = False) -> None:
+        self.mu, self.warmup = mu, warmup
+        self.calls, self.start = 0, 1.0
+        self.params = [parameter for parameter in params if parameter.requires_grad]
+        self._begin()
+
+    def _begin(self) -> None:
         self.state = [parameter.detach().float().clone() for parameter in self.params]
+
+    def advance(self) -> float:
+        self.calls += 1
+        if self.calls % self.freq:
+            return 1.0
+        t = self.calls // self.freq - 1
+        decay = min(self.mu, (1 + t) / (10 + t)) if self.warmup else self.mu
+        self.start *= decay
+        return decay
 
     @torch.no_grad()
     def step(self) -> None:
+        decay = self.advance()
         if self.state:
-            torch._foreach_mul_(self.state, self.mu)
-            torch._foreach_add_(self.state, [p.detach().float() for p in self.params], alpha=1.0 - self.mu)
+            torch._foreach_mul_(self.state, decay)
+            torch._foreach_add_(self.state, [p.detach().float() for p in self.params], alpha=1.0 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -71,13 +92,15 @@ class EMA:
         return self.state
 
     def state_dict(self) -> dict[str, Any]:
-        return {"averages": self.averages(), "calls": self.calls}
+        return {"averages": self.averages(), "calls": self.calls, "start": self.start}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for average, value in zip(self.averages(), state["averages"], strict=True):
             average.copy_(value)
         self.calls = int(state["calls"])
+        start = state.get("start")
+        self.start = self.mu ** (self.calls // self.freq) if start is None else float(start)
 
 
 class CPUEMA(EMA):
@@ -87,23 +110,23 @@ class CPUEMA(EMA):
         params: what to average.
         mu: decay per step.
         freq: steps between two updates; the weights in between are never seen.
+        warmup: as for `EMA`, by updates.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999, freq: int = 1) -> None:
-        self.mu = mu**freq
+    def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999, freq: int = 1, warmup: bool = False) -> None:
         self.freq = freq
-        self.calls = 0
-        self.params = _trained(params)
+        super().__init__(params, mu**freq, warmup)
+
+    def _begin(self) -> None:
         self.state = [parameter.detach().to("cpu", torch.float32, copy=True) for parameter in self.params]
 
     @torch.no_grad()
     def step(self) -> None:
-        self.calls += 1
+        decay = self.advance()
         if self.calls % self.freq:
             return
         for parameter, average in zip(self.params, self.state, strict=True):
-            weights = parameter.detach().to("cpu", torch.float32)
-            average.mul_(self.mu).add_(weights, alpha=1.0 - self.mu)
+            average.mul_(decay).add_(parameter.detach().to("cpu", torch.float32), alpha=1.0 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -116,9 +139,7 @@ class CPUEMA(EMA):
 class FusedEMA(EMA):
     """The averages of all parameters of one type in one flat vector: `state` has one for each of `fp16`, `fp32`, ..."""
 
-    def __init__(self, params: Iterable[nn.Parameter], mu: float = 0.999) -> None:
-        self.mu = mu
-        self.params = _trained(params)
+    def _begin(self) -> None:
         kinds = [dtype_name(parameter.dtype) for parameter in self.params]
         self.members = {kind: [p for p, k in zip(self.params, kinds, strict=True) if k == kind] for kind in set(kinds)}
         self.state: dict[str, torch.Tensor] = {}  # type: ignore[assignment]
@@ -137,10 +158,11 @@ class FusedEMA(EMA):
 
     @torch.no_grad()
     def step(self) -> None:
+        decay = self.advance()
         for average in self.state.values():
-            average.mul_(self.mu)
+            average.mul_(decay)
         if self.params:
-            torch._foreach_add_(self._averages, [p.detach().float() for p in self.params], alpha=1.0 - self.mu)
+            torch._foreach_add_(self._averages, [p.detach().float() for p in self.params], alpha=1.0 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -166,6 +188,7 @@ class AverageOptions:
     cpu_ema: bool
     cpu_ema_freq: int
     ema_fused: bool
+    ema_warmup: bool
     mu: float | None
     bs: int
 
@@ -176,8 +199,29 @@ def make_ema(params: Iterable[nn.Parameter], options: AverageOptions, world_size
         return None
     mu = default_mu(options.mu, options.bs, world_size)
     if options.cpu_ema:
-        return CPUEMA(params, mu, options.cpu_ema_freq)
-    return FusedEMA(params, mu) if options.ema_fused else EMA(params, mu)
+        return CPUEMA(params, mu, options.cpu_ema_freq, options.ema_warmup)
+    return (FusedEMA if options.ema_fused else EMA)(params, mu, options.ema_warmup)
+
+
+def counters(average: WeightAverage | None) -> dict[str, Any]:
+    """What of an average's state is no tensor."""
+    state = {} if average is None else average.state_dict()
+    return {key: value for key, value in state.items() if key != "averages"}
+
+
+def read_counters(saved: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """`counters` of a checkpoint at some step. Older ones have no `start`, and `calls` only of `CPUEMA`."""
+    return {"calls": saved.get("calls") or step, "start": saved.get("start")}
+
+
+def tell_start(average: WeightAverage | None) -> str:
+    """A line that says how much of an average is still the weights it began with; empty where that is at most 5 %."""
+    if average is None or average.start <= 0.05:
+        return ""
+    return (
+        f"{100 * average.start:.0f} % of the averaged weights are still those that training began with: "
+        "train longer, or average less with a smaller --mu"
+    )
 
 
 def averaged_state(model: nn.Module, average: WeightAverage | None) -> dict[str, torch.Tensor]:

@@ -202,15 +202,17 @@ class RunLogger:
             print(f"step {step} of {self.total_steps}, {self._line(means, epoch, chunks, left)}", flush=True)
         self._start_window()
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the held-out metrics."""
-        metrics = in_decibels(metrics)
+    def evaluation(self, step: int, metrics: Mapping[str, float], raw: Mapping[str, float] | None = None) -> None:
+        """Writes the held-out metrics, and where an average is kept beside them those of the raw weights."""
+        groups = {"test": in_decibels(metrics), "test_raw": in_decibels(raw or {})}
         if self.writer is not None:
-            for name, value in metrics.items():
-                self.writer.add_scalar(f"test/{name}", value, step)
+            for group, values in groups.items():
+                for name, value in values.items():
+                    self.writer.add_scalar(f"{group}/{name}", value, step)
             self.writer.flush()
-        if metrics:
-            self.say("held-out songs: " + ", ".join(_numbers(metrics)))
+        for group, what in (("test", "held-out songs"), ("test_raw", "the same with the raw weights")):
+            if groups[group]:
+                self.say(f"{what}: {', '.join(_numbers(groups[group]))}")
 
     def audio(self, name: str, x: torch.Tensor, step: int) -> None:
         """Writes audio [N, T, 1], at most `max_log` items of at most `max_len` seconds."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from jukebox.data.data_processor import DataProcessor
 from jukebox.training.checkpoint import Saver
+from jukebox.training.ema import tell_start
 from jukebox.training.interrupt import StopRequest
 from jukebox.training.logger import RunLogger
 from jukebox.training.previews import PreviewOptions, log_previews
@@ -81,7 +82,9 @@ def train(loop: Loop) -> int:
         finally:
             loop.logger.close()
         save(loop)
-    end = "stopped: the same command goes on from there" if stop.asked else "done"
+    if line := tell_start(loop.training.average):
+        print_once(line)
+    end = "stopped: the same command resumes from there" if stop.asked else "done"
     where = f", {loop.saver.files.latest}" if loop.saver.options.save else ""
     print_once(f"step {loop.training.step}{where}: {end}")
     return 128 + stop.asked if stop.asked else 0
@@ -119,25 +122,37 @@ def train_epoch(loop: Loop, stop: StopRequest) -> None:
             return
         if training.step >= loop.last_step:
             break
-    if options.test and len(loop.data.test_loader):
-        with loop.logger.paused():
-            loop.saver.before_evaluation(loop.data.state_dict(loop.batches))
-            metrics = evaluate(
-                training.model,
-                training.average,
-                loop.data.test_loader,
-                training.options,
-                training.device,
-                loop.data.test_sampler.counts(),
-                stop=lambda: stop.agree(training.device),
-            )
-        if stop.asked:
-            return
-        loop.logger.evaluation(training.step, metrics)
+    if options.test and len(loop.data.test_loader) and not evaluate_epoch(loop, stop):
+        return
     if loop.batches >= len(loop.data.train_loader):
         loop.epoch, loop.batches = loop.epoch + 1, 0
         loop.data.set_epoch(loop.epoch, 0)
     stop.agree(training.device)
+
+
+def evaluate_epoch(loop: Loop, stop: StopRequest) -> bool:
+    """Logs the held-out metrics, of the raw weights too where an average is kept; False where it was stopped."""
+    training, found = loop.training, list[dict[str, float]]()
+    with loop.logger.paused():
+        loop.saver.before_evaluation(loop.data.state_dict(loop.batches))
+        for average in dict.fromkeys((training.average, None)):
+            found.append(
+                evaluate(
+                    training.model,
+                    average,
+                    loop.data.test_loader,
+                    training.options,
+                    training.device,
+                    loop.data.test_sampler.counts(),
+                    stop=lambda: stop.agree(training.device),
+                )
+            )
+            if stop.asked:
+                return False
+    loop.logger.evaluation(training.step, *found)
+    if line := tell_start(training.average):
+        loop.logger.say(line)
+    return True
 
 
 def check_overflows(loop: Loop, metrics: dict[str, float]) -> None:
@@ -146,7 +161,7 @@ def check_overflows(loop: Loop, metrics: dict[str, float]) -> None:
     if loop.overflows >= MOST_OVERFLOWS:
         raise UserError(
             f"loss or gradients were not finite in {loop.overflows} steps in a row, up to step {loop.training.step}: "
-            "go on from the last checkpoint with a smaller --lr, or without fp16"
+            "resume from the last checkpoint with a smaller --lr, or without fp16"
         )
 
 

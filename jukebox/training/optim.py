@@ -208,15 +208,6 @@ def make_optimizer(
     return Adam(params, **values), f"Adam{name}"
 
 
-def join_average(
-    optimizer: torch.optim.Optimizer, params: Iterable[torch.nn.Parameter], average: WeightAverage | None
-) -> bool:
-    """Lets an optimizer that can do so move the average in the same pass over the weights.
-
-    Returns:
-        Whether it will; if not, the average needs its own `step`.
-    """
-    if average is None or isinstance(average, CPUEMA) or not hasattr(optimizer, "average_into"):
-        return False
-    optimizer.average_into(dict(zip(params, average.averages(), strict=True)), average.mu)
-    return True
+def can_average(optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> bool:
+    """Whether an optimizer moves the average in the same pass over the weights; if not, the average has a `step`."""
+    return average is not None and not isinstance(average, CPUEMA) and hasattr(optimizer, "average_into")

@@ -25,7 +25,7 @@ from jukebox.training.step import TrainedModel
 from jukebox.transformer.patterns import CROSS_KIND
 from jukebox.utils.launch import read_launch
 from jukebox.utils.precision import read_dtype
-from jukebox.vqvae import tiling
+from jukebox.vqvae.cpu import tiling
 from jukebox.vqvae.vqvae import VQVAE
 
 GIB = 2**30

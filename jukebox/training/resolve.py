@@ -22,7 +22,7 @@ def resolve(hps: Hyperparams, device: torch.device, checkpoint: Mapping[str, Any
     """Decides what the command left open and what the run's own checkpoint has decided.
 
     `seed`: a run keeps the one it began with, since the order of its items comes from that. `bf16`: where it is None,
-    priors use it on GPUs that have it; a VQ-VAE keeps all digits of audio.
+    priors use it on GPUs that have it; a VQ-VAE keeps all digits of audio. `ema_warmup`: only from a run's start.
 
     Args:
         hps: checked by `check_training`.
@@ -31,12 +31,13 @@ def resolve(hps: Hyperparams, device: torch.device, checkpoint: Mapping[str, Any
     """
     seed = checkpoint.get("hps", {}).get("seed", hps.seed)
     if seed != hps.seed:
-        print_once(f"--seed={hps.seed} is for new runs: this one goes on with seed {seed}")
+        print_once(f"--seed={hps.seed} is for new runs: this one keeps seed {seed}")
+    warmup = hps.ema_warmup and (not checkpoint or checkpoint.get("hps", {}).get("ema_warmup", False))
     bf16 = hps.bf16
     if bf16 is None:
         able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         bf16 = bool(able and hps.prior and not hps.fp16)
-    return hps.frozen(seed=seed, bf16=bf16)
+    return hps.frozen(seed=seed, bf16=bf16, ema_warmup=warmup)
 
 
 def resolve_for_data(hps: Hyperparams, data: DataProcessor, checkpoint: Mapping[str, Any]) -> FrozenHyperparams:

@@ -35,7 +35,7 @@ from jukebox.training.schedule import ScheduleOptions
 from jukebox.training.setup import build_trained, use_codes
 from jukebox.training.step import StepOptions, TrainedModel, Training, evaluate, make_training, step_options
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.dist_utils import failing_together, print_once, setup_dist_from_mpi, shutdown
+from jukebox.utils.dist_utils import any_rank, failing_together, print_once, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write, try_folder
 from jukebox.utils.run_files import RunFiles
@@ -59,7 +59,7 @@ def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparam
         open_data: gives the data, for a data set of your own.
 
     Returns:
-        The exit status: 0, or 128 plus the signal that asked for the end.
+        The exit status: 0, 1 where files were left out or cut, or 128 plus the signal that asked for the end.
     """
     _, _, device = setup_dist_from_mpi(master_addr=hps.master_addr or None, port=hps.port, device=hps.device)
     with failing_together():
@@ -93,6 +93,10 @@ def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparam
                 step_options(hps),
                 RunLogger(files.charts, pick(LogOptions, hps), model.step, model.step, device),
             )
+        # A data set of a user's own kind may know nothing of files.
+        if any_rank(getattr(data.dataset, "is_incomplete", bool)()) and not status:
+            print_once(f"some files of {hps.audio_files_dir} were left out or cut, see above: exit status 1")
+            status = 1
         shutdown()
     return status
 
@@ -154,7 +158,7 @@ def make_loop(
     what = f"prior of level {hps.level}" if hps.prior else "VQ-VAE"
     introduce(what, training, len(data.train_loader), hps.bs, last_step)
     if checkpoint:
-        print_once(f"going on from {files.latest}")
+        print_once(f"resuming from {files.latest}")
         for line in changes(checkpoint.get("hps", {}), own):
             print_once(f"  changed {line}")
     leave_record(record, logger, files if hps.save else None)
@@ -172,7 +176,10 @@ def start_from(training: Training, prior: SimplePrior, start: dict[str, Any], hp
     Other layers in training, other label tables or numbers of another precision take the weights alone.
     """
     if start.get("vqvae", vqvae) != vqvae:
-        print_once(f"{hps.restore_prior} was trained on the codes of another VQ-VAE: this prior has them to learn anew")
+        print_once(
+            f"{hps.restore_prior} was trained on the codes of another VQ-VAE: "
+            "this prior learns the new codes from the start"
+        )
     saved = start.get("hps", {})
     if saved.get("finetune_layers", "") != hps.finetune_layers or needs_matching(start, prior):
         return
@@ -180,7 +187,7 @@ def start_from(training: Training, prior: SimplePrior, start: dict[str, Any], hp
     if other and (start.get("opt") or start.get("shards")):
         print_once(
             f"{hps.restore_prior} was trained with {', '.join(other)}: "
-            "its weights are taken, the optimizer begins anew at step 0"
+            "its weights are taken, the optimizer starts again at step 0"
         )
         return
     check_same_run(start, hps)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from jukebox.training.ema import counters, read_counters
 from jukebox.training.optim import pack_moment
 from jukebox.training.sharding import Shards
 from jukebox.training.step import Training
@@ -29,7 +30,7 @@ def save_shards(training: Training, folder: str) -> dict[str, Any]:
 
     Returns:
         What a checkpoint must hold besides: steps of the optimizer by parameter, multipliers of half moments by
-        parameter, moment and process, and the average's counter.
+        parameter, moment and process, and the average's counters.
     """
     from torch.distributed import checkpoint as dcp
 
@@ -44,16 +45,17 @@ def save_shards(training: Training, folder: str) -> dict[str, Any]:
     return {
         "steps": {name: max(part[name] for part in steps) for name in own},  # an empty part counts no steps
         "scales": {name: {m: [part[name][m] for part in scales] for m in MOMENTS} for name in scales[0]},
-        "calls": training.average.state_dict()["calls"] if training.average is not None else 0,
+        **counters(training.average),
     }
 
 
 @torch.no_grad()
-def load_shards(training: Training, folder: str, besides: Mapping[str, Any]) -> None:
+def load_shards(training: Training, folder: str, besides: Mapping[str, Any], step: int) -> None:
     """Takes up what `save_shards` wrote.
 
     Args:
         besides: what it returned.
+        step: of the checkpoint.
 
     Raises:
         UserError: shards are missing or damaged.
@@ -67,12 +69,12 @@ def load_shards(training: Training, folder: str, besides: Mapping[str, Any]) -> 
     except Exception as error:
         raise UserError(
             f"cannot read the shards in {folder} ({str(error).splitlines()[0][:200]}): "
-            "go on from an older checkpoint_step_N, with --restore_prior and another --name"
+            "start from an older checkpoint_step_N, with --restore_prior and another --name"
         ) from error
     local = {key: value.to_local() if hasattr(value, "to_local") else value for key, value in state.items()}
     if training.average is not None:
         averages = [local[f"average/{name}"] for name, _ in training.named_parameters()]
-        training.average.load_state_dict({"averages": averages, "calls": besides["calls"]})
+        training.average.load_state_dict({"averages": averages, **read_counters(besides, step)})
     for name, part, _ in _parts(training):
         part.copy_(local[f"raw/{name}"])
         steps = int(besides["steps"][name])

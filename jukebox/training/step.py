@@ -18,7 +18,7 @@ from torch import nn
 from jukebox.hparams import Hyperparams, pick
 from jukebox.prior.prior import SimplePrior
 from jukebox.training.ema import AverageOptions, WeightAverage, averaged_weights, make_ema
-from jukebox.training.optim import OptimizerOptions, join_average, make_optimizer
+from jukebox.training.optim import OptimizerOptions, can_average, make_optimizer
 from jukebox.training.parallel import wrap_for_ranks
 from jukebox.training.scaler import LossScaler, clip_scale, gradient_norm, is_fit, make_scaler
 from jukebox.training.schedule import Schedule, ScheduleOptions
@@ -108,7 +108,7 @@ def make_training(model: TrainedModel, hps: Hyperparams, device: torch.device) -
         device=device,
         options=step_options(hps),
         shards=shards,
-        averages_itself=join_average(optimizer, parameters, average),
+        averages_itself=can_average(optimizer, average),
     )
 
 
@@ -132,9 +132,13 @@ def train_step(training: Training, batches: Sequence[Batch]) -> dict[str, float]
     overflow = bad_loss or not math.isfinite(grad_norm)
     skipped = overflow or not is_fit(grad_norm, options.ignore_grad_norm)
     if not skipped:
+        average = training.average
+        if average is not None and training.averages_itself:
+            averages = dict(zip(training.parameters, average.averages(), strict=True))
+            training.optimizer.average_into(averages, average.advance())
         training.optimizer.step(scale=clip_scale(grad_norm, options.clip, scale))
-        if training.average is not None and not training.averages_itself:
-            training.average.step()
+        if average is not None and not training.averages_itself:
+            average.step()
     training.skipped += int(skipped)
     training.scaler.update(overflow)
     training.optimizer.zero_grad(set_to_none=True)
@@ -198,7 +202,7 @@ def evaluate(
     counts: Sequence[int] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Means of the metrics over the held-out items of all ranks, with the averaged weights.
+    """Means of the metrics over the held-out items of all ranks, with the averaged weights, or the model's for None.
 
     How items are put together in batches, and on how many ranks, does not matter.
 

@@ -16,6 +16,7 @@ from jukebox.utils.errors import UserError
 
 LONGEST = 1_000_000_000  # seconds that are taken for a time at all
 FORMATS = ("wav", "flac", "mp3")
+DAMAGED = ("refuse", "keep")  # what becomes of a file that cannot be read to its end
 _LARGEST = sys.float_info.max
 
 
@@ -106,7 +107,7 @@ def per_level(flag: str, value: Any, levels: int) -> list[Any]:
 
 
 def enough(samples: int, sr: int, digits: int = 3) -> str:
-    """The shortest time of so many digits, in seconds, that is so many samples or more when it is read back."""
+    """The shortest time of that many digits, in seconds, that is that many samples or more when it is read back."""
     n = max(0, math.ceil(samples / sr * 10**digits) - 1)
     while int(float(f"{n / 10**digits:.{digits}f}") * sr) < samples:
         n += 1
@@ -114,7 +115,7 @@ def enough(samples: int, sr: int, digits: int = 3) -> str:
 
 
 def at_most(samples: int, sr: int, digits: int = 3) -> str:
-    """The longest time of so many digits, in seconds, that is no more than so many samples when it is read back."""
+    """The longest time of that many digits, in seconds, that is at most that many samples when it is read back."""
     n = math.floor(samples / sr * 10**digits) + 1
     while n > 0 and float(f"{n / 10**digits:.{digits}f}") * sr > samples:
         n -= 1

@@ -41,5 +41,5 @@ def half_dtype(device: torch.device | str) -> str:
 
 
 def usual_dtype(device: torch.device | str) -> str:
-    """What a prior runs in where nobody says."""
+    """What a prior runs in by default."""
     return "fp16" if str(device).startswith("cuda") else "fp32"

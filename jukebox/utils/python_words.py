@@ -1,7 +1,7 @@
 """Messages for people who call from Python: arguments instead of flags.
 
-Checks are those of the commands, and name flags. Here is the one place where a flag becomes the argument that it stands
-for.
+Checks are those of the commands, and name flags. Here is the one place where a flag becomes its
+argument.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Files that belong to released models: fetched once, whole or not at all, and checked.
+"""Files that belong to released models: fetched once, atomically, and checked.
 
 `fetch(url)` is what loaders call: it returns a path in the cache and downloads only what is missing or damaged.
-`download(url, path)` does the work of one file: a part file that a later try goes on with, size and SHA-256 checks,
-and an atomic rename. Beside each file lies FILE.sha256 (as `sha256sum` writes it), so that damage is noticed later,
+`download(url, path)` does the work of one file: a part file that a later try resumes, size and SHA-256 checks,
+and an atomic rename. Beside each file is FILE.sha256 (as `sha256sum` writes it), so that damage is noticed later,
 too.
 
     JUKEBOX_CACHE     folder of the cache instead of ~/.cache/jukebox
@@ -71,9 +71,9 @@ def cache_folder() -> Path:
 
 
 def cache_path(remote_path: str) -> Path:
-    """Where the file of an address lies once it has been fetched.
+    """Where the file of an address is once it has been fetched.
 
-    Released files keep their path behind `jukebox/` (`models/5b/vqvae.pth.tar`); others lie under `other/HOST/`.
+    Released files keep their path after `jukebox/` (`models/5b/vqvae.pth.tar`); others are under `other/HOST/`.
     """
     prefix = _prefix(remote_path)
     if prefix:
@@ -88,7 +88,7 @@ def addresses(remote_path: str) -> list[str]:
     """The addresses to try for a file: those at the mirrors where any is set, else its own.
 
     Raises:
-        UserError: a mirror is no address.
+        UserError: a mirror is not an address.
     """
     mirrors = [mirror.strip() for mirror in os.environ.get("JUKEBOX_MIRROR", "").split(",") if mirror.strip()]
     for mirror in mirrors:
@@ -107,21 +107,21 @@ def _split_address(address: str, shown: str) -> urllib.parse.SplitResult:
         _ = parts.port  # looked at only when it is asked for
         return parts
     except ValueError as error:
-        raise UserError(f"{shown} is no address ({error}): give one such as https://HOST/FOLDER") from error
+        raise UserError(f"{shown} is not an address ({error}): give one such as https://HOST/FOLDER") from error
 
 
 def _prefix(remote_path: str) -> str:
     return next((prefix for prefix in PREFIXES if remote_path.startswith(prefix)), "")
 
 
-def fetch(remote_path: str, anew: bool = False, progress: bool = True) -> str:
+def fetch(remote_path: str, again: bool = False, progress: bool = True) -> str:
     """Returns the path of a file in the cache, downloaded first where it is missing or damaged.
 
     Several processes may ask at once: one downloads, the others wait for it.
 
     Args:
         remote_path: the file's address.
-        anew: the file is there and does not load: download it again. It stays until the new one is whole.
+        again: the file is there and does not load: download it again. It stays until the new one is whole.
         progress: draw a bar on stderr.
 
     Raises:
@@ -131,7 +131,7 @@ def fetch(remote_path: str, anew: bool = False, progress: bool = True) -> str:
     size, sha256 = KNOWN.get(path.name, (None, None)) if _prefix(remote_path) else (None, None)
     with _lock(path):
         if path.is_file():
-            problem = "it does not load" if anew else damage(path, size, sha256)
+            problem = "it does not load" if again else damage(path, size, sha256)
             if not problem:
                 return str(path)
             print(f"{path} is damaged ({problem}): fetching it again", file=sys.stderr)
@@ -183,7 +183,7 @@ def download(
 ) -> None:
     """Downloads one file; `local_path` appears only when it is whole and right.
 
-    What came of an interrupted download is kept in `local_path` + ".part" and gone on with, also by a later call. A
+    What came of an interrupted download is kept in `local_path` + ".part" and resumed, also by a later call. A
     file that turns out wrong is thrown away and fetched once more from the start.
 
     Args:
@@ -226,7 +226,7 @@ def download(
             return
         problems.append(f"{address}: {problem}")
     raise UserError(
-        f"cannot download {path.name}: {'; '.join(problems)}. Repeat the command to go on where it stopped, "
+        f"cannot download {path.name}: {'; '.join(problems)}. Repeat the command to resume where it stopped, "
         f"set JUKEBOX_MIRROR to another place, or put the file at {path} by hand"
     )
 
@@ -280,7 +280,7 @@ class _Transfer:
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 return self._receive(answer, have)
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing lies beyond what we have: it is whole, or it is not this file
+            if error.code == 416:  # nothing is beyond what we have: it is whole, or it is not this file
                 total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
                 if total.isdigit() and int(total) == have:
                     return have
@@ -302,7 +302,7 @@ class _Transfer:
             noted = self._noted().get("total")
             if first != have or None not in (total, noted) and total != noted:
                 _forget_part(self.path)
-                raise _Passing("the server goes on with another place or version of the file")
+                raise _Passing("the server continues with another place or version of the file")
         else:
             have = 0
             total = int(length) if length.isdecimal() else None
@@ -313,7 +313,7 @@ class _Transfer:
                 "free some space, or set JUKEBOX_CACHE to another disk"
             )
         tag = answer.headers.get("ETag") or ""
-        if not tag or tag.startswith("W/"):  # a weak one stands for several versions
+        if not tag or tag.startswith("W/"):  # a weak one is of several versions
             tag = answer.headers.get("Last-Modified") or ""
         self.state.write_text(json.dumps({"tag": tag, "total": total}), encoding="utf-8")
         with open(self.part, "ab" if goes_on else "wb") as file, self._bar(total, have) as bar:

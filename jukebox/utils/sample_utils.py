@@ -1,6 +1,6 @@
-"""Where the windows of a long song lie, and how a batch is cut into parts.
+"""Where the windows of a long song are, and how a batch is cut into parts.
 
-Plain arithmetic: nothing here knows a model. Change here how windows lie; the walk along a song that follows them is in
+Plain arithmetic: nothing here knows a model. Change here where windows are; the walk along a song is in
 `jukebox/sampling/windows.py`.
 """
 
@@ -57,7 +57,7 @@ def schedule(total_length: int, n_ctx: int, hop_length: int, known: int = 0) -> 
     """The windows that still have something to make, in order.
 
     Args:
-        total_length: tokens that the level shall have at the end.
+        total_length: tokens that the level will have at the end.
         n_ctx: context of the prior in tokens.
         hop_length: new tokens of a usual window.
         known: tokens that are there already.

@@ -1,19 +1,19 @@
 """Convolutional encoders and decoders between audio and latents, one pair per VQ-VAE level.
 
-Change here how stages are put together. A stage changes the time axis by stride ** down; the prior's conditioner uses
-`DecoderConvBlock` too. Source: Jukebox (arXiv 2005.00341), appendix B.1 and figure 11; the parameter names are part of
-the checkpoint format.
+Change here how stages are put together; how they run fast on a CPU is in `cpu/`. A stage changes the time axis by
+stride ** down; the prior's conditioner has a `DecoderConvBlock` too. Source: Jukebox (arXiv 2005.00341), appendix B.1
+and figure 11; the parameter names are part of the checkpoint format.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
 from jukebox.utils.errors import UserError
-from jukebox.vqvae import tiling
+from jukebox.vqvae.config import ConvConfig
 from jukebox.vqvae.resnet import Resnet1D
 
 
@@ -36,51 +36,19 @@ class EncoderConvBlock(nn.Module):
         output_emb_width: channels out.
         down_t: number of strided convolutions, each followed by a residual stack.
         stride_t: stride of each; even.
-        width: channels of the residual stacks.
-        depth: residual blocks per stack.
-        m_conv: hidden channels of a residual block as a factor of `width`.
-        dilation_growth_rate, dilation_cycle, zero_out, res_scale, checkpoint_res, blocks_name: see `Resnet1D`.
+        config: the residual stacks.
 
     Raises:
         UserError: an odd stride or no strided convolution.
     """
 
-    def __init__(
-        self,
-        input_emb_width: int,
-        output_emb_width: int,
-        down_t: int,
-        stride_t: int,
-        width: int,
-        depth: int,
-        m_conv: float,
-        dilation_growth_rate: int = 1,
-        dilation_cycle: int | None = None,
-        zero_out: bool = False,
-        res_scale: bool = False,
-        checkpoint_res: bool = False,
-        blocks_name: str = "model",
-    ):
+    def __init__(self, input_emb_width: int, output_emb_width: int, down_t: int, stride_t: int, config: ConvConfig):
         super().__init__()
-        kernel, padding = _kernel_rule(down_t, stride_t)
+        width, (kernel, padding) = config.width, _kernel_rule(down_t, stride_t)
         self.model = nn.Sequential()
         for i in range(down_t):
-            self.model.append(
-                nn.Sequential(
-                    nn.Conv1d(width if i else input_emb_width, width, kernel, stride_t, padding),
-                    Resnet1D(
-                        width,
-                        depth,
-                        m_conv,
-                        dilation_growth_rate,
-                        dilation_cycle,
-                        zero_out=zero_out,
-                        res_scale=res_scale,
-                        checkpoint_res=checkpoint_res,
-                        blocks_name=blocks_name,
-                    ),
-                )
-            )
+            conv = nn.Conv1d(width if i else input_emb_width, width, kernel, stride_t, padding)
+            self.model.append(nn.Sequential(conv, Resnet1D(config)))
         self.model.append(nn.Conv1d(width, output_emb_width, 3, 1, 1))
 
     @property
@@ -100,55 +68,21 @@ class EncoderConvBlock(nn.Module):
 class DecoderConvBlock(nn.Module):
     """One decoder stage, [N, C_in, T] -> [N, C_out, T * stride ** down]; also the prior's upsampling conditioner.
 
-    Args:
-        reverse_decoder_dilation: run the dilations from large to small.
-        The others: see `EncoderConvBlock`; here each residual stack comes before its transposed convolution.
+    Arguments are as in `EncoderConvBlock`; here each residual stack comes before its transposed convolution.
 
     Raises:
         UserError: an odd stride or no strided convolution.
     """
 
-    def __init__(
-        self,
-        input_emb_width: int,
-        output_emb_width: int,
-        down_t: int,
-        stride_t: int,
-        width: int,
-        depth: int,
-        m_conv: float,
-        dilation_growth_rate: int = 1,
-        dilation_cycle: int | None = None,
-        zero_out: bool = False,
-        res_scale: bool = False,
-        reverse_decoder_dilation: bool = False,
-        checkpoint_res: bool = False,
-        blocks_name: str = "model",
-    ):
+    def __init__(self, input_emb_width: int, output_emb_width: int, down_t: int, stride_t: int, config: ConvConfig):
         super().__init__()
-        kernel, padding = _kernel_rule(down_t, stride_t)
+        width, (kernel, padding) = config.width, _kernel_rule(down_t, stride_t)
         self.stride, self.hop = stride_t, stride_t**down_t
         self.model = nn.Sequential(nn.Conv1d(input_emb_width, width, 3, 1, 1))
         for i in range(down_t):
-            self.model.append(
-                nn.Sequential(
-                    Resnet1D(
-                        width,
-                        depth,
-                        m_conv,
-                        dilation_growth_rate,
-                        dilation_cycle,
-                        zero_out=zero_out,
-                        res_scale=res_scale,
-                        reverse_dilation=reverse_decoder_dilation,
-                        checkpoint_res=checkpoint_res,
-                        blocks_name=blocks_name,
-                    ),
-                    nn.ConvTranspose1d(
-                        width, output_emb_width if i == down_t - 1 else width, kernel, stride_t, padding
-                    ),
-                )
-            )
+            stack = Resnet1D(config, config.reverse_decoder_dilation)
+            out = output_emb_width if i == down_t - 1 else width
+            self.model.append(nn.Sequential(stack, nn.ConvTranspose1d(width, out, kernel, stride_t, padding)))
 
     @property
     def first(self) -> nn.Conv1d:
@@ -161,7 +95,7 @@ class DecoderConvBlock(nn.Module):
         return [cast("tuple[Resnet1D, nn.ConvTranspose1d]", tuple(stage.children())) for stage in list(self.model)[1:]]
 
     def forward(self, x: Tensor) -> Tensor:
-        return tiling.decoder_block(self, x) if tiling.applies_to(self, x) else self.model(x)
+        return self.model(x)
 
 
 class Encoder(nn.Module):
@@ -172,30 +106,22 @@ class Encoder(nn.Module):
     Args:
         input_emb_width: audio channels.
         output_emb_width: channels of the latent, and between stages.
-        levels: number of stages, l + 1.
-        downs_t, strides_t: per stage.
-        block_kwargs: the rest of `EncoderConvBlock`'s arguments.
+        downs_t, strides_t: per stage, l + 1 of them.
+        config: the residual stacks.
     """
 
     def __init__(
         self,
         input_emb_width: int,
         output_emb_width: int,
-        levels: int,
         downs_t: Sequence[int],
         strides_t: Sequence[int],
-        **block_kwargs: Any,
+        config: ConvConfig,
     ):
         super().__init__()
+        widths = [input_emb_width, *[output_emb_width] * len(downs_t)]
         self.level_blocks = nn.ModuleList(
-            EncoderConvBlock(
-                output_emb_width if level else input_emb_width,
-                output_emb_width,
-                downs_t[level],
-                strides_t[level],
-                **block_kwargs,
-            )
-            for level in range(levels)
+            EncoderConvBlock(*stage, config) for stage in zip(widths, widths[1:], downs_t, strides_t, strict=False)
         )
 
     @property
@@ -203,13 +129,8 @@ class Encoder(nn.Module):
         """The stages in the order in which they run."""
         return [cast(EncoderConvBlock, block) for block in self.level_blocks]
 
-    def forward(self, x: Tensor, last_alone: bool = False) -> list[Tensor]:
-        """Audio [N, channels, T] -> outputs of all stages [N, emb, T / hop of the stage]; the last is the latent.
-
-        With `last_alone` the others may be left out, which takes less memory on a CPU.
-        """
-        if last_alone and tiling.applies_to(self, x):
-            return [tiling.encoder(self, x)]
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Audio [N, channels, T] -> outputs of all stages [N, emb, T / hop of the stage]; the last is the latent."""
         outputs: list[Tensor] = []
         for block in self.blocks:
             outputs.append(block(outputs[-1] if outputs else x))
@@ -217,33 +138,27 @@ class Encoder(nn.Module):
 
     def latent(self, x: Tensor) -> Tensor:
         """Audio [N, channels, T] -> latent [N, emb, T / hop]."""
-        return self(x, last_alone=True)[-1]
+        return self(x)[-1]
 
 
 class Decoder(nn.Module):
     """Decoder of one level: the stages of levels l to 0 and a last convolution, [N, emb, L] -> [N, channels, L * hop].
 
-    Args:
-        input_emb_width: audio channels.
-        output_emb_width: channels of the latent, and between stages.
-        levels: number of stages, l + 1.
-        downs_t, strides_t: per stage.
-        block_kwargs: the rest of `DecoderConvBlock`'s arguments.
+    Arguments are as in `Encoder`.
     """
 
     def __init__(
         self,
         input_emb_width: int,
         output_emb_width: int,
-        levels: int,
         downs_t: Sequence[int],
         strides_t: Sequence[int],
-        **block_kwargs: Any,
+        config: ConvConfig,
     ):
         super().__init__()
         self.level_blocks = nn.ModuleList(
-            DecoderConvBlock(output_emb_width, output_emb_width, downs_t[level], strides_t[level], **block_kwargs)
-            for level in range(levels)
+            DecoderConvBlock(output_emb_width, output_emb_width, down, stride, config)
+            for down, stride in zip(downs_t, strides_t, strict=True)
         )
         self.out = nn.Conv1d(output_emb_width, input_emb_width, 3, 1, 1)
 
@@ -260,9 +175,10 @@ class Decoder(nn.Module):
         """
         if all_levels or (not isinstance(xs, Tensor) and len(xs) != 1):
             raise ValueError("a decoder reads one latent: give [z] and all_levels=False")
-        x = xs if isinstance(xs, Tensor) else xs[0]
-        if tiling.applies_to(self, x):
-            return tiling.decoder(self, x)
+        return self.run(xs if isinstance(xs, Tensor) else xs[0])
+
+    def run(self, x: Tensor) -> Tensor:
+        """One latent -> audio."""
         for block in self.blocks:
             x = block(x)
         return self.out(x)

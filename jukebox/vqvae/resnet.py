@@ -1,6 +1,6 @@
 """The dilated residual stack that the VQ-VAE and the prior's conditioner share.
 
-Change here what one residual block computes. How blocks run fast on a CPU is in `tiling.py`; the parameters' names are
+Change here what one residual block computes. How blocks run fast on a CPU is in `cpu/`; the parameters' names are
 part of the checkpoint format and stay. Source: Jukebox (arXiv 2005.00341), appendix B.1 and figure 11.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-BLOCKS_NAMES = ("model", "blocks")
+from jukebox.vqvae.config import BLOCKS_NAMES, ConvConfig
 
 
 class ResConv1DBlock(nn.Module):
@@ -55,51 +55,18 @@ class Resnet1D(nn.Module):
     """A stack of residual blocks whose dilations grow.
 
     Args:
-        n_in: channels.
-        n_depth: number of blocks.
-        m_conv: hidden channels as a factor of `n_in`.
-        dilation_growth_rate: block d has dilation growth ** d.
-        dilation_cycle: restart the dilations after this many blocks: growth ** (d mod cycle).
-        zero_out: start each residual branch at zero.
-        res_scale: scale each residual branch by 1 / sqrt(n_depth).
-        reverse_dilation: reverse the list of blocks once the dilations are set, so decoders run from large to small.
-        checkpoint_res: recompute each block in the backward pass instead of keeping its activations.
-        blocks_name: attribute, and so state-dict name, of the list of blocks: `model` or `blocks`. A state dict with
-            the other name loads too.
+        config: its shape.
+        reverse: reverse the list of blocks once the dilations are set.
     """
 
-    def __init__(
-        self,
-        n_in: int,
-        n_depth: int,
-        m_conv: float = 1.0,
-        dilation_growth_rate: int = 1,
-        dilation_cycle: int | None = None,
-        zero_out: bool = False,
-        res_scale: bool = False,
-        reverse_dilation: bool = False,
-        checkpoint_res: bool = False,
-        blocks_name: str = "model",
-    ):
+    def __init__(self, config: ConvConfig, reverse: bool = False):
         super().__init__()
-        if blocks_name not in BLOCKS_NAMES:
-            raise ValueError(f"blocks_name={blocks_name!r}: use one of {BLOCKS_NAMES}")
-        scale = 1.0 / math.sqrt(n_depth) if res_scale and n_depth else 1.0
-        blocks = [
-            ResConv1DBlock(
-                n_in,
-                int(m_conv * n_in),
-                dilation=dilation_growth_rate ** (d if dilation_cycle is None else d % dilation_cycle),
-                zero_out=zero_out,
-                res_scale=scale,
-            )
-            for d in range(n_depth)
-        ]
-        if reverse_dilation:
-            blocks.reverse()
-        self.blocks_name = blocks_name
-        self.checkpoint_res = bool(checkpoint_res)
-        self.add_module(blocks_name, nn.ModuleList(blocks))
+        hidden = int(config.m_conv * config.width)
+        scale = 1.0 / math.sqrt(config.depth) if config.res_scale and config.depth else 1.0
+        blocks = [ResConv1DBlock(config.width, hidden, d, config.zero_out, scale) for d in config.dilations]
+        self.blocks_name = config.blocks_name
+        self.checkpoint_res = bool(config.checkpoint_res)
+        self.add_module(config.blocks_name, nn.ModuleList(reversed(blocks) if reverse else blocks))
         self.register_load_state_dict_pre_hook(_accept_other_name)
 
     @property

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from jukebox.utils.errors import UserError
 from jukebox.utils.levels import calculate_strides, samples_per_code
 from jukebox.vqvae.bottleneck import Bottleneck, NoBottleneck
-from jukebox.vqvae.encdec import Decoder, Encoder
+from jukebox.vqvae.config import ConvConfig
+from jukebox.vqvae.cpu.tiling import TiledDecoder, TiledEncoder
+from jukebox.vqvae.encdec import Encoder
 from jukebox.vqvae.loss_kinds import check_loss
 from jukebox.vqvae.losses import TERMS, LossSettings, SpectralTarget, reconstruction_loss
 
@@ -36,11 +38,9 @@ class VQVAE(nn.Module):
         mu: decay of the codebooks' running averages.
         commit, spectral, multispectral: weights of the commitment and spectral losses.
         multipliers: per level, factor on width and depth of its encoder and decoder; None is 1 everywhere.
-        use_bottleneck: quantise; False passes the continuous latents through.
-        revival_threshold: a code whose running count falls below this is replaced by a random encoder output.
-        width, depth, m_conv, dilation_growth_rate, dilation_cycle: residual stacks, see `Resnet1D`.
-        reverse_decoder_dilation: decoders run the dilations from large to small.
-        zero_out, res_scale, checkpoint_res: see `Resnet1D`.
+        more: by name, `use_bottleneck` (quantise; False passes the continuous latents through), `revival_threshold` (a
+            code whose running count falls below it is replaced by a random encoder output), and values of the residual
+            stacks' `ConvConfig`, or `config`, a whole one.
 
     Attributes:
         downs_t, strides_t, levels, l_bins: as given.
@@ -52,6 +52,7 @@ class VQVAE(nn.Module):
 
     Raises:
         UserError: lists that do not match the levels, odd strides, or a T that no code fits.
+        TypeError: names a value that there is not.
     """
 
     step: int  # steps trained, as its checkpoint says
@@ -69,18 +70,7 @@ class VQVAE(nn.Module):
         spectral: float,
         multispectral: float,
         multipliers: Sequence[int] | None = None,
-        use_bottleneck: bool = True,
-        revival_threshold: float = 1.0,
-        *,
-        width: int,
-        depth: int,
-        m_conv: float = 1.0,
-        dilation_growth_rate: int = 1,
-        dilation_cycle: int | None = None,
-        reverse_decoder_dilation: bool = False,
-        zero_out: bool = False,
-        res_scale: bool = False,
-        checkpoint_res: bool = False,
+        **more: Any,
     ):
         super().__init__()
         multipliers = [1] * levels if multipliers is None else list(multipliers)
@@ -103,30 +93,17 @@ class VQVAE(nn.Module):
                 f"use a multiple of {self.hop_lengths[-1]}"
             )
 
-        def blocks(level: int) -> dict[str, Any]:
-            return {
-                "width": width * multipliers[level],
-                "depth": depth * multipliers[level],
-                "m_conv": m_conv,
-                "dilation_growth_rate": dilation_growth_rate,
-                "dilation_cycle": dilation_cycle,
-                "zero_out": zero_out,
-                "res_scale": res_scale,
-                "checkpoint_res": checkpoint_res,
-            }
+        use_bottleneck, threshold = more.pop("use_bottleneck", True), more.pop("revival_threshold", 1.0)
+        config = ConvConfig.of(**more)
 
-        def stages(level: int) -> tuple[int, int, int, Sequence[int], Sequence[int]]:
-            return x_channels, emb_width, level + 1, downs_t[: level + 1], strides_t[: level + 1]
+        def stages(level: int) -> tuple[int, int, Sequence[int], Sequence[int], ConvConfig]:
+            last = level + 1
+            return x_channels, emb_width, downs_t[:last], strides_t[:last], config.scaled(multipliers[level])
 
-        self.encoders = nn.ModuleList(Encoder(*stages(level), **blocks(level)) for level in range(levels))
-        self.decoders = nn.ModuleList(
-            Decoder(*stages(level), **blocks(level), reverse_decoder_dilation=reverse_decoder_dilation)
-            for level in range(levels)
-        )
+        self.encoders = nn.ModuleList(TiledEncoder(*stages(level)) for level in range(levels))
+        self.decoders = nn.ModuleList(TiledDecoder(*stages(level)) for level in range(levels))
         self.bottleneck: Bottleneck | NoBottleneck = (
-            Bottleneck(l_bins, emb_width, mu, levels, threshold=revival_threshold)
-            if use_bottleneck
-            else NoBottleneck(levels)
+            Bottleneck(l_bins, emb_width, mu, levels, threshold) if use_bottleneck else NoBottleneck(levels)
         )
 
     # ------------------------------------------------------------------------------------------ codes

@@ -44,7 +44,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except UserError:
         if not is_remote(path):
             raise
-        checkpoint = load_torch(fetch(path, anew=True), mmap=True)
+        checkpoint = load_torch(fetch(path, again=True), mmap=True)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{local} holds no checkpoint: expected a dict with the weights under 'model'")
     if "model" not in checkpoint and checkpoint and all(isinstance(v, Tensor) for v in checkpoint.values()):
@@ -63,7 +63,7 @@ def save_checkpoint(
     step: int = 0,
     **extra: Any,
 ) -> None:
-    """Writes a checkpoint, whole or not at all.
+    """Writes a checkpoint atomically.
 
     Args:
         path: the file; an earlier one of that name is replaced only when the new one is complete.
@@ -136,7 +136,7 @@ def _share_heads(model: nn.Module, state: dict[str, Tensor], path: str | os.Path
 
 
 def _leave_out_layers(prior: SimplePrior, state: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Where the model was built with fewer layers than a file has, drops those behind them, in place, and says so."""
+    """Where the model was built with fewer layers than a file has, drops those after them, in place, and says so."""
     start, layers = "prior.transformer._attn_mods.", prior.prior.transformer.layers
     in_file = 0
     while f"{start}{in_file}.mlp.c_fc.w" in state:  # a stray name is not a layer, and stays to be reported

@@ -177,7 +177,7 @@ def _indexed(folder: Path, index: Path) -> dict[str, Path]:
     """All tensors of the shards that an index names; what it lists must be there."""
     listed = _read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not listed:
-        raise UserError(f"{index} is no index of shards: it has no weight_map")
+        raise UserError(f"{index} is not an index of shards: it has no weight_map")
     shards = sorted({str(name) for name in listed.values()})
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
@@ -197,7 +197,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}; download it again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no JSON object; download it again")
+        raise UserError(f"{path} is not a JSON object; download it again")
     return content
 
 
@@ -221,7 +221,7 @@ def _read(file: Path, keys: list[str]) -> dict[str, Tensor]:
 def _load_bin(file: Path) -> dict[str, Tensor]:
     content = load_torch(file, mmap=True)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{file} is no dict of tensors")
+        raise UserError(f"{file} is not a dict of tensors")
     return content
 
 

@@ -110,7 +110,7 @@ def test_a_function_of_ones_own(folder: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys)[0] == 2
-    assert "is no folder" in run(capsys, "build")[2]
+    assert "is not a folder" in run(capsys, "build")[2]
     (tmp_path / "bad.wav").write_text("x")
     assert "no audio file that can be decoded" in run(capsys, "build", f"--audio_files_dir={tmp_path}")[2]
     assert "did you mean --vocab" in run(capsys, "build", "--vokab=x")[2]

@@ -154,7 +154,7 @@ def test_one_line_for_each_kind_of_trouble(song_folder: Path, label_folder: Path
     assert sum("not in the label table" in line for line in lines) == 1
     assert any("'Ana Bel', nearest are anna bell" in line for line in lines)
     assert any("no lyrics" in line and line.startswith("3 of") for line in lines)
-    assert any("no JSON object" in line for line in lines)
+    assert any("not a JSON object" in line for line in lines)
     assert all(data[i][1].shape == (21,) for i in range(len(data)))
 
 
@@ -201,7 +201,7 @@ def test_a_function_from_a_file(song_folder: Path, label_folder: Path, tmp_path:
 
 
 def test_folders_that_cannot_be_used_say_what_was_found(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         FilesAudioDataset(hparams(tmp_path / "missing"))
     with pytest.raises(UserError, match=r"found nothing; accepted are \.wav"):
         FilesAudioDataset(hparams(tmp_path))

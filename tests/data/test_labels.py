@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from jukebox.data.artist_genre_processor import format_table
+from jukebox.data.fit_labels import labels_for
 from jukebox.data.labels import EmptyLabeller, Labeller, get_relevant_lyric_tokens
 from jukebox.data.lyric_window import get_timed_lyric_tokens
+from jukebox.data.metadata import FolderMetadata, Notices, SongLabels
+from jukebox.data.metadata_hook import from_hook
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch, save_torch
+from jukebox.utils.label_row import SIGNALS, Signal
 
 TABLES = dict(artist_ids={"unknown": 0, "nina": 1, "ella": 2}, genre_ids={"unknown": 0, "jazz": 1, "folk": 2})
 
@@ -46,6 +50,35 @@ def test_rows() -> None:
     batch = labeller.get_batch_labels([dict(artist="ella", genre="", lyrics="", total_length=5000, offset=0)] * 3)
     assert batch["y"].shape == (3, 14) and len(batch["info"]) == 3
     assert labeller.get_batch_labels([])["y"].shape == (0, 14)
+
+
+def test_signals_are_columns_and_travel_with_the_labeller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(SIGNALS, "mood", Signal("calm or wild", 2, ["calm", "wild"].index))
+    labeller = Labeller.from_state(make(signals="mood").state())
+    song = ("Nina", "Folk", "la lé", 5000, 100)
+    for given, number in ((dict(mood="wild"), 1), (dict(mood=None), -1), ({}, -1), (dict(mood="calm", tempo=3), 0)):
+        label = labeller.get_label(*song, **given)
+        assert label["y"].tolist()[:7] == [5000, 100, 1000, 1, 2, -1, number] and label["y"].shape == (15,)
+        assert {key: label["info"][key] for key in given} == given
+        assert labeller.describe_label(label["y"])["lyrics"] == "la le"
+    assert torch.equal(make().get_label(*song, mood="wild")["y"], make().get_label(*song)["y"])
+    with pytest.raises(UserError, match="mood='sad' is not known: give calm or wild"):
+        labeller.get_label(*song, mood="sad")
+
+
+def test_signals_of_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(SIGNALS, "mood", Signal("calm or wild", 2, ["calm", "wild"].index))
+    (tmp_path / "a.json").write_text('{"artist": "nina", "Mood": "wild"}')
+    (tmp_path / "metadata.csv").write_text("file,genre,mood\na.mp3,jazz,calm\nb.mp3,folk,sad\nc.mp3,folk,\n")
+    notices = Notices()
+    reader, labeller = FolderMetadata(tmp_path, notices), make(signals="mood")
+    found = [labels_for(labeller, reader.read(f"{name}.mp3", {}, 5.0), notices, name).signals for name in "abc"]
+    assert found == [{"mood": "wild"}, {}, {"mood": None}]
+    assert notices.counts["a mood cannot be read, it counts as 'unknown'"] == 1
+    assert notices.counts["no mood is known, it counts as 'unknown'"] == 1
+    hooked = [from_hook(("nina", "jazz", None, *more), "a", notices) for more in ((), ({"mood": "calm"},))]
+    assert [labels.signals for labels in hooked] == [{}, {"mood": "calm"}]
+    assert from_hook(("nina", "jazz", None, "calm"), "a", notices) == SongLabels()
 
 
 def test_too_many_genre_words_are_refused_with_the_number() -> None:

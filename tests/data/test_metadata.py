@@ -88,7 +88,7 @@ def test_a_broken_sidecar_is_left_out(tmp_path: Path, content: str) -> None:
     put(tmp_path, "song.json", content)
     assert read(tmp_path) == (
         SongLabels("Tag", "tags", "tagged words"),
-        ["the .json file beside it is no JSON object, and is left out"],
+        ["the .json file beside it is not a JSON object, and is left out"],
     )
     (tmp_path / "song.json").write_bytes(b"\xff")
     assert read(tmp_path)[0].artist == "Tag"

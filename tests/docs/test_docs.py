@@ -29,6 +29,7 @@ from jukebox.transformer.patterns import KINDS, ORDERS
 from jukebox.transformer.products import PRODUCTS
 from jukebox.utils.command_line import parse_flags
 from jukebox.utils.files import load_torch
+from jukebox.utils.label_row import SIGNALS, LabelRow
 from jukebox.utils.launch import read_launch
 from jukebox.utils.sample_utils import schedule
 from jukebox.vqvae.loss_kinds import LOSS_KINDS
@@ -186,7 +187,7 @@ def test_rates_of_the_models() -> None:
 def tables() -> Any:
     """What examples add to the tables of the package is taken out again."""
     filled: list[Any] = [HPARAMS_REGISTRY, MODELS, KINDS, ORDERS, PRODUCTS, TERMS, RECONSTRUCTION, DESCRIPTIONS]
-    filled.append(DEFAULTS["vqvae"])
+    filled += [SIGNALS, DEFAULTS["vqvae"]]
     known = [(table, dict(table)) for table in filled]
     options, flags, kinds = logits.SamplingOptions, list(sample.FLAGS), list(LOSS_KINDS)
     yield
@@ -211,6 +212,13 @@ def test_python_examples_run(page: str, tables: Any, tmp_path: Path, monkeypatch
             exec(compile(example, page, "exec", dont_inherit=True), names)
     if page == "extend.md":
         assert load_torch("logs/tones/checkpoint_latest.pth.tar")["step"] == 5
+        trained = load_torch("logs/recent/checkpoint_latest.pth.tar")
+        assert trained["step"] > 5 and trained["hps"]["attn_order"] == 13
+        assert load_torch("samples/recent/level_2/data.pth.tar")["zs"][2].shape == (1, 43)
+        made = load_torch("samples/moody/level_2/data.pth.tar")
+        assert made["zs"][2].shape == (1, 43)
+        row = LabelRow(1, signals="mood,tempo")
+        assert [made["labels"][2]["y"][0, row.signal(name)].item() for name in row.signal_names] == [2, 13]
 
 
 COMMANDS = [
@@ -317,7 +325,7 @@ def test_keys_of_features_and_of_the_audio_index(run: tuple[Path, str], tmp_path
     note, array = json.loads(read(out / "a.wav.json")), np.load(out / "a.wav.npy")
     assert set(note) == set(keys("Features")) and note["shape"] == list(array.shape)
     index = json.loads(read(music / ".jukebox_index.json"))
-    assert index["version"] == 1 and set(index["files"]["a.wav"]) == set(keys("Audio index"))
+    assert index["version"] == 2 and set(index["files"]["a.wav"]) == set(keys("Audio index"))
 
 
 def test_keys_of_training_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from jukebox.prior.autoregressive import ConditionalAutoregressive2D
 from jukebox.prior.conditioners import Conditioner
 from jukebox.prior.prior import SimplePrior
 from jukebox.utils.errors import UserError
+from jukebox.utils.label_row import SIGNALS, LabelRow, Signal
 
 VQVAE = dict(levels=2, downs_t=[1, 1], strides_t=[2, 2], l_bins=16, emb_width=4, width=4, depth=1, sample_length=64)
 PRIOR = dict(n_ctx=16, prior_width=16, prior_depth=4, attn_order=2, blocks=4, cond_width=8, cond_depth=2, sr=100)
@@ -170,7 +171,7 @@ def test_windows_of_the_level_above() -> None:
     ("kwargs", "message"),
     [
         (dict(level=2), "levels 0 to 1"),
-        (dict(blocks=5, level=1), "no multiple of blocks=5"),
+        (dict(blocks=5, level=1), "not a multiple of blocks=5"),
         (dict(LABELS, level=1, y_bins=0), "number of genres"),
         (dict(LABELS, level=1, min_duration=None), "timing labels need both"),
         (dict(level=1, single_enc_dec=True), "needs --labels"),
@@ -194,6 +195,24 @@ def test_ids_outside_the_tables_are_refused() -> None:
     prior, _ = build(**KINDS["labelled"])
     with pytest.raises(UserError, match="knows ids 0 to 4"):
         prior.get_cond([], torch.tensor([[3000, 0, 64, 9, 1]]))
+
+
+def test_a_signal_adds_its_vector_and_no_other_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIGNALS, "mood", Signal("a mood", 3, ["calm", "merry", "wild"].index))
+    plain, _ = build(**KINDS["separate"])
+    prior, _ = build(**KINDS["separate"], signals="mood")
+    new = {name: weight for name, weight in prior.state_dict().items() if name not in plain.state_dict()}
+    assert list(new) == ["y_emb.signal_embs.mood.emb.weight"]
+    prior.load_state_dict({**plain.state_dict(), **new})
+    y = conditioning(plain, 2)["y"]
+    row = LabelRow(1, 8, "mood")
+    with_mood = torch.cat([y[:, :5], torch.tensor([[-1], [2]]), y[:, 5:]], dim=1)
+    assert row.size == with_mood.shape[1] and with_mood[:, row.signal("mood")].tolist() == [[-1], [2]]
+    want, got = plain.get_cond([], y), prior.get_cond([], with_mood)
+    torch.testing.assert_close(got[1], want[1] + torch.stack([torch.zeros(1, 16), new[list(new)[0]][2:]]))  # type: ignore[operator]
+    assert torch.equal(got[2], y[:, 5:])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="14 columns, this prior reads 5 . 8"):
+        plain.get_cond([], with_mood)
 
 
 @pytest.mark.parametrize("kind", ["single", "separate"])

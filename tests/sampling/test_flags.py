@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -11,13 +12,17 @@ import pytest
 import torch
 from tiny_models import make_tiny_runs
 
+from jukebox import sample
 from jukebox.loaders import Model, find_model
 from jukebox.prior.logits import SamplingOptions
 from jukebox.sampling.flags import read_settings
+from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
-from jukebox.sampling.songs import DEMO
+from jukebox.sampling.songs import DEMO, make_labels
+from jukebox.utils.command_line import parse_flags
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import at_most, enough
+from jukebox.utils.label_row import SIGNALS, Signal
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +190,7 @@ WRONG = [
     (dict(lyrics_file="none.txt"), "--lyrics_file=none.txt: there is no such file"),
     (dict(lyrics_file="latin.txt"), "--lyrics_file=latin.txt is not in UTF-8"),
     (dict(metas="no.json"), "--metas=no.json: there is no such file"),
-    (dict(metas="bad.json"), "--metas=bad.json is no JSON"),
+    (dict(metas="bad.json"), "--metas=bad.json is not JSON"),
     (dict(metas="none.json"), "must hold a list of entries"),
     (dict(metas="key.json"), "entry 1 has an unknown key 'artst'; known: artist, genre, lyrics"),
     (dict(metas="type.json"), "artist of entry 0 is 5, not text"),
@@ -368,6 +373,30 @@ def test_labels_of_saved_songs_are_kept(tiny: Model, files: Path) -> None:
     ]
     longer = settings(tiny, **again, total_sample_length_in_seconds=45)
     assert [meta["total_length"] for meta in longer.metas] == [11_250, 11_250]
+
+
+def test_signals_come_from_the_flag_from_metas_and_from_saved_songs(
+    tiny: Model, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIGNALS, "mood", Signal("a mood: calm or wild", 2, ["calm", "wild"].index))
+    fresh = importlib.util.module_from_spec(sample.__spec__)
+    sample.__spec__.loader.exec_module(fresh)
+    assert parse_flags(["--mood=wild"], fresh.FLAGS) == {"mood": "wild"}
+    (files / "moods.json").write_text('[{"mood": "calm"}, {"genre": "polka"}]')
+    made = settings(tiny, mood="wild", metas="moods.json")
+    assert [meta["mood"] for meta in made.metas] == ["calm", "wild"]
+    assert any("was trained without signals=mood: it has no effect" in notice for notice in made.notices)
+    info = [dict(artist="x", genre="g", lyrics="", mood="wild", full_tokens=[])]
+    y = torch.tensor([[10_000, 250, 512, 1, 1]])
+    torch.save(
+        {"zs": [torch.zeros(1, n).long() for n in (0, 0, 100)], "labels": [None, None, dict(y=y, info=info)]}, "r"
+    )
+    assert settings(tiny, mode="upsample", codes_file="r").metas[0]["mood"] == "wild"
+    for wrong in (dict(mood="sad"), dict(metas=[{"mood": 3}])):
+        with pytest.raises(UserError, match="mood=.* is not known: give a mood: calm or wild"):
+            settings(tiny, **wrong)
+    labels = make_labels(tiny, made.metas, torch.device("cpu"), Silent())
+    assert labels[2]["info"][0]["mood"] == "calm"
 
 
 def test_flags_without_effect_are_told(tmp_path: Path) -> None:

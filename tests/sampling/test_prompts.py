@@ -64,7 +64,7 @@ def test_samples_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     x = np.zeros(4000, np.float32)
     x[100:103] = np.nan, np.inf, -np.inf
     soundfile.write(tmp_path / "nan.wav", x, SR, subtype="FLOAT")
-    with pytest.raises(UserError, match="nan.wav: 3 of its samples are no numbers"):
+    with pytest.raises(UserError, match="nan.wav: 3 of its samples are not finite"):
         load_prompts([str(tmp_path / "nan.wav")], 2000, Hyperparams(sr=SR, n_samples=1))
 
 

@@ -19,6 +19,8 @@ from jukebox.training.ema import (
     averaged_weights,
     default_mu,
     make_ema,
+    read_counters,
+    tell_start,
 )
 
 
@@ -137,9 +139,42 @@ def test_a_state_is_taken_up_by_every_kind(saved: type[EMA], kind: type[EMA]) ->
     other = kind(net.parameters(), 0.9)
     other.load_state_dict(copy.deepcopy(one.state_dict()))
     assert all(torch.equal(a, b) for a, b in zip(one.averages(), other.averages(), strict=True))
-    assert other.state_dict()["calls"] == one.calls == (3 if saved is CPUEMA else 0)
+    assert other.state_dict()["calls"] == one.calls == 3 and other.start == one.start == pytest.approx(0.9**3)
     _walk(net, 4)
     for average in (one, other):
         average.step()
     for a, b in zip(one.averages(), other.averages(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["plain", "fused", "cpu"])
+def test_a_warm_up_forgets_the_start(kind: str) -> None:
+    net, mu, freq = Net(), 0.7, 3 if kind == "cpu" else 1
+    average = {
+        "plain": lambda: EMA(net.parameters(), mu, warmup=True),
+        "fused": lambda: FusedEMA(net.parameters(), mu, warmup=True),
+        "cpu": lambda: CPUEMA(net.parameters(), mu ** (1 / freq), freq, warmup=True),
+    }[kind]()
+    trained = [p for p in net.parameters() if p.requires_grad]
+    expected, share = [p.detach().double() for p in trained], 1.0
+    for update in range(25):
+        for step in range(freq):
+            _walk(net, update * freq + step)
+            average.step()
+        decay = min(0.7, (1 + update) / (10 + update))  # 0.7 from update 20 on
+        share *= decay
+        expected = [decay * e + (1 - decay) * p.detach().double() for e, p in zip(expected, trained, strict=True)]
+        assert average.start == pytest.approx(share)
+        assert bool(tell_start(average)) == (update == 0)  # 10 % after the first update, 1.8 % after the second
+    for got, e in zip(average.averages(), expected, strict=True):
+        torch.testing.assert_close(got.double(), e, rtol=0, atol=1e-6)
+
+
+def test_the_share_of_the_start_is_told() -> None:
+    average = EMA([nn.Parameter(torch.ones(1))], 0.9995)
+    for _ in range(560):
+        average.step()
+    assert tell_start(average).startswith("76 % of the averaged weights") and tell_start(None) == ""
+    other = EMA(average.params, 0.9995)
+    other.load_state_dict({"averages": average.averages(), **read_counters({"weights": {}, "calls": 0}, 2300)})
+    assert tell_start(other).startswith("32 % of the averaged weights")  # an older state: one such step after another

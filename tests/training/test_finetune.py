@@ -165,7 +165,7 @@ def test_only_chosen_layers_and_embeddings_move(text: str, layers: set[int]) -> 
 
 
 def test_decoders_alone_learn_and_codes_stay() -> None:
-    old = train(name="old", epochs=1, sample_iters=-1)
+    old = train(name="old", epochs=1, sample_iters=-1, lr=0.001)
     start = "logs/old/checkpoint_latest.pth.tar"
     tuned = dict(restore_vqvae=start, finetune_layers="decoders", sample_iters=-1)
     new = train(name="new", epochs=1, **tuned)

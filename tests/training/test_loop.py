@@ -203,7 +203,7 @@ def test_a_released_checkpoint_starts_at_step_0() -> None:
 def test_another_kind_of_run_is_refused() -> None:
     path = vqvae_path()
     train(name="prior", prior=True, epochs=1, restore_vqvae=path)
-    with pytest.raises(UserError, match="level=1.*cannot go on with level=0"):
+    with pytest.raises(UserError, match="level=1.*cannot resume with level=0"):
         train(name="prior", prior=True, epochs=2, restore_vqvae=path, level=0, n_ctx=64)
     with pytest.raises(UserError, match="does not fit"):
         train(name="prior", prior=True, epochs=2, restore_vqvae=path, prior_depth=3)
@@ -226,7 +226,7 @@ def test_interrupted_it_saves_and_says_how_to_go_on(
     hps = tiny_hps(epochs=2, save_iters=100, sample_iters=-1, name="b")
     assert run.run_training(hps, "train.py --name=tiny") == 130
     said = capsys.readouterr()
-    assert "step 7, logs/b/checkpoint_latest.pth.tar: stopped: the same command goes on from there" in said.out
+    assert "step 7, logs/b/checkpoint_latest.pth.tar: stopped: the same command resumes from there" in said.out
     assert "stopping after this step" in said.err
     assert load_torch("logs/b/checkpoint_latest.pth.tar")["step"] == 7
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -289,6 +289,45 @@ def test_evaluation_alone_uses_the_averaged_weights(capsys: pytest.CaptureFixtur
     alone = capsys.readouterr().out
     line = next(line for line in trained.splitlines() if line.startswith("held-out songs: loss"))
     assert line in alone.splitlines()
+    raw = [line for line in trained.splitlines() if line.startswith("the same with the raw weights: loss")]
+    assert len(raw) == 1 and raw[0].partition(": ")[2] != line.partition(": ")[2]
+    (averaged,), (of_raw,) = events()["test/loss"][:1], events()["test_raw/loss"]
+    assert averaged[0] == of_raw[0] == 5 and averaged[1] != of_raw[1]
+
+
+def test_the_average_warms_up_from_a_runs_start_only(capsys: pytest.CaptureFixture[str]) -> None:
+    warm = train(name="warm", epochs=1)
+    share = 1.0
+    for t in range(5):
+        share *= (1 + t) / (10 + t)
+    assert warm["average"]["calls"] == 5 and warm["average"]["start"] == pytest.approx(share)
+    assert "of the averaged weights" not in capsys.readouterr().out
+    plain = train(name="plain", epochs=1, ema_warmup=False)
+    assert plain["average"]["start"] == pytest.approx(0.99975**5)
+    assert "100 % of the averaged weights are still those" in capsys.readouterr().out
+    distance = {
+        checkpoint["hps"]["name"]: sum(
+            float((checkpoint["model"][key] - value).square().sum()) for key, value in checkpoint["raw_model"].items()
+        )
+        for checkpoint in (warm, plain)
+    }
+    assert distance["warm"] < 0.5 * distance["plain"]
+    del plain["hps"]["ema_warmup"]  # a run of an older version, which knew no warm-up
+    for key in ("calls", "start"):
+        del plain["average"][key]
+    torch.save(plain, "logs/plain/checkpoint_latest.pth.tar")
+    resumed = train(name="plain", epochs=2)
+    assert resumed["hps"]["ema_warmup"] is False and resumed["average"]["start"] == pytest.approx(0.99975**10)
+
+
+def test_a_run_that_starts_from_anothers_average_warms_it_up() -> None:
+    values = dict(prior=True, restore_vqvae=vqvae_path(), mu=0.999)
+    train(name="old", epochs=1, ema_warmup=False, **values)
+    again = train(name="new", epochs=2, restore_prior="logs/old/checkpoint_latest.pth.tar", **values)
+    share = 0.999**5
+    for t in range(5, 5 + again["average"]["calls"] - 5):
+        share *= (1 + t) / (10 + t)
+    assert again["average"]["calls"] > 5 and again["average"]["start"] == pytest.approx(share)
 
 
 def events(folder: str = "logs/tiny/logs") -> dict[str, list[tuple[int, Any]]]:
@@ -376,7 +415,7 @@ def test_stopped_while_it_evaluates(
 
 def test_stopped_after_an_evaluation_there_is_no_further_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "evaluate", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT) or {"loss": 1.0})
-    assert run.run_training(tiny_hps(test=True, epochs=2, sample_iters=-1), "") == 130
+    assert run.run_training(tiny_hps(test=True, ema=False, epochs=2, sample_iters=-1), "") == 130
     checkpoint = load_torch("logs/tiny/checkpoint_latest.pth.tar")
     assert checkpoint["step"] == 5 and checkpoint["data"] == {"epoch": 1, "done": 0}
 
@@ -446,7 +485,7 @@ def test_another_precision_takes_the_weights_alone(capsys: pytest.CaptureFixture
     capsys.readouterr()
     tuned = train(name="half", epochs=1, lr=1e-9, **values, **half)
     said = capsys.readouterr().out
-    assert "trained with fp16_params=False, fp16_opt=False: its weights are taken, the optimizer begins anew" in said
+    assert "trained with fp16_params=False, fp16_opt=False: its weights are taken, the optimizer starts again" in said
     assert tuned["step"] == 5
     for key, value in tuned["model"].items():
         torch.testing.assert_close(value.float(), start["model"][key], rtol=1e-3, atol=1e-5)
@@ -469,7 +508,7 @@ def test_a_run_keeps_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
     undisturbed = train(name="a", aug_blend=True)
     train(name="b", aug_blend=True, crash_after=4)
     resumed = train(name="b", aug_blend=True, seed=3)
-    assert "--seed=3 is for new runs: this one goes on with seed 0" in capsys.readouterr().out
+    assert "--seed=3 is for new runs: this one keeps seed 0" in capsys.readouterr().out
     undisturbed["hps"]["name"] = "b"
     same(undisturbed, resumed)
 

@@ -217,7 +217,7 @@ def test_mirrors_that_are_no_address(mirror: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("JUKEBOX_MIRROR", mirror)
     with pytest.raises(UserError, match="^JUKEBOX_MIRROR=.*such as https://HOST/FOLDER"):
         remote_utils.fetch(remote_utils.PREFIXES[0] + "jukebox/models/5b/w.pth.tar", progress=False)
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is not an address"):
         remote_utils.fetch("http://[bad/x", progress=False)
 
 
@@ -333,7 +333,7 @@ def test_file_that_does_not_load_is_fetched_again(mirrored: Server, capsys: pyte
     path.write_bytes(b"bad")
     mirrored.script = [status(404)]
     with pytest.raises(UserError, match="cannot download w.pth.tar"):
-        remote_utils.fetch(url, anew=True, progress=False)
+        remote_utils.fetch(url, again=True, progress=False)
     assert path.read_bytes() == b"bad"
 
 

@@ -242,8 +242,8 @@ def test_folders_that_are_not_right(tmp_path: Path, weights: dict[str, Tensor]) 
         (lambda d: (d / "model-00002-of-00003.safetensors").unlink(), "1 of 3 shards are missing: model-00002"),
         (lambda d: cut(d / "model-00003-of-00003.safetensors"), r"model-00003-of-00003\.safetensors is damaged"),
         (lambda d: (d / "model.safetensors.index.json").write_text("{"), "cannot be read as JSON"),
-        (lambda d: (d / "model.safetensors.index.json").write_text("[]"), "is no JSON object"),
-        (lambda d: (d / "model.safetensors.index.json").write_text("{}"), "is no index of shards"),
+        (lambda d: (d / "model.safetensors.index.json").write_text("[]"), "is not a JSON object"),
+        (lambda d: (d / "model.safetensors.index.json").write_text("{}"), "is not an index of shards"),
         (lambda d: (d / "config.json").write_text("x"), r"config\.json cannot be read as JSON"),
     ],
 )
@@ -273,7 +273,7 @@ def test_a_pytorch_file_that_is_cut_or_holds_something_else(tmp_path: Path, weig
     with pytest.raises(UserError, match="damaged"):
         load_huggingface(tmp_path)
     torch.save({"a": 1}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="is no dict of tensors"):
+    with pytest.raises(UserError, match="is not a dict of tensors"):
         load_huggingface(tmp_path)
 
 

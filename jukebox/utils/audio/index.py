@@ -15,27 +15,35 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from jukebox.utils.audio.read import EXTENSIONS, probe_audio
+from jukebox.utils.audio.read import EXTENSIONS, about_audio, probe_audio
 from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 from jukebox.utils.progress import progress_bar
 
 INDEX_NAME = ".jukebox_index.json"
-VERSION = 1
+VERSION = 2
 KEPT_TAGS = ("artist", "album_artist", "genre", "title")  # and those that begin with "lyrics" or "unsyncedlyrics"
 QUIET_BELOW = 200  # new files; a shorter scan shows no progress bar
 
 
 @dataclass(frozen=True)
 class AudioEntry:
-    """One file: `seconds` and `tags`, or an `error` where it cannot be decoded."""
+    """One file: `seconds` and `tags`, or an `error` where it cannot be decoded.
+
+    Where it can be decoded in part, it has an error and the seconds of that part. `cut` says that its end is missing.
+    """
 
     size: int
     mtime_ns: int
     seconds: float = 0.0
     tags: dict[str, str] = field(default_factory=dict)
     error: str = ""
+    cut: str = ""
+
+    def refusal(self, damaged: str) -> str:
+        """Why the file is left out; "" where it is used. `damaged` as for `load_audio`."""
+        return "" if damaged == "keep" and self.seconds else self.error
 
 
 def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[str, int]]:
@@ -50,7 +58,9 @@ def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[st
     """
     root = Path(folder)
     if not os.fspath(folder) or not root.is_dir():
-        raise UserError(f"audio_files_dir={os.fspath(folder)!r} is no folder: give the one that holds your audio files")
+        raise UserError(
+            f"audio_files_dir={os.fspath(folder)!r} is not a folder: give the one that holds your audio files"
+        )
     names: list[str] = []
     others: dict[str, int] = {}
     visited: set[tuple[int, int]] = set()
@@ -158,11 +168,11 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _probe(path: Path) -> AudioEntry:
     size, mtime_ns = _stamp(path)
     try:
-        seconds, tags = probe_audio(path)
+        facts = about_audio(path)
     except AudioError as error:
         return AudioEntry(size, mtime_ns, error=str(error))
-    kept = {k: t for k, t in tags.items() if k in KEPT_TAGS or k.startswith(("lyrics", "unsyncedlyrics"))}
-    return AudioEntry(size, mtime_ns, seconds, kept)
+    kept = {k: t for k, t in facts.tags.items() if k in KEPT_TAGS or k.startswith(("lyrics", "unsyncedlyrics"))}
+    return AudioEntry(size, mtime_ns, facts.seconds, kept, facts.error, str(facts.cut))
 
 
 def _read(place: Path) -> dict[str, AudioEntry]:

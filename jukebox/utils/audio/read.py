@@ -18,22 +18,23 @@ from typing import Any
 import numpy as np
 
 from jukebox.utils.audio.reader import (
-    DAMAGED,
     GAP,
     AudioError,
     AudioReader,
+    Cut,
     named_errors,
     open_container,
     resample_audio,
 )
 from jukebox.utils.audio.source import Source, Span, spans
 from jukebox.utils.errors import UserError
+from jukebox.utils.flag_values import DAMAGED, choice
 from jukebox.utils.outside import current
 
 EXTENSIONS = ("wav", "mp3", "m4a", "aac", "mp4", "opus", "ogg", "oga", "flac", "aif", "aiff", "wma", "webm")
 FILTER_REACH = 64  # samples (of the slower rate) around the wanted part that the resampling filter may look at
 LAST_MOMENT = 0.25  # seconds before the end in which a whole file still has samples
-PADDING = 0.3  # seconds that an encoder may have put before and behind the sound, at the lowest rates
+PADDING = 0.3  # seconds that an encoder may have put before and after the sound, at the lowest rates
 
 
 def load_audio(
@@ -61,15 +62,15 @@ def load_audio(
         approx: start at the packet nearest before the offset instead of the very sample: up to 0.1 s off (Ogg: 1 s),
             and no time is spent on letting codecs settle.
         time_base: "samples", or "sec" for an offset and a duration in seconds.
-        check_duration: refuse an offset at or behind the end of the file; False returns silence there.
+        check_duration: refuse an offset at or after the end of the file; False returns silence there.
         channels: 1 mixes all channels evenly, 2 doubles a mono file; more than two count as their even mean.
         mono: the same as channels=1.
         damaged: "refuse", or "keep" to take a file that cannot be read to its end as far as it goes.
-        tell: called with a line for whatever is wrong with what was read: damaged packets, or a file that breaks off.
+        tell: called with a line for whatever is wrong with what was read: damaged packets, or, a `Cut`, a missing end.
 
     Returns:
-        float32 [channels, duration] and its rate. Behind the end of the file there are zeros, and so where it has
-        samples that are no finite numbers, as files of floats may.
+        float32 [channels, duration] and its rate. After the end of the file there are zeros, and so where it has
+        samples that are not finite, as files of floats may.
 
     Raises:
         AudioError: the file cannot be opened or decoded, has no audio, or ends before the offset.
@@ -78,8 +79,7 @@ def load_audio(
         raise ValueError(f"time_base={time_base!r}: use 'samples' or 'sec'")
     if channels not in (1, 2):
         raise UserError(f"channels={channels}: use 1 or 2")
-    if damaged not in DAMAGED:
-        raise UserError(f"damaged={damaged}: choose {' or '.join(DAMAGED)}")
+    choice("damaged", damaged, DAMAGED)
     if offset < 0 or (duration is not None and duration < 0):
         raise ValueError(f"offset {offset} and duration {duration} must not be negative")
     name = os.fspath(file)
@@ -107,15 +107,26 @@ def read_samples(
     duration: int | None = None,
     channels: int = 2,
     check_duration: bool = True,
+    damaged: str = "refuse",
+    tell: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """What `load_audio` reads, float32 [channels, T], or what a function set as `audio_utils.load_audio` reads.
 
     Such a function is called with `file`, and `sr`, `offset`, `duration` (in samples) and `mono` by name. It gives the
-    samples, [channels, T] or [T], with or without a rate behind them.
+    samples, [channels, T] or [T], with or without a rate after them.
     """
     load = current("jukebox.utils.audio_utils", load_audio)
     if load is load_audio:
-        return load_audio(file, sr, offset, duration, channels=channels, check_duration=check_duration)[0]
+        return load_audio(
+            file,
+            sr,
+            offset,
+            duration,
+            check_duration=check_duration,
+            channels=channels,
+            damaged=damaged,
+            tell=tell,
+        )[0]
     if duration is None:
         duration = max(0, int(probe_audio(file)[0] * sr) - offset)
     found = load(os.fspath(file), sr=sr, offset=offset, duration=duration, mono=channels == 1)
@@ -131,7 +142,7 @@ def _rate_of(file: str, span: Span) -> int:
 def _read_links(
     file: str, links: tuple[Span, ...], rate: int, first: int, wanted: int | None, approx: bool, damaged: str
 ) -> tuple[np.ndarray, list[str]]:
-    """Samples [first, first + wanted) of the streams of a file one behind the other, and notes."""
+    """Samples [first, first + wanted) of the streams of a file one after the other, and notes."""
     parts: list[np.ndarray] = [np.zeros((1, 0), np.float32)]
     notes: list[str] = []
     begin = 0  # of the stream, in samples of the result
@@ -177,14 +188,14 @@ def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None
 
 
 def _finite(x: np.ndarray, reader: AudioReader) -> np.ndarray:
-    """x as it is; one sample that is no number would spread over all it is mixed or filtered with, and into weights.
+    """x as it is; one sample that is not finite would spread over all it is mixed or filtered with, and into weights.
 
     Raises:
         AudioError: samples are NaN or infinite.
     """
     if not np.isfinite(x.sum(dtype=np.float64)):  # float32 numbers cannot overflow this sum
         bad = int((~np.isfinite(x)).sum())
-        raise AudioError(f"cannot use {reader.file}: {bad} of its samples are no numbers (NaN or infinite)")
+        raise AudioError(f"cannot use {reader.file}: {bad} of its samples are not finite (NaN or infinite)")
     return x
 
 
@@ -212,11 +223,19 @@ def mono(x: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """What is known about a file: seconds, tags with names in lower case, and what shows that its end is missing."""
+    """What is known about a file.
+
+    Attributes:
+        seconds: its duration, as far as it can be read.
+        tags: with names in lower case.
+        cut: where its end is missing, what shows it.
+        error: why it is refused unless damaged files are kept.
+    """
 
     seconds: float
     tags: dict[str, str] = field(default_factory=dict)
     cut: str = ""
+    error: str = ""
 
 
 def probe_audio(file: str | os.PathLike[str]) -> tuple[float, dict[str, str]]:
@@ -229,7 +248,7 @@ def about_audio(file: str | os.PathLike[str]) -> AudioFacts:
     """Duration and tags of a file.
 
     Only its first and last moments are decoded. What the header says is not believed where the file breaks off earlier
-    or goes on. The duration of MP3 files includes up to 0.05 s of padding where the encoder did not say how much.
+    or is longer. The duration of MP3 files includes up to 0.05 s of padding where the encoder did not say how much.
 
     Raises:
         AudioError: the file cannot be opened or decoded, or has no audio.
@@ -240,7 +259,8 @@ def about_audio(file: str | os.PathLike[str]) -> AudioFacts:
     seconds = sum(link.seconds for link in links)
     if seconds <= 0:
         raise AudioError(f"cannot decode {name}: there are no samples in it")
-    return AudioFacts(seconds, links[0].tags, next((link.cut for link in links if link.cut), ""))
+    cut = next((link.cut for link in links if link.cut), "")
+    return AudioFacts(seconds, links[0].tags, cut, next((link.error for link in links if link.error), ""))
 
 
 def about_link(file: str, span: Span) -> AudioFacts:
@@ -263,7 +283,9 @@ def about_link(file: str, span: Span) -> AudioFacts:
             knows_padding = format != "aac"  # as an MP3's header does; without one it was a guess
             if not knows_padding or stopped or abs(counted - seconds) > PADDING:
                 seconds = counted
-        return AudioFacts(seconds, tags, "; ".join(reader.notes) if reader.is_cut else "")
+        return AudioFacts(
+            seconds, tags, next((note for note in reader.notes if isinstance(note, Cut)), ""), reader.failure
+        )
 
 
 def _count_packets(reader: AudioReader) -> tuple[float, bool]:
@@ -283,6 +305,7 @@ def _count_packets(reader: AudioReader) -> tuple[float, bool]:
             source.error = source.error or OSError(str(error))
         seconds = float(total * stream.time_base)
         if source.error:
-            reader.is_cut = stopped = True
-            reader.notes.append(f"{reader.file} cannot be read beyond {seconds:.2f} s: {source.error}")
+            stopped, why = True, source.error.strerror or source.error
+            reader.failure = f"cannot decode {reader.file} beyond {seconds:.2f} s: {why}"
+            reader.notes = [Cut(f"{reader.file} is used up to {seconds:.2f} s, and cannot be read beyond: {why}")]
     return seconds, stopped

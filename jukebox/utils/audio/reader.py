@@ -18,9 +18,8 @@ import numpy as np
 from jukebox.utils.audio.source import Source, Span
 from jukebox.utils.errors import UserError
 
-DAMAGED = ("refuse", "keep")  # what becomes of a file that cannot be read to its end
 PREROLL = 0.5  # seconds decoded before the first wanted sample after a seek, so that codecs have settled
-GAP = 0.05  # seconds; time stamps that go on later than this after a frame mean that something is missing between
+GAP = 0.05  # seconds; time stamps that continue later than this after a frame mean that something is missing between
 _WHOLE_64 = ("s64", "s64p")  # sample formats that PyAV makes no arrays of
 MAX_BAD = 0.1  # share of packets that may be damaged before a file counts as undecodable
 RATES = (100, 6_000_000)  # Hz that are believed; DSD counts as 5.6 MHz
@@ -28,6 +27,10 @@ RATES = (100, 6_000_000)  # Hz that are believed; DSD counts as 5.6 MHz
 
 class AudioError(UserError):
     """A file that cannot be read as audio; the message names it."""
+
+
+class Cut(str):
+    """A note that says that the end of a file is missing, and from where."""
 
 
 @contextlib.contextmanager
@@ -51,14 +54,15 @@ class AudioReader:
 
     Attributes:
         rate: of the first frame, in Hz.
-        notes: lines on what is wrong with what was read: how many packets were left out, and where the file ends
-            early. `is_cut` where something is missing at its end.
+        notes: lines on what is wrong with what was read: how many packets were left out, and, as a `Cut`, where the
+            file ends early.
+        failure: why "refuse" would not have read it; "" where it would have.
     """
 
     def __init__(self, file: str | os.PathLike[str], span: Span | None = None, damaged: str = "refuse") -> None:
         self.file, self.span, self.damaged = os.fspath(file), span or Span(), damaged
         self.notes: list[str] = []
-        self.is_cut = False
+        self.failure = ""
         self._open()
 
     def _open(self) -> None:
@@ -115,7 +119,12 @@ class AudioReader:
             stop = self._limit if stop is None else min(stop, self._limit)
         preroll = 0 if approx else round(PREROLL * self.rate)
         if self._exact and start - preroll > self.rate:
-            x = self._read_from(self._seek(start - preroll), start, stop, approx)
+            try:
+                x = self._read_from(self._seek(start - preroll), start, stop, approx)
+            except AudioError:
+                if self.damaged != "keep":
+                    raise
+                x = None
             if x is not None:
                 return x
             self.close()  # the file could not be entered there: decode it from its beginning
@@ -165,7 +174,7 @@ class AudioReader:
             yield joined()
 
     def _read_from(self, frames: Iterator[Any], start: int, stop: int | None, approx: bool) -> np.ndarray | None:
-        """Collects [start, stop) from frames; None where the first frame's place is unknown or behind the start, or
+        """Collects [start, stop) from frames; None where the first frame's place is unknown or after the start, or
         another rate would have to be resampled from its beginning."""
         parts: list[np.ndarray] = []
         here = -1  # place of the next sample
@@ -209,7 +218,7 @@ class AudioReader:
 
     def _note_end(self, here: int, stop: int | None) -> None:
         """Notes where the file is shorter than it says it is."""
-        if self.is_cut or here < 0:
+        if self.failure or here < 0:
             return
         format, sure = self.container.format.name, self._length
         if format in ("mp3", "aac", "ogg") and not (format == "mp3" and _counts_frames(self.file)):
@@ -217,12 +226,11 @@ class AudioReader:
         tolerance = GAP if self.stream.codec_context.name.startswith(("pcm", "flac", "alac")) else 0.5
         missing = sure - here > tolerance * self.rate
         if missing or self.span.cut:
-            self.is_cut = True
             why = self.span.cut or f"its header says {sure / self.rate:.2f} s"
-            self.notes.append(f"{self.file} breaks off at {here / self.rate:.2f} s: {why}")
+            self.notes.append(Cut(f"{self.file} breaks off at {here / self.rate:.2f} s: {why}"))
 
     def _frames(self, first: Any = None) -> Iterator[Any]:
-        """Decoded frames from where the file stands; damaged packets are left out up to a share of all."""
+        """Decoded frames from the file's position on; damaged packets are left out up to a share of all."""
         import av
 
         if first is not None:
@@ -262,11 +270,11 @@ class AudioReader:
             AudioError: unless it is to be used as far as it goes, and there is something of it.
         """
         seconds = self._here / self.rate
+        where, why = f" beyond {seconds:.2f} s" if self._here else "", _reason(self.source.error or error)
+        self.failure = f"cannot decode {self.file}{where}: {why}"
         if self.damaged != "keep" or not self._here:
-            where = f" beyond {seconds:.2f} s" if self._here else ""
-            raise AudioError(f"cannot decode {self.file}{where}: {_reason(self.source.error or error)}") from error
-        self.is_cut = True
-        self.notes.append(f"{self.file} is used up to {seconds:.2f} s, and cannot be read beyond: {_reason(error)}")
+            raise AudioError(self.failure) from error
+        self.notes.append(Cut(f"{self.file} is used up to {seconds:.2f} s, and cannot be read beyond: {why}"))
 
 
 def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

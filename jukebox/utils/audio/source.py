@@ -1,8 +1,8 @@
 """The bytes of an audio file, as FFmpeg is given them.
 
 FFmpeg opens no file itself: it would take a colon in a name for a protocol, and an error of the disk for the end. Here
-also lies what some files need before a demuxer can take them as they are meant: an Ogg file may hold several streams
-one behind the other, and the size in a WAV file's header ends at 4 GiB. Change here what is known of such files.
+is also what some files need before a demuxer can take them as they are meant: an Ogg file may hold several streams
+one after the other, and the size in a WAV file's header ends at 4 GiB. Change here what is known of such files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Span:
     """The part of a file that a demuxer reads: bytes [start, end), None being the end of the file.
 
     Attributes:
-        patch: place in the file and bytes that stand there instead of its own.
+        patch: place in the file and bytes that are there instead of its own.
         cut: what shows that the file was longer once; "" for nothing.
     """
 

@@ -29,8 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were opened."""
     names: list[str] = []
-    original = audio_index.probe_audio
-    monkeypatch.setattr(audio_index, "probe_audio", lambda path: (names.append(Path(path).name), original(path))[1])
+    original = audio_index.about_audio
+    monkeypatch.setattr(audio_index, "about_audio", lambda path: (names.append(Path(path).name), original(path))[1])
     return names
 
 
@@ -105,7 +105,7 @@ def test_finding_files(folder: Path) -> None:
     assert names == ["0.wav", "1.wav", "2.wav", "a.opus", "b/Zoë.MP3"]
     assert others == {"txt": 1, "": 1, "jpg": 1}
     for missing in (folder / "no", folder / "0.wav", ""):
-        with pytest.raises(UserError, match="is no folder"):
+        with pytest.raises(UserError, match="is not a folder"):
             find_audio_files(missing)
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_files import break_disk
 
 from jukebox.utils.audio.read import about_audio, load_audio, probe_audio
 from jukebox.utils.audio.reader import AudioError
-from jukebox.utils.audio.source import Source
 from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
 
@@ -205,21 +205,6 @@ def test_a_list_of_other_files_is_not_followed(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------- errors in the middle, and cuts
 
 
-class BadDisk:
-    """Reads beyond a place fail, as on a drive that goes away."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, beyond: int) -> None:
-        read = Source.read
-
-        def broken(source: Source, n: int = -1) -> bytes:
-            if source._file.tell() + max(n, 0) > beyond:
-                source.error = OSError(5, "Input/output error")
-                raise source.error
-            return read(source, n)
-
-        monkeypatch.setattr(Source, "read", broken)
-
-
 @pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "ogg", "opus"])
 def test_an_error_of_the_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     file = tmp_path / f"song.{ending}"
@@ -227,7 +212,7 @@ def test_an_error_of_the_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     write_audio(file, noise, SR)
     size = file.stat().st_size
     early, _ = load_audio(file, SR, SR, SR)
-    BadDisk(monkeypatch, size // 2)
+    break_disk(monkeypatch, size // 2)
     if ending in ("wav", "flac"):  # of the others the end is read when they are opened
         np.testing.assert_array_equal(load_audio(file, SR, SR, SR)[0], early)  # a part before it is well
     with pytest.raises(AudioError, match=rf"song\.{ending}.*Input/output error"):
@@ -239,7 +224,7 @@ def test_kept_files_are_used_as_far_as_they_go(tmp_path: Path, monkeypatch: pyte
     file = tmp_path / f"song.{ending}"
     write_audio(file, np.random.RandomState(0).uniform(-0.5, 0.5, 20 * SR), SR)
     whole, _ = load_audio(file, SR)
-    BadDisk(monkeypatch, file.stat().st_size // 2)
+    break_disk(monkeypatch, file.stat().st_size // 2)
     told: list[str] = []
     x, _ = load_audio(file, SR, damaged="keep", tell=told.append)
     assert 5 * SR < x.shape[1] < 11 * SR

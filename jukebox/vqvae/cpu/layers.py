@@ -11,7 +11,7 @@ matrix products. It walks along the rows in tiles:
 `rows` keeps what a tile still needs of the rows before it, which may be overwritten by then; so tiles are exact at
 every length, stride and dilation, the zero padding at both ends included.
 
-Change here how one layer is computed. Nothing here knows gradients; `tiled_grad.py` does.
+Change here how one layer is computed. Nothing here knows gradients; `gradients.py` does.
 """
 
 from __future__ import annotations

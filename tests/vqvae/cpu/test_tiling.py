@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from jukebox.vqvae import tiled_layers, tiling
-from jukebox.vqvae.encdec import Decoder, DecoderConvBlock, Encoder
+from jukebox.vqvae.config import ConvConfig
+from jukebox.vqvae.cpu import layers, tiling
+from jukebox.vqvae.cpu.tiling import TiledDecoder, TiledDecoderConvBlock, TiledEncoder
 from jukebox.vqvae.resnet import Resnet1D
 
 # items, samples, stride, down, depth, growth, cycle, m_conv. The last dilations reach far beyond the shortest inputs.
@@ -25,7 +28,7 @@ SIZES = [
 @pytest.fixture(params=[16, 500, 2**18])
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Tiles of a position or two, of some, and of everything."""
-    monkeypatch.setattr(tiled_layers, "TILE_ELEMENTS", request.param)
+    monkeypatch.setattr(layers, "TILE_ELEMENTS", request.param)
     monkeypatch.setattr(tiling, "TOGETHER_ELEMENTS", 8 * request.param)
     return request.param
 
@@ -33,16 +36,16 @@ def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
 def modules(size: tuple) -> list[tuple[nn.Module, Tensor]]:
     items, samples, stride, down, depth, growth, cycle, m_conv = size
     torch.manual_seed(samples)
-    kwargs = dict(width=6, depth=depth, m_conv=m_conv, dilation_growth_rate=growth, dilation_cycle=cycle)
-    upsampler = DecoderConvBlock(5, 7, down, stride, res_scale=True, blocks_name="blocks", **kwargs)
-    encoder = Encoder(2, 5, 2, [down, 1], [stride, 2], **kwargs)
-    decoder = Decoder(2, 5, 2, [down, 1], [stride, 2], reverse_decoder_dilation=True, **kwargs)
+    config = ConvConfig(6, depth, m_conv, growth, cycle)
+    upsampler = TiledDecoderConvBlock(5, 7, down, stride, replace(config, res_scale=True, blocks_name="blocks"))
+    encoder = TiledEncoder(2, 5, [down, 1], [stride, 2], config)
+    decoder = TiledDecoder(2, 5, [down, 1], [stride, 2], replace(config, reverse_decoder_dilation=True))
     latent = torch.randn(items, 5, 7)
     return [(encoder, torch.randn(items, 2, samples)), (decoder, latent), (upsampler, latent)]
 
 
 def run(module: nn.Module, x: Tensor) -> Tensor:
-    return module.latent(x) if isinstance(module, Encoder) else module(x)
+    return module.latent(x) if isinstance(module, TiledEncoder) else module(x)
 
 
 def with_gradients(module: nn.Module, x: Tensor) -> list[Tensor]:
@@ -131,7 +134,7 @@ def test_frozen_modules_keep_nothing_for_a_backward_pass(monkeypatch: pytest.Mon
 
 
 def test_recomputation_takes_the_plain_path_only_where_gradients_are_needed() -> None:
-    module = DecoderConvBlock(5, 7, 1, 2, width=4, depth=2, m_conv=1.0, checkpoint_res=True)
+    module = TiledDecoderConvBlock(5, 7, 1, 2, ConvConfig(4, 2, checkpoint_res=True))
     x = torch.randn(1, 5, 9)
     assert ran_plainly(module, x)
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """Encoders and decoders on a CPU: the same numbers as the plain modules in a fraction of the time and memory.
 
 The plain modules have PyTorch map and clear fresh pages for each layer's output and reorder it for each convolution;
-here the layers of `tiled_layers.py` run on rows, [N, T, C], in tiles. Without gradients residual blocks work in place
-and few items run at a time, so an activation or two is all that is held; with gradients see `tiled_grad.py`.
+here the layers of `layers.py` run on rows, [N, T, C], in tiles. Without gradients residual blocks work in place
+and few items run at a time, so an activation or two is all that is held; with gradients see `gradients.py`.
 
 Change here which inputs take this path and how layers are strung together; tests compare both paths. `disabled()`
 switches it off. Hooks on inner modules do not run here.
@@ -13,17 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from jukebox.vqvae import tiled_grad
-from jukebox.vqvae import tiled_layers as layers
-
-if TYPE_CHECKING:
-    from jukebox.vqvae.encdec import Decoder, DecoderConvBlock, Encoder
-    from jukebox.vqvae.resnet import Resnet1D
+from jukebox.vqvae.cpu import gradients, layers
+from jukebox.vqvae.encdec import Decoder, DecoderConvBlock, Encoder
+from jukebox.vqvae.resnet import Resnet1D
 
 TOGETHER_ELEMENTS = 2**22  # floats in an activation up to which short items run together: 16 MiB
 
@@ -93,19 +89,19 @@ class _WithGradients:
         pass
 
     def stack(self, x: Tensor, stack: Resnet1D) -> Tensor:
-        return tiled_grad.residual_stack(x, stack.residual_blocks)
+        return gradients.residual_stack(x, stack.residual_blocks)
 
     def conv3(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
-        return tiled_grad.conv3(x, conv)
+        return gradients.conv3(x, conv)
 
     def downsample(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
-        return tiled_grad.downsample(x, conv)
+        return gradients.downsample(x, conv)
 
     def upsample(self, x: Tensor, conv: nn.ConvTranspose1d) -> Tensor:
-        return tiled_grad.upsample(x, conv)
+        return gradients.upsample(x, conv)
 
     def upsample_conv3(self, x: Tensor, conv: nn.ConvTranspose1d, after: nn.Conv1d) -> Tensor:
-        return tiled_grad.upsample_conv3(x, conv, after)
+        return gradients.upsample_conv3(x, conv, after)
 
 
 Layers = _Plain | _WithGradients
@@ -128,20 +124,6 @@ def _run(module: nn.Module, body: Callable[[Layers, Tensor], Tensor], x: Tensor,
     return torch.cat([body(plain, piece) for piece in rows.split(together)]).transpose(1, 2)
 
 
-def encoder(module: Encoder, x: Tensor) -> Tensor:
-    """`Encoder.forward`, [N, C, T] -> [N, emb, T / hop]."""
-
-    def body(run: Layers, rows: Tensor) -> Tensor:
-        for block in module.blocks:
-            for down, stack in block.stages:
-                rows = run.stack(run.downsample(rows, down), stack)
-            rows = run.conv3(rows, block.last)
-        return rows
-
-    first, _ = module.blocks[0].stages[0]
-    return _run(module, body, x, largest=x.shape[2] // first.stride[0] * first.out_channels)
-
-
 def _decoder_stages(run: Layers, rows: Tensor, block: DecoderConvBlock, after: nn.Conv1d | None) -> Tensor:
     """All of a decoder stage but its first convolution, and the convolution `after` it if there is one."""
     for i, (stack, up) in enumerate(block.stages):
@@ -153,26 +135,55 @@ def _decoder_stages(run: Layers, rows: Tensor, block: DecoderConvBlock, after: n
     return rows
 
 
-def decoder(module: Decoder, x: Tensor) -> Tensor:
-    """`Decoder.forward`, [N, emb, L] -> [N, C, L * hop]."""
-    blocks = module.blocks
-    convs = [block.first for block in blocks] + [module.out]
+class TiledEncoder(Encoder):
+    """An `Encoder` whose latent is computed in tiles where `applies_to` says so; all stages run as they are."""
 
-    def body(run: Layers, rows: Tensor) -> Tensor:
-        rows = run.conv3(rows, convs[0])
-        for block, after in zip(blocks, convs[1:], strict=True):
-            rows = _decoder_stages(run, rows, block, after)
-        return rows
+    def forward(self, x: Tensor, last_only: bool = False) -> list[Tensor]:
+        """As `Encoder.forward`; with `last_only` the other outputs may be left out, which takes less memory."""
+        if not (last_only and applies_to(self, x)):
+            return super().forward(x)
 
-    hop = math.prod(block.hop for block in blocks)
-    return _run(module, body, x, largest=x.shape[2] * hop // blocks[-1].stride * convs[-2].out_channels)
+        def body(run: Layers, rows: Tensor) -> Tensor:
+            for block in self.blocks:
+                for down, stack in block.stages:
+                    rows = run.stack(run.downsample(rows, down), stack)
+                rows = run.conv3(rows, block.last)
+            return rows
+
+        first, _ = self.blocks[0].stages[0]
+        return [_run(self, body, x, largest=x.shape[2] // first.stride[0] * first.out_channels)]
+
+    def latent(self, x: Tensor) -> Tensor:
+        return self(x, last_only=True)[-1]
 
 
-def decoder_block(module: DecoderConvBlock, x: Tensor) -> Tensor:
-    """`DecoderConvBlock.forward`, [N, C, T] -> [N, C_out, T * stride ** down]."""
-    largest = x.shape[2] * module.hop * module.first.out_channels
+class TiledDecoder(Decoder):
+    """A `Decoder` that runs in tiles where `applies_to` says so."""
 
-    def body(run: Layers, rows: Tensor) -> Tensor:
-        return _decoder_stages(run, run.conv3(rows, module.first), module, None)
+    def run(self, x: Tensor) -> Tensor:
+        if not applies_to(self, x):
+            return super().run(x)
+        blocks = self.blocks
+        convs = [block.first for block in blocks] + [self.out]
 
-    return _run(module, body, x, largest)
+        def body(run: Layers, rows: Tensor) -> Tensor:
+            rows = run.conv3(rows, convs[0])
+            for block, after in zip(blocks, convs[1:], strict=True):
+                rows = _decoder_stages(run, rows, block, after)
+            return rows
+
+        hop = math.prod(block.hop for block in blocks)
+        return _run(self, body, x, largest=x.shape[2] * hop // blocks[-1].stride * convs[-2].out_channels)
+
+
+class TiledDecoderConvBlock(DecoderConvBlock):
+    """A `DecoderConvBlock` that runs in tiles where `applies_to` says so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not applies_to(self, x):
+            return super().forward(x)
+
+        def body(run: Layers, rows: Tensor) -> Tensor:
+            return _decoder_stages(run, run.conv3(rows, self.first), self, None)
+
+        return _run(self, body, x, largest=x.shape[2] * self.hop * self.first.out_channels)

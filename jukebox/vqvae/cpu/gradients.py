@@ -1,4 +1,4 @@
-"""The layers of `tiled_layers.py` with gradients, for training on a CPU.
+"""The layers of `layers.py` with gradients, for training on a CPU.
 
 A residual block keeps its input and its hidden activations, nothing else; computing the hidden ones again would halve
 that and take half as long again. Change here what is kept and how gradients are gathered; tests compare every gradient
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from jukebox.vqvae import tiled_layers as layers
+from jukebox.vqvae.cpu import layers
 from jukebox.vqvae.resnet import ResConv1DBlock
 
 
@@ -62,7 +62,7 @@ def _residual_block_grad_(
     Args:
         x, kept: input [N, T, C] and hidden activations [N, T, hidden] of the block.
         grad: gradient of its output [N, T, C], overwritten.
-        params, dilation, scale, tiles: see `tiled_layers.residual_block`.
+        params, dilation, scale, tiles: see `layers.residual_block`.
     """
     weight, bias, mix_weight, _ = params
     items, length, channels = x.shape
@@ -109,7 +109,7 @@ def _residual_block_grad_(
 
 
 class _Products(Function):
-    """`tiled_layers.products` over a whole activation: [N, n + offsets[-1], C] -> [N, n, C_out]."""
+    """`layers.products` over a whole activation: [N, n + offsets[-1], C] -> [N, n, C_out]."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, weight: Tensor, bias: Tensor, offsets: Sequence[int]) -> Tensor:
@@ -138,7 +138,7 @@ class _Products(Function):
 
 
 class _UpsampleConv3(Function):
-    """`tiled_layers.upsample_conv3`; the activation between the two convolutions is computed again, not kept."""
+    """`layers.upsample_conv3`; the activation between the two convolutions is computed again, not kept."""
 
     @staticmethod
     def forward(
