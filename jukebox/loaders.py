@@ -76,6 +76,11 @@ class Level:
         return self.hps.n_tokens if self.hps.labels and self.hps.use_tokens else 0
 
     @property
+    def aligns_lyrics(self) -> bool:
+        """Whether it reads lyrics and a head is named that shows where they are."""
+        return bool(self.n_tokens) and None not in (self.hps.alignment_layer, self.hps.alignment_head)
+
+    @property
     def sample_length(self) -> int:
         """Raw samples of one window."""
         return self.n_ctx * self.hop

@@ -43,12 +43,13 @@ class Said:
     """What is said about the songs: by the run that codes come from, by the label flags, and by --metas.
 
     `saved` and `metas` have one entry a song and start over where there are more songs; `saved` has total_length and
-    offset in samples.
+    offset in samples. `saved_length`: samples of the saved codes.
     """
 
     saved: list[dict[str, Any]]
     words: dict[str, str]
     metas: list[dict[str, Any]]
+    saved_length: int = 0
 
     def about(self, song: int) -> dict[str, Any]:
         """All that is said about one song; the later source wins, and its times take the place of saved ones."""
@@ -78,7 +79,8 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
         if not any(key in level.labeller.row.signal_names for level in conditioned):
             notices.append(f"model {model.name} was trained without signals={key}: it has no effect")
     metas = read_metas(flags["metas"]) if flags.get("metas") else []
-    return Said([] if codes is None else _saved_metas(codes), {**words, **signals}, metas)
+    saved, length = ([], 0) if codes is None else (_saved_metas(codes), codes["zs"][-1].shape[1] * model.hops[-1])
+    return Said(saved, {**words, **signals}, metas, length)
 
 
 def _saved_metas(codes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -108,7 +110,10 @@ def full_metas(
     """For each song artist, genre, lyrics, and total_length and offset in samples."""
     flag = "total_sample_length_in_seconds"
     total_seconds = seconds_of(flags, flag)
-    timed = model.top if model.top is not None and model.top.hps.labels and mode != "upsample" else None
+    timed = model.top if model.top is not None and model.top.hps.labels else None
+    usual = int(TOTAL_SECONDS * model.sr)
+    if mode == "upsample":  # the top prior aligns the lyrics at most
+        timed, usual = timed if timed is not None and timed.aligns_lyrics else None, said.saved_length
     asked = flags.get("sample_length_in_seconds") or f"{sample_length / model.sr:g}"
     demo: dict[str, str] = {}
     metas = []
@@ -122,8 +127,8 @@ def full_metas(
         if seconds is None and meta.get("total_length", 0) >= offset + sample_length:
             where, total = f"total_length of song {song} of --codes_file", meta["total_length"]
         elif seconds is None:
-            where, total = "", _usual_total(timed, offset + sample_length, model.sr)
-            if timed is not None and song == 0 and total < TOTAL_SECONDS * model.sr:
+            where, total = "", _usual_total(timed, usual, offset + sample_length, model.sr)
+            if timed is not None and song == 0 and total < usual:
                 remarks.append(
                     f"the imagined whole song is {total / model.sr:.1f} s long, the most that the model knows"
                 )
@@ -171,9 +176,9 @@ def _limits(hps: Hyperparams) -> tuple[float, float]:
     return float(hps.min_duration or 0.0), float(hps.max_duration or math.inf)
 
 
-def _usual_total(timed: Level | None, least: int, sr: int) -> int:
-    """240 s, or what the model's range allows of it, and never under the sample."""
-    total = max(int(TOTAL_SECONDS * sr), least)
+def _usual_total(timed: Level | None, usual: int, least: int, sr: int) -> int:
+    """The usual length, or what the model's range allows of it, and never under the sample."""
+    total = max(usual, least)
     if timed is not None:
         low, high = _limits(timed.hps)
         if math.isfinite(high):

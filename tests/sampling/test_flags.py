@@ -375,6 +375,29 @@ def test_labels_of_saved_songs_are_kept(tiny: Model, files: Path) -> None:
     assert [meta["total_length"] for meta in longer.metas] == [11_250, 11_250]
 
 
+def test_codes_without_labels_are_whole_songs_when_they_are_upsampled(tiny: Model, files: Path) -> None:
+    def save(tokens: int) -> dict[str, Any]:
+        torch.save({"zs": [torch.zeros(1, n).long() for n in (0, 0, tokens)]}, "bare.pth.tar")
+        return dict(mode="upsample", codes_file="bare.pth.tar")
+
+    def total(**flags: Any) -> int:
+        return settings(tiny, **flags).metas[0]["total_length"]
+
+    upsample = save(100)  # 6.4 s
+    assert total(**upsample) == total(**upsample, sample_length_in_seconds=3.2) == 1600
+    assert total(**upsample, metas=[{"offset_in_seconds": 10}]) == 2500 + 1600
+    assert settings(tiny, **upsample).remarks == []
+    assert total(**{**upsample, "mode": "continue"}) > 14_000  # under 60 s, the model's range
+    # The top prior aligns the lyrics of the songs: its timing labels must know them.
+    with pytest.raises(UserError, match="^--total_sample_length_in_seconds=300: the model knows songs of 2 s up to"):
+        settings(tiny, **upsample, total_sample_length_in_seconds=300)
+    with pytest.raises(UserError, match="^--sample_length_in_seconds=64: the model's timing ends at 60 s; use 59.9"):
+        settings(tiny, **save(1000))
+    assert total(**save(1000), sample_length_in_seconds=32) == 15_000 - 16
+    mute = find_model(make_tiny_runs(files / "mute", lyrics=False))
+    assert settings(mute, **save(1000)).metas[0]["total_length"] == 16_000  # nothing to align
+
+
 def test_signals_come_from_the_flag_from_metas_and_from_saved_songs(
     tiny: Model, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
