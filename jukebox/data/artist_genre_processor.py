@@ -1,8 +1,8 @@
 """Names of artists and genres as numbers, and back.
 
 A table is a text file with one `name;id` a line; id 0 means unknown. The tables of the released models are fetched with
-their weights when the first name is looked up, never earlier; one that lies in `jukebox/data/ids/` wins. Tables of
-one's own come from `python -m jukebox.data.labels build`. Change here how a name is brought to its table's form.
+their weights when the first name is looked up, never earlier; one in `jukebox/data/ids/` wins. Your
+own tables come from `python -m jukebox.data.labels build`. Change here how a name is brought to its table's form.
 
     v2   artist "AC/DC" -> ac_dc               genre "Hip-Hop" -> the ids of hip and hop
     v3   artist "AC/DC" -> ac/dc               genre "Hip-Hop" -> the id of hip-hop
@@ -93,7 +93,7 @@ class ArtistGenreProcessor:
 
     Args:
         v3: form of the names, and which released tables are meant.
-        artist_ids, genre_ids: a table of one's own, {name: id} in the form of `v3`, or the path of a table file; None:
+        artist_ids, genre_ids: a custom table, {name: id} in the form of `v3`, or the path of a table file; None:
             the released table, read when it is first needed.
     """
 
@@ -121,7 +121,7 @@ class ArtistGenreProcessor:
 
     @property
     def own_tables(self) -> bool:
-        """Whether the tables are one's own, not the released ones."""
+        """Whether the tables are custom, not the released ones."""
         return self._sources != (None, None)
 
     @property

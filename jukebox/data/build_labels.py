@@ -1,4 +1,4 @@
-"""Label tables of one's own, made from a folder of songs.
+"""Custom label tables, made from a folder of songs.
 
     python -m jukebox.data.labels build --audio_files_dir=D
 

@@ -102,7 +102,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return dict(epoch=self.epoch, seen=step * self.bs * self.world, seed=self.seed, n_items=self.n_items)
 
     def load_state_dict(self, state: Mapping[str, int]) -> int:
-        """Goes on where `state_dict` was taken; exactly so with the same data, batch size and number of processes.
+        """Resumes where `state_dict` was taken; exactly so with the same data, batch size and number of processes.
 
         Returns:
             The number of batches of the epoch that are already done.
@@ -121,7 +121,7 @@ class DataProcessor:
     Args:
         hps: hyper-parameters of FilesAudioDataset, and bs, nworkers, train_test_split, seed, curr_epoch.
         with_times: whether items have the times of lyric tokens.
-        dataset: a data set of one's own kind, such as a subclass that overrides `get_metadata`; None: made from hps.
+        dataset: a custom data set, such as a subclass that overrides `get_metadata`; None: made from hps.
 
     Raises:
         UserError: no usable data.
@@ -151,7 +151,7 @@ class DataProcessor:
         return [*self.dataset.describe(), split]
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
-        """The next iteration of `train_loader` is this epoch, shuffled anew, from batch `step` on."""
+        """The next iteration of `train_loader` is this epoch, shuffled again, from batch `step` on."""
         self.sampler.set_epoch(epoch, step)
 
     def state_dict(self, step: int) -> dict[str, int]:
@@ -159,7 +159,7 @@ class DataProcessor:
         return self.sampler.state_dict(step)
 
     def load_state_dict(self, state: Mapping[str, int]) -> tuple[int, int]:
-        """Goes on from a checkpoint. Returns the epoch and the batches of it that are done."""
+        """Resumes from a checkpoint. Returns the epoch and the batches of it that are done."""
         done = self.sampler.load_state_dict(state)
         return self.sampler.epoch, done
 
@@ -196,7 +196,7 @@ def _seed_worker(_: int) -> None:
 
 
 def _heed_parent(parent: int) -> None:
-    """Ends this worker on SIGTERM of its parent alone: batch systems send it to all, the step still needs data."""
+    """Ends this worker only on SIGTERM of its parent: batch systems send it to all, the step still needs data."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)

@@ -2,7 +2,7 @@
 
 Opened once, a folder is described by its index (`utils/audio/index.py`): durations, tags, and which files are broken.
 Chunks are laid over the songs by `song_index.py`; labels come from `metadata.py`. A file that turns out to be broken
-while training is told once and another chunk taken instead: training goes on.
+while training is told once and another chunk taken instead: training continues.
 
 To label files in a way of your own, override `get_metadata`, or give a Python file with such a function
 (`--metadata_py=my_labels.py`). Change here what one item of the data is.
@@ -144,7 +144,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
     def _read_labels(self, labeller: Labeller, entries: dict[str, AudioEntry]) -> None:
         self._reader = FolderMetadata(self.folder, self.notices)
         if self._has_hook():
-            self._get_hook()  # a mistake in the file shall show now
+            self._get_hook()  # a mistake in the file should show now
             return
         for name in self.names:
             entry = entries[name]
@@ -218,7 +218,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
     def locate(self, item: int, epoch: int) -> tuple[int, int]:
         """The song (a place in `files`) and the first sample of an item, with its random shift in an epoch.
 
-        The shift comes from (seed, epoch, item) alone, so it depends neither on workers nor on other items.
+        The shift comes only from (seed, epoch, item), so it depends neither on workers nor on other items.
         """
         shift = 0
         if self.aug_shift:

@@ -32,9 +32,9 @@ class Labeller:
         n_tokens: lyric tokens in a window; 0 for models without lyrics.
         sample_length: samples of the window that a label belongs to.
         v3: names and vocabulary of the 1b model instead of those of the 5b models.
-        artist_ids, genre_ids: tables of one's own, dicts or paths (see ArtistGenreProcessor); None: the released ones,
+        artist_ids, genre_ids: custom tables, dicts or paths (see ArtistGenreProcessor); None: the released ones,
             looked for when the first name is.
-        vocab: characters of a vocabulary of one's own (see TextProcessor).
+        vocab: characters of a custom vocabulary (see TextProcessor).
         signals: conditioning signals of the model, see `LabelRow`.
     """
 
@@ -137,7 +137,7 @@ class Labeller:
         Args:
             metas: for each song artist, genre, lyrics, total_length, offset, and maybe times and signals, as
                 `get_label` takes them.
-            device: where y shall be.
+            device: where y will be.
 
         Returns:
             `y`: LongTensor [N, row.size]; `info`: list of N dicts.
@@ -251,7 +251,7 @@ class Labeller:
     def state(self) -> dict[str, Any]:
         """All that is needed to make the same labeller elsewhere, of plain types.
 
-        Tables and vocabulary of one's own are in it; released tables are not, they are fetched where they are needed.
+        Custom tables and vocabulary are in it; released tables are not, they are fetched where they are needed.
         """
         own = self.ag_processor.own_tables
         return dict(
@@ -304,7 +304,7 @@ class Labeller:
 
 
 class EmptyLabeller:
-    """Stands in for a labeller where a model has no labels: rows of no columns."""
+    """Replaces a labeller if a model has no labels: rows of no columns."""
 
     row = LabelRow(0)  # has no signals; label_shape says that there is no row at all
     label_shape = (0,)

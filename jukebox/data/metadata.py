@@ -1,4 +1,4 @@
-"""Artist, genre and lyrics of audio files, from whatever lies beside them.
+"""Artist, genre and lyrics of audio files, from the files beside them.
 
 For each of the three, the first that says something counts:
 
@@ -206,7 +206,7 @@ def _table_keys(name: str) -> tuple[str, ...]:
 
 
 def _plain_path(name: str) -> str:
-    """A file's name as it stands in a table, the way names of files are kept: composed, with slashes, without ./"""
+    """A file's name as it is in a table, the way names of files are kept: composed, with slashes, without ./"""
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")
 
 

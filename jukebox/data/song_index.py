@@ -1,6 +1,6 @@
 """Which song, and where in it, each chunk of a data set is: plain arithmetic, no files.
 
-The songs lie one behind the other on one long line; item i is the chunk that begins at i * sample_length on it. Chunks
+The songs are one after the other on one long line; item i is the chunk that begins at i * sample_length on it. Chunks
 that would cross a border between songs are moved into the song that their middle is in:
 
     songs    |<------- 0 ------->|<--------- 1 --------->|
@@ -43,10 +43,10 @@ def split_sizes(n: int, train_share: float) -> tuple[int, int]:
 
 
 def split_songs(names: Sequence[str], train_share: float) -> tuple[list[int], list[int]]:
-    """Places of the songs for training and of those held out, chosen by their names alone.
+    """Places of the songs for training and of those held out, chosen only by their names.
 
     A song keeps its rank in the draw when others are added, and no seed moves it, so runs can be compared. Both sides
-    get at least one song where there are two and the share lies between 0 and 1.
+    get at least one song where there are two and the share is between 0 and 1.
     """
     n_train, _ = split_sizes(len(names), train_share)
     if 0 < train_share < 1 and len(names) > 1:

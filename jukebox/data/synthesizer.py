@@ -6,7 +6,7 @@
 
     python -m jukebox.data.synthesizer --out=DIR --songs=64 --seconds=30 --sr=22050 --format=flac
 
-A song depends on its seed alone. All onsets lie on multiples of `hop` samples, so a VQ-VAE whose codes span a hop sees
+A song depends only on its seed. All onsets are on multiples of `hop` samples, so a VQ-VAE whose codes span a hop sees
 each sound at the same place of a code. Change here what the songs are; how they sound is in `synth_sounds.py`.
 """
 
@@ -29,7 +29,7 @@ from jukebox.utils.progress import progress_bar
 PEAK = 10 ** (-3 / 20)  # -3 dB below full scale
 VOICE, CHORDS, BASS, DRUMS = 0.45, 0.06, 0.1, 0.2  # levels in the mix
 CONSONANT = 0.32  # share of a syllable
-PAUSE = 0.25  # share of a word's last syllable, the space behind it
+PAUSE = 0.25  # share of a word's last syllable, the space after it
 
 ARTISTS: dict[str, Timbre] = {
     "anna bell": Timbre((1, 0, 0, 0.6, 0, 0, 0, 0.3), 0.18, 1, 58, 1.18, 0.012, 0.0),
@@ -104,9 +104,9 @@ GENRES: dict[str, Genre] = {
 class Song:
     """A synthesised song.
 
-    `audio`: float32 [T], mono; `char_times`: (start, end) in seconds of each character of `lyrics`, one behind the
+    `audio`: float32 [T], mono; `char_times`: (start, end) in seconds of each character of `lyrics`, one after the
         other:
-    spaces and line ends have the time of the pause that they stand for.
+    spaces and line ends have the time of their pause.
     """
 
     audio: np.ndarray
@@ -122,7 +122,7 @@ T = TypeVar("T")
 
 
 def _pick(rng: random.Random, options: list[T] | tuple[T, ...]) -> T:
-    """A choice by `random()` alone, whose sequence Python promises to keep."""
+    """A choice only by `random()`, whose sequence Python promises to keep."""
     return options[int(rng.random() * len(options))]
 
 
@@ -220,7 +220,7 @@ class _Band:
         """Sings lines of words, each line from the beginning of a bar on, until no further line fits.
 
         Returns:
-            The lyrics, and (first, behind the last) sample of each character.
+            The lyrics, and (first, after the last) sample of each character.
         """
         unit = self.genre.unit * self.step
         lines = [_split_line(line) for line in lyrics.split("\n") if line.strip()] if lyrics else None

@@ -1,6 +1,6 @@
 """Lyrics as tokens: which characters a model knows, and how text is brought to them.
 
-The vocabulary is data: a string whose i-th character has token i + 1, while token 0 stands for padding and unknown. The
+The vocabulary is data: a string whose i-th character has token i + 1, while token 0 is padding and unknown. The
 two of the released models are below; another alphabet is a file (`read_vocabulary`). Change here how text is cleaned;
 what is cleaned for one vocabulary must stay so, because models were trained on it.
 
@@ -21,7 +21,7 @@ VOCABULARY = "vocab.txt"  # in a folder of custom labels
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:;!?-"
 _REST = "'\"()[] \t\n"
 VOCAB_V2 = _LETTERS + "+" + _REST  # the 5b models
-VOCAB_V3 = _LETTERS + _REST  # the 1b model and models of one's own
+VOCAB_V3 = _LETTERS + _REST  # the 1b model and custom models
 
 
 def make_vocabulary(characters: Iterable[str]) -> str:
@@ -55,7 +55,7 @@ class TextProcessor:
 
     Args:
         v3: the vocabulary of the 1b model, without "+", instead of that of the 5b models.
-        vocab: characters of a vocabulary of one's own; wins over `v3`.
+        vocab: characters of a custom vocabulary; wins over `v3`.
     """
 
     def __init__(self, v3: bool = False, vocab: str | None = None) -> None:

@@ -100,7 +100,7 @@ class RangeEmbedding(nn.Module):
     All arithmetic is in float32, so that bins equal those the released models were trained with.
 
     Args:
-        n_time: positions; 1 embeds the start alone.
+        n_time: positions; 1 embeds only the start.
         bins: number of bins; limits: (lower, upper) of the range; values must be in [lower, upper).
         clamp: let the end be cut to the upper limit.
     """
@@ -148,7 +148,7 @@ class RangeEmbedding(nn.Module):
 
 
 class LabelConditioner(nn.Module):
-    """Embeds artist, genre and other signals, and where in the song each position lies (paper, section 4.1).
+    """Embeds artist, genre and other signals, and where in the song each position is (paper, section 4.1).
 
     Args:
         y_bins: (genres, artists).

@@ -53,7 +53,7 @@ class SamplingOptions:
 def draw(logits: Tensor, options: SamplingOptions, uniform: Tensor) -> Tensor:
     """Draws one symbol per row by inverting the cumulative distribution.
 
-    One uniform number decides one token, so a song's tokens depend on its own numbers alone.
+    One uniform number decides one token, so a song's tokens depend only on its own numbers.
 
     Args:
         logits: [N, K] in float32.

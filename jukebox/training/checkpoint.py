@@ -1,4 +1,4 @@
-"""What a training run leaves on the disk, and how it goes on from there.
+"""What a training run leaves on the disk, and how it resumes from there.
 
 The names of the files are in `utils/run_files.py`. Checkpoints of a sharded run hold whole averaged weights as all
 others do, and name their shards. `model` holds the weights to sample with: averaged ones where an average is kept, and
@@ -30,7 +30,7 @@ from jukebox.utils.files import link_or_copy
 from jukebox.utils.run_files import RunFiles
 from jukebox.vqvae.vqvae import VQVAE
 
-# A run cannot go on with another of these; whatever else changes is taken from the new command.
+# A run cannot resume with another of these; whatever else changes is taken from the new command.
 FIXED = ("prior", "level", "levels", "fp16_params", "fp16_opt", "finetune_layers")
 
 RECENT = 60.0  # seconds of training that an evaluation may put at risk
@@ -50,7 +50,7 @@ def save_training(
         training: what is trained.
         files: of the run.
         record: `hps` and `command` of the run, and more plain types and tensors to put into the file.
-        data: where the data stand.
+        data: the position in the data.
         keep: also leave a `checkpoint_step_N`.
 
     Returns:
@@ -110,7 +110,7 @@ def remove_old_shards(files: RunFiles) -> None:
 
 
 def check_same_run(checkpoint: Mapping[str, Any], hps: Hyperparams) -> None:
-    """Refuses to go on from a checkpoint of another kind of run.
+    """Refuses to resume from a checkpoint of another kind of run.
 
     Raises:
         UserError: what must be the same is not.
@@ -125,7 +125,7 @@ def check_same_run(checkpoint: Mapping[str, Any], hps: Hyperparams) -> None:
 
 
 def check_same_vqvae(checkpoint: Mapping[str, Any], digest: str, path: str, restore_vqvae: str) -> None:
-    """Refuses to go on with a prior whose codes came from another VQ-VAE.
+    """Refuses to resume a prior whose codes came from another VQ-VAE.
 
     Args:
         checkpoint: of the run, from `path`.
@@ -146,11 +146,11 @@ def restore_training(training: Training, checkpoint: Mapping[str, Any], folder: 
     """Puts a run back to where a checkpoint was written; the model already has the checkpoint's `model`.
 
     A checkpoint without optimizer state, such as a released one, only gives its weights: training starts at step 0.
-    Sharded and whole checkpoints go on sharded or whole, on any number of processes.
+    Sharded and whole checkpoints resume sharded or whole, on any number of processes.
 
     Args:
         checkpoint: of the same kind of run, see `check_same_run`.
-        folder: the checkpoint's, where its shards lie.
+        folder: the checkpoint's, which holds its shards.
 
     Raises:
         UserError: the optimizer's state does not fit, or shards are missing.
@@ -233,7 +233,7 @@ class Saver:
         self.saved_at = time.monotonic()
 
     def after_step(self, data: Mapping[str, Any]) -> None:
-        """To be called after every step, with where the data stand."""
+        """To be called after every step, with the position in the data."""
         if self.training.step % self.options.save_iters == 0:
             self.save(data, keep=True)
             return

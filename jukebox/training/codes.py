@@ -2,10 +2,10 @@
 
     CODES_DIR/codes.json              what all codes were made with: digest of the VQ-VAE, sound and form
     CODES_DIR/part_R/index.json       segments: song, first sample, samples, where its codes begin; and the songs
-    CODES_DIR/part_R/level_L.bin      codes of level L of all segments, one behind the other
+    CODES_DIR/part_R/level_L.bin      codes of level L of all segments, one after the other
 
 Each process writes a part; reading takes all parts together. An index is written after the codes it speaks of, so a
-run that is killed goes on after the last one. Segments are looked up one by one: a run writes those that it misses, so
+run that is killed resumes after the last one. Segments are looked up one by one: a run writes those that it misses, so
 priors of all levels, chunks of all lengths and songs that came later share a folder. Without `aug_shift` a segment is
 one training chunk, encoded by itself as in training from audio. With it a segment is a whole song, and chunks begin at
 codes of the top level.
@@ -44,7 +44,7 @@ EncodedSong = tuple[int, int]  # samples, and bytes of the file
 
 
 class PackedCodes:
-    """Reads codes out of a tensor in which those of several levels lie side by side; audio is encoded as before.
+    """Reads codes out of a tensor in which those of several levels are side by side; audio is encoded as before.
 
     Args:
         hops: samples per code of each packed level, the prior's own first.
@@ -158,7 +158,7 @@ class CodesDataset(FilesAudioDataset):
         segments = self.segments()
         self.store.check_songs({name: songs[name] for name, _, _ in segments})
         missing = [segment for segment in segments if segment not in self.store.places]
-        dist.barrier()  # nobody writes before all have looked
+        dist.barrier()  # no rank writes before all have looked
         if missing:
             print_once(f"encoding {len(missing)} {'songs' if self.whole_songs else 'chunks'} into {self.codes_dir}")
             self._write(missing[dist.get_rank() :: dist.get_world_size()], songs, vqvae)

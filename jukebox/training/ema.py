@@ -204,7 +204,7 @@ def make_ema(params: Iterable[nn.Parameter], options: AverageOptions, world_size
 
 
 def counters(average: WeightAverage | None) -> dict[str, Any]:
-    """What of an average's state is no tensor."""
+    """What of an average's state is not a tensor."""
     state = {} if average is None else average.state_dict()
     return {key: value for key, value in state.items() if key != "averages"}
 

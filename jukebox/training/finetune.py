@@ -93,7 +93,7 @@ def matching_rows(old: Mapping[str, int], new: Mapping[str, int], same_form: boo
 
 
 def needs_matching(checkpoint: Mapping[str, Any], prior: SimplePrior) -> bool:
-    """Whether a checkpoint's label rows may stand for other names than the prior's."""
+    """Whether a checkpoint's label rows may be of other names than the prior's."""
     own, theirs = prior.state_dict(), checkpoint["model"]
     if ARTISTS not in own or ARTISTS not in theirs:
         return False
@@ -101,7 +101,7 @@ def needs_matching(checkpoint: Mapping[str, Any], prior: SimplePrior) -> bool:
         return True
     saved = tables_of(checkpoint)
     if saved is None:
-        return False  # nobody knows better than that the sizes agree
+        return False  # all that is known is that the sizes agree
     assert isinstance(prior.labeller, Labeller)
     mine, theirs = prior.labeller.state(), saved.state()
     return any(mine[key] != theirs[key] for key in ("v3", "artist_ids", "genre_ids"))

@@ -1,7 +1,7 @@
 """Watching a run: numbers and audio for TensorBoard, and one progress line.
 
 Numbers are means over the steps since the last entry and over all ranks, so every rank has a logger, and rank 0 writes.
-A step that overflowed has no numbers worth a mean and only counts as one. Speed is that of training alone: what is done
+A step that overflowed has no numbers worth a mean and only counts as one. Speed is only that of training: what is done
 under `paused` is not in it. A new number appears by itself when `train_step` returns it; only names and units are
 arranged here.
 """
@@ -23,7 +23,7 @@ from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import average, print_once
 from jukebox.utils.progress import progress_bar
 
-# TensorBoard draws one chart per name and groups them by what stands before the slash.
+# TensorBoard draws one chart per name and groups them by what is before the slash.
 GROUPS = {
     "optimizer": ("grad_norm", "loss_scale", "lr", "skipped", "overflow"),
     "codebook": ("usage", "used_curr", "entropy", "dk", "fit", "pn"),
@@ -50,7 +50,7 @@ SMOOTHING = 0.05  # share of the newest step in the pace that a terminal shows
 
 
 def chart(name: str, prefix: str = "train") -> str:
-    """The full name of a number in TensorBoard; one of a single level, `_l1`, stands beside that of all levels."""
+    """The full name of a number in TensorBoard; one of a single level, `_l1`, is beside that of all levels."""
     plain = re.sub(r"_l\d+$", "", name)
     return f"{next((group for group, names in GROUPS.items() if plain in names), prefix)}/{name}"
 
@@ -264,7 +264,7 @@ def _writer(folder: str, purge_step: int | None) -> Any:
     except ImportError:
         print_once("tensorboardX is not installed, so no charts are written: pip install tensorboardX")
         return None
-    # Files are named by the second; with the step as well, a run that goes on at once does not write over the last one.
+    # Files are named by the second; with the step as well, a run resumed at once does not write over the last one.
     suffix = f".from_{purge_step or 0}"
     return SummaryWriter(logdir=folder, flush_secs=30, purge_step=purge_step, filename_suffix=suffix)
 

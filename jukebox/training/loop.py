@@ -20,7 +20,7 @@ from jukebox.training.step import Batch, Training, batch_items, evaluate, train_
 from jukebox.utils.dist_utils import print_once
 from jukebox.utils.errors import UserError
 
-MOST_OVERFLOWS = 100  # so many steps in a row without finite gradients mean that the run is lost
+MOST_OVERFLOWS = 100  # that many steps in a row without finite gradients mean that the run is lost
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LoopOptions:
 
         Args:
             batches: of a whole epoch.
-            epoch: where the run stands.
+            epoch: that the run is in.
             done: batches of that epoch.
 
         Raises:
@@ -54,7 +54,7 @@ class LoopOptions:
 
 @dataclass
 class Loop:
-    """A run that is ready to train, and where it stands."""
+    """A run that is ready to train, and its position."""
 
     training: Training
     data: DataProcessor
@@ -102,9 +102,9 @@ def save(loop: Loop) -> None:
 
 
 def train_epoch(loop: Loop, stop: StopRequest) -> None:
-    """The rest of an epoch from where the data stand, and the evaluation after it.
+    """The rest of an epoch from the position in the data, and the evaluation after it.
 
-    The epoch ends with the evaluation: a run that is stopped in it, or killed, evaluates when it goes on.
+    The epoch ends with the evaluation: a run that is stopped in it, or killed, evaluates when it is resumed.
     """
     training, options = loop.training, loop.options
     loop.data.set_epoch(loop.epoch, loop.batches)

@@ -53,7 +53,7 @@ class Adam(torch.optim.Optimizer):
         """Updates every parameter that has a gradient.
 
         Args:
-            closure: computes the loss anew, as in `torch.optim`.
+            closure: computes the loss again, as in `torch.optim`.
             scale: gradients are divided by this; they themselves are left as they are.
         """
         loss = None

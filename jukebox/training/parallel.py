@@ -24,7 +24,7 @@ def wrap_for_ranks(
 ) -> tuple[nn.Module, Shards | None]:
     """The model as it is called in training: itself in one process, else averaging gradients over all ranks.
 
-    Weights and buffers of rank 0 are copied to the others. Afterwards buffers are left alone: codebooks keep themselves
+    Weights and buffers of rank 0 are copied to the others. Afterwards buffers are not sent: codebooks keep themselves
     equal. Parameters that take no part in a loss are allowed.
 
     Args:

@@ -36,7 +36,7 @@ SPARE = 0.9  # share of a GPU's memory that may be planned for
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of one process; `host` lies in host memory."""
+    """Bytes of one process; `host` is in host memory."""
 
     weights: int
     gradients: int
@@ -168,7 +168,7 @@ def count(model: nn.Module, vqvae: nn.Module | None, options: PlanOptions, shard
     gathered = 0
     if shards > 1:
         layers = layers_to_shard(model)
-        mixed = any(p.dtype == torch.half for p in weights)  # then layers gather their matrices alone
+        mixed = any(p.dtype == torch.half for p in weights)  # then layers gather only their matrices
         in_layer = [[p for p in layer.parameters() if not mixed or p.dtype == torch.half] for layer in layers]
         inside = {id(p) for parameters in in_layer for p in parameters}
         outside = _bytes([p for p in weights if id(p) not in inside])

@@ -30,7 +30,7 @@ def log_previews(training: Training, batch: Batch, options: PreviewOptions, logg
     """Writes audio previews of a batch, made with the averaged weights.
 
     A VQ-VAE gives its reconstruction from every level. A prior gives the reconstruction from its codes and as many new
-    windows as `bs_sample`, with the labels and upper codes of the batch. Rank 0 alone has something to do, unless the
+    windows as `bs_sample`, with the labels and upper codes of the batch. Only rank 0 has something to do, unless the
     weights are sharded: then all gather them and do the same.
     """
     if not logger.first and training.shards is None:

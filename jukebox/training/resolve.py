@@ -1,4 +1,4 @@
-"""Hyper-parameters of a run once all that was left open is decided; nobody can change them afterwards.
+"""Hyper-parameters of a run once all that was left open is decided; they cannot be changed afterwards.
 
 Two steps, since one choice needs the data and the data need another: `resolve`, then `resolve_for_data`. Change here
 what a run chooses by itself.
@@ -45,7 +45,7 @@ def resolve_for_data(hps: Hyperparams, data: DataProcessor, checkpoint: Mapping[
 
     `bandwidth`: how loud they are, by which a VQ-VAE's losses are divided; a run keeps what it measured first.
     `align_loss`: 0 where no song has timed lyrics. `alignment_layer`, `alignment_head`, `alignment_shift`: the head
-    that it teaches, and none that nobody taught.
+    that it teaches, and none if it was not taught.
     """
     if not hps.prior:
         return hps.frozen(bandwidth=checkpoint.get("bandwidth") or calculate_bandwidth(data.train_dataset, hps))

@@ -51,7 +51,7 @@ def open_data(hps: Hyperparams) -> DataProcessor:
 
 
 def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparams], DataProcessor] = open_data) -> int:
-    """Trains, or evaluates with `test` alone; resumes where an earlier run of the same name stopped.
+    """Trains, or only evaluates with `test`; resumes where an earlier run of the same name stopped.
 
     Args:
         hps: checked by `check_training`.
@@ -171,9 +171,9 @@ def make_loop(
 
 
 def start_from(training: Training, prior: SimplePrior, start: dict[str, Any], hps: Hyperparams, vqvae: str) -> None:
-    """Begins where another run's checkpoint, `restore_prior`, stands, as an anneal does; the model has its weights.
+    """Begins at another run's checkpoint, `restore_prior`, as an anneal does; the model has its weights.
 
-    Other layers in training, other label tables or numbers of another precision take the weights alone.
+    Other layers in training, other label tables or numbers of another precision take only the weights.
     """
     if start.get("vqvae", vqvae) != vqvae:
         print_once(

@@ -1,6 +1,6 @@
 """A sharded run on the disk: weights, averages and moments in shards, by `torch.distributed.checkpoint`.
 
-Any number of processes, sharded or not, can go on with what another number of them wrote. Half moments have one
+Any number of processes, sharded or not, can resume from what another number of them wrote. Half moments have one
 multiplier for each part that was updated by itself (see `optim.Adam`); the multipliers travel in the checkpoint beside
 the shards. Change here the form of the saved shards.
 """
@@ -124,7 +124,7 @@ def _parts(training: Training) -> list[tuple[str, torch.nn.Parameter, torch.Tens
 
 
 def _sharded(training: Training) -> dict[str, Any]:
-    """What of a training state lies in shards, by name: DTensors where it is sharded, plain tensors where not."""
+    """What of a training state is in shards, by name: DTensors where it is sharded, plain tensors where not."""
     shards: Shards | None = training.shards
     state: dict[str, Any] = {}
     for i, (name, part, average) in enumerate(_parts(training)):
@@ -140,7 +140,7 @@ def _sharded(training: Training) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps warnings of saving and loading that concern nobody here to itself."""
+    """Keeps warnings of saving and loading that no user needs to see to itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

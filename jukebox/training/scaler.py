@@ -56,7 +56,7 @@ class LossScaler:
         return {"scale": self.scale, "good_steps": self.good_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where another left off; a fixed scale stays as it was asked for."""
+        """Continues where another left off; a fixed scale stays as it was asked for."""
         self.good_steps = int(state["good_steps"])
         if self.adaptive:
             self.scale = float(state["scale"])

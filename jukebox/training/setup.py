@@ -28,7 +28,7 @@ def build_trained(hps: Hyperparams, path: str, device: torch.device) -> tuple[Tr
         hps: resolved.
 
     Returns:
-        What is trained, and the VQ-VAE: the same thing, or the one that a prior stands on.
+        What is trained, and the VQ-VAE: the same thing, or the one that a prior is built on.
     """
     seed_everything(hps.seed, "weights")
     if not hps.prior:

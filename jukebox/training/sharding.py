@@ -28,8 +28,8 @@ def layers_to_shard(model: nn.Module) -> list[nn.Module]:
 def modules_to_shard(model: nn.Module) -> list[nn.Module]:
     """The modules that gather their weights at once, in the order in which they are sharded.
 
-    Numbers that are gathered together must be of one type. Where matrices are in half precision, a layer gathers these
-    alone; its biases and norms, one number in a thousand, stay in float32 and come with all that is in no layer. For
+    Numbers that are gathered together must be of one type. Where matrices are in half precision, a layer gathers only
+    these; its biases and norms, one number in a thousand, stay in float32 and come with all that is in no layer. For
     this the whole model must go first: it does not reach into what is sharded already.
     """
     layers = layers_to_shard(model)
@@ -78,7 +78,7 @@ class Shards:
                 mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32 if half else None),
                 ignored_params=set(module.parameters()) - set(own),
             )
-        for module in self.modules:  # the first gathering settles where the parts lie
+        for module in self.modules:  # the first gathering settles where the parts are
             module.unshard()  # type: ignore[operator]
             module.reshard()  # type: ignore[operator]
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

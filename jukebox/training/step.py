@@ -1,6 +1,6 @@
 """One training step, from top to bottom, and the evaluation beside it.
 
-A step draws its random numbers from (seed, step, rank) alone. Gradients that are not finite are never used, in any
+A step draws its random numbers only from (seed, step, rank). Gradients that are not finite are never used, in any
 precision. Change here what happens between a batch and new weights; the parts are in the modules beside this one.
 """
 

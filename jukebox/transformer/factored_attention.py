@@ -85,7 +85,7 @@ class FactoredAttention(nn.Module):
 
         Args:
             x: [N, L, n_in]; without a cache positions 0 .. L - 1, with one the L positions after those it has seen.
-            encoder_kv: [N, encoder length, n_in]; kind 6 alone, and with a cache at the first call alone.
+            encoder_kv: [N, encoder length, n_in]; only for kind 6, and with a cache only at the first call.
             cache: keys and values of earlier positions; gets those of x.
             record: also return the attention weights; kinds 6 and 7, without a cache.
 

@@ -43,7 +43,7 @@ class KVCache:
         positions = torch.arange(self.seen, self.seen + n_new)
         slots = self._slots[positions]
         keep = slots >= 0
-        if self.pattern.rolling:  # write those alone that no later position of this chunk would overwrite
+        if self.pattern.rolling:  # write only those that no later position of this chunk would overwrite
             keep &= positions >= self.seen + n_new - self.pattern.capacity
         index = (self.nulls + slots[keep]).to(self.kv.device)
         source = torch.nonzero(keep).flatten().to(self.kv.device)

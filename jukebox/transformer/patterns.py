@@ -49,7 +49,7 @@ class Pattern(ABC):
     Attributes:
         n_ctx: length of the context.
         block: length of a block, n_ctx / blocks; equal to n_ctx where there are no blocks.
-        spread: positions at the end of each block that stand for it (summary patterns).
+        spread: positions at the end of each block that represent it (summary patterns).
         prime_len: lyric characters in front of the music (lyric prefix).
         encoder_len: positions of the lyric encoder (lyric cross).
     """
@@ -131,7 +131,7 @@ class Block(Pattern):
 class Column(Pattern):
     """The same offset in every earlier block and in the own: a column of the grid.
 
-    The cache is kept column by column, so that what one query reads lies in one piece.
+    The cache is kept column by column, so that what one query reads is in one piece.
     """
 
     name = "column"

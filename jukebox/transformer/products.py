@@ -120,7 +120,7 @@ def previous(pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, start: int, firs
 
 def summary(pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, start: int, first: int, dropout: float = 0.0) -> Tensor:
     positions = pattern.held(start + q.shape[2])
-    if k.shape[2] != len(positions):  # fresh keys of all positions: keep those that stand for their block
+    if k.shape[2] != len(positions):  # fresh keys of all positions: keep those that represent their block
         index = positions.to(k.device)
         k, v = k.index_select(2, index), v.index_select(2, index)
     visible = positions[None, :] <= torch.arange(start, start + q.shape[2])[:, None]

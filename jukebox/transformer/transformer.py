@@ -46,7 +46,7 @@ class ResAttnBlock(nn.Module):
     def forward(
         self, x: Tensor, encoder_kv: Tensor | None = None, cache: KVCache | None = None, sample: bool = False
     ) -> Tensor:
-        """One layer over [N, L, D]; `sample` goes on from what the layer's own cache has seen, at first nothing."""
+        """One layer over [N, L, D]; `sample` continues from what the layer's own cache has seen, at first nothing."""
         if sample:
             cache = self.attn.cache_for(x)
         if cache is not None:
@@ -159,7 +159,7 @@ class Transformer(nn.Module):
 
         Args:
             x: [N, L, D].
-            layers: counted from 1, so that 36 means the 36th layer; the layers behind the last wanted one do not run.
+            layers: counted from 1, so that 36 means the 36th layer; the layers after the last wanted one do not run.
             encoder_kv: as in `forward`.
             dtype: type of the computation; norms and softmax stay in float32.
 

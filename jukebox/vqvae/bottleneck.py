@@ -263,7 +263,7 @@ def _spread(x: Tensor) -> Tensor:
 
 
 def _codebook_loaded(block: BottleneckBlock, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Forgets running averages of another codebook; one of zeros alone was saved before training began."""
+    """Forgets running averages of another codebook; one of only zeros was saved before training began."""
     k = state_dict.get(prefix + "k")
     if k is not None:
         block.reset_k()
@@ -323,7 +323,7 @@ def average_metrics(metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor
 
 
 class NoBottleneck(nn.Module):
-    """Passes the continuous latents through; stands where a `Bottleneck` would.
+    """Passes the continuous latents through; takes the place of a `Bottleneck`.
 
     Args:
         levels: number of levels.

@@ -47,7 +47,7 @@ class ConvConfig:
         return replace(config or cls(), **values)
 
     def scaled(self, factor: int) -> ConvConfig:
-        """So many times wider and deeper."""
+        """That many times wider and deeper."""
         return replace(self, width=self.width * factor, depth=self.depth * factor)
 
     @property

@@ -53,7 +53,7 @@ class EncoderConvBlock(nn.Module):
 
     @property
     def stages(self) -> list[tuple[nn.Conv1d, Resnet1D]]:
-        """Strided convolutions and the residual stacks behind them."""
+        """Strided convolutions and the residual stacks after them."""
         return [cast("tuple[nn.Conv1d, Resnet1D]", tuple(stage.children())) for stage in list(self.model)[:-1]]
 
     @property
@@ -91,7 +91,7 @@ class DecoderConvBlock(nn.Module):
 
     @property
     def stages(self) -> list[tuple[Resnet1D, nn.ConvTranspose1d]]:
-        """Residual stacks and the transposed convolutions behind them."""
+        """Residual stacks and the transposed convolutions after them."""
         return [cast("tuple[Resnet1D, nn.ConvTranspose1d]", tuple(stage.children())) for stage in list(self.model)[1:]]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class Decoder(nn.Module):
         return [cast(DecoderConvBlock, block) for block in reversed(self.level_blocks)]
 
     def forward(self, xs: Tensor | Sequence[Tensor], all_levels: bool = False) -> Tensor:
-        """Latent [N, emb, L], alone or in a list of one, -> audio [N, channels, L * hop].
+        """Latent [N, emb, L], or a list of one, -> audio [N, channels, L * hop].
 
         Raises:
             ValueError: several latents; with `all_levels` too, since a decoder reads those of its own level.

@@ -48,7 +48,7 @@ class VQVAE(nn.Module):
         hop_lengths: raw samples per code of each level.
         z_shapes: (codes,) of each level for one training item.
         sample_length: T. x_shape: (T,).
-        codes_are_fixed: whether encoders and codebooks stay as they are in training, so that decoders alone learn.
+        codes_are_fixed: whether encoders and codebooks stay as they are in training, so that only decoders learn.
 
     Raises:
         UserError: lists that do not match the levels, odd strides, or a T that no code fits.
@@ -163,11 +163,11 @@ class VQVAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie, and therefore all results."""
+        """Where the weights are, and therefore all results."""
         return next(self.parameters()).device
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Audio [N, T, channels] of any float type and device -> float32 [N, channels, T] where the weights lie."""
+        """Audio [N, T, channels] of any float type and device -> float32 [N, channels, T] where the weights are."""
         return x.transpose(1, 2).to(self.device).float()
 
     @staticmethod

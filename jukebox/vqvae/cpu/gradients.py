@@ -93,7 +93,7 @@ def _residual_block_grad_(
         for j in (2, 1, 0):
             read = slice(offsets[j], offsets[j] + size)
             grad_taps[j] += torch.bmm(rows[:, read].transpose(1, 2), of_hidden).sum(0)
-            # The positions of the last tap are new, and overwritten; the others add to what is there.
+            # The positions of the last tap are new, and overwritten; the others are added.
             into[:, read].baddbmm_(of_hidden, taps_back[j].expand(items, -1, -1), beta=0 if j == 2 else 1)
         # Positions before end - d are complete now, and so are all at the end of x. None is read from `grad` again.
         ready = size if end < length else size + d
@@ -162,7 +162,7 @@ class _UpsampleConv3(Function):
             rows, piece = upsampled.load(start, end)
             first, size = stride // 2 - 1, (end - start) * stride
             used = slice(first, first + size + 2)
-            # What position t of the result gives to the taps before, at and behind it lies in rows t, t + 1, t + 2.
+            # What position t of the result gives to the taps before, at and after it is in rows t, t + 1, t + 2.
             by_tap = tiles.buffer("by_tap", items, size + 2, 3 * channels).zero_()
             for j in range(3):
                 part = grad[:, start * stride : end * stride]
@@ -216,7 +216,7 @@ def upsample(x: Tensor, conv: nn.ConvTranspose1d) -> Tensor:
 
 
 def upsample_conv3(x: Tensor, conv: nn.ConvTranspose1d, after: nn.Conv1d) -> Tensor:
-    """Transposed convolution and the kernel-3 convolution behind it, [N, T, C] -> [N, T * s, C_out]."""
+    """Transposed convolution and the kernel-3 convolution after it, [N, T, C] -> [N, T * s, C_out]."""
     stride = conv.stride[0]
     return _UpsampleConv3.apply(
         x,

@@ -249,7 +249,7 @@ def upsample(x: Tensor, conv: nn.ConvTranspose1d, tiles: Tiles) -> Tensor:
 
 
 def upsample_conv3(upsampled: UpsampledRows, taps: Tensor, bias: Tensor) -> Tensor:
-    """Transposed convolution and the kernel-3 convolution behind it, without the long activation between them.
+    """Transposed convolution and the kernel-3 convolution after it, without the long activation between them.
 
     Args:
         upsampled: the transposed convolution, [N, T, C] -> [N, T * s, C'].
