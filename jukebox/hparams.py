@@ -51,7 +51,7 @@ class Hyperparams(dict[str, Any]):
         return Hyperparams(self)
 
     def frozen(self, **values: Any) -> FrozenHyperparams:
-        """The same values and some others, which nobody can change any more."""
+        """The same values and some others, which can no longer be changed."""
         return FrozenHyperparams(self, **values)
 
 

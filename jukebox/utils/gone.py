@@ -10,10 +10,10 @@ import os
 
 _DEBUG = "nothing here is switched for debugging; --epochs=1 makes a short run, --dry_run counts its memory"
 _RESET = "a run that starts from --restore_prior under another --name begins its own counts"
-_CUTS = "songs are cut by --sample_length alone"
+_CUTS = "songs are cut only by --sample_length"
 _SAMPLE = "training makes no songs; python jukebox/sample.py does, with"
 
-# Hyper-parameters that are gone -> why, and what is there instead.
+# Hyper-parameters that are gone -> why, and what to use instead.
 _KEYS = {
     _DEBUG: "debug_mem debug_eval_files debug_speed debug_iters debug_batch debug_grad_accum debug_inputs "
     "break_train break_test exit_train",
