@@ -129,6 +129,7 @@ class MusicModel:
         max_batch_size: Sizes = None,
         chunk_size: Sizes = None,
         lowest_level: int = 0,
+        lyric_line: int = 1,
         progress: Progress = None,
     ) -> Songs:
         """Makes songs: from nothing, from audio (`prompt`) or from codes (`continue_from`).
@@ -136,7 +137,8 @@ class MusicModel:
         Song number i of a seed is drawn as by `jukebox-sample`. Values per level are given from level 0 up.
 
         Args:
-            lyrics, artist, genre: of all songs, or a list with one for each; demo texts where left out.
+            lyrics, artist, genre: of all songs, or a list with one for each; demo texts where left out. Lyrics may have
+                times in any dialect of `.lrc` files and subtitles; then a window reads what is sung in it.
             seconds: length of a song, the prompt included; 24 where left out.
             n: songs; where left out, as many as there are prompts, songs to continue or entries of a list, or 1.
             seed: of all random numbers.
@@ -152,6 +154,7 @@ class MusicModel:
             hop_fraction: new codes of a window as a share of the context; (0.5, 0.5, 0.125) where left out.
             max_batch_size, chunk_size: songs at a time, and given codes in one pass; by the memory where left out.
             lowest_level: level to stop at. Only the top level is a sketch, which `upsample` finishes.
+            lyric_line: which of several lines of lyrics on the same stamp is sung.
             progress: called with (level, codes made, codes to make) as codes are made.
 
         Raises:
@@ -180,6 +183,7 @@ class MusicModel:
             "max_batch_size": max_batch_size,
             "chunk_size": chunk_size,
             "lowest_level": lowest_level,
+            "lyric_line": lyric_line,
         }
         with python_words():
             return self._make(flags, progress)

@@ -157,6 +157,7 @@ _group(
         "folder with artist_ids.txt, genre_ids.txt and, for another alphabet, vocab.txt; empty: released ones",
     ),
     metadata_py=("", "Python file with your own get_metadata(filename, test) -> (artist, genre, lyrics)"),
+    lyric_line=(1, "which of several lines of lyrics on the same stamp is sung; translations often follow"),
     curr_epoch=(-1, "epoch to start from; -1 starts at the beginning"),
     codes_dir=(
         "",

@@ -91,7 +91,8 @@ FLAGS = [
     Flag("artist", "", "artist of all songs; a demo text where left out, as genre and lyrics", "labels"),
     Flag("genre", "", "genre of all songs", "labels"),
     Flag("lyrics", "", r"lyrics of all songs; a backslash is a line end", "labels"),
-    Flag("lyrics_file", "", "the same from a text file in UTF-8", "labels"),
+    Flag("lyrics_file", "", "the same from a text file in UTF-8, with or without times", "labels"),
+    Flag("lyric_line", 1, "which of several lines of lyrics on the same stamp is sung", "labels"),
     *(Flag(name, "", signal.description, "labels") for name, signal in SIGNALS.items()),
     Flag(
         "metas",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jukebox.data.artist_genre_processor import ARTIST_TABLE, GENRE_TABLE, ArtistGenreProcessor, format_table
+from jukebox.data.lrc import LYRIC_LINE, read_lyric_line
 from jukebox.data.metadata import UNKNOWN, FolderMetadata, Notices, SongLabels
 from jukebox.data.metadata_hook import call_hook, load_hook
 from jukebox.data.text_processor import VOCABULARY, TextProcessor, make_vocabulary, read_vocabulary
@@ -58,7 +59,7 @@ class LabelSet:
         return TextProcessor(self.v3, self.vocab).n_vocab
 
 
-def read_labels(folder: str, metadata_py: str, notices: Notices) -> list[tuple[SongLabels, float]]:
+def read_labels(folder: str, metadata_py: str, notices: Notices, lyric_line: int = 1) -> list[tuple[SongLabels, float]]:
     """Labels and seconds of every song in a folder that can be decoded.
 
     Raises:
@@ -76,9 +77,9 @@ def read_labels(folder: str, metadata_py: str, notices: Notices) -> list[tuple[S
         )
     if metadata_py:
         hook = load_hook(metadata_py)
-        labels = [call_hook(hook, os.path.join(folder, name), False, name, notices) for name in good]
+        labels = [call_hook(hook, os.path.join(folder, name), False, name, notices, lyric_line) for name in good]
     else:
-        reader = FolderMetadata(folder, notices)
+        reader = FolderMetadata(folder, notices, lyric_line)
         labels = [reader.read(name, entries[name].tags, entries[name].seconds) for name in good]
         for line in reader.unused_rows(names):
             print(line)
@@ -146,11 +147,12 @@ def build(
     vocab: str = "",
     labels_v3: bool = True,
     metadata_py: str = "",
+    lyric_line: int = 1,
     **limits: Any,
 ) -> int:
     """Builds the tables of a folder and says what to train with; see the flags."""
     notices = Notices()
-    songs = read_labels(audio_files_dir, metadata_py, notices)
+    songs = read_labels(audio_files_dir, metadata_py, notices, read_lyric_line(lyric_line))
     characters = COLLECT if vocab == COLLECT else read_vocabulary(vocab) if vocab else None
     made = make_label_set(songs, labels_v3, characters)
     out = out or audio_files_dir
@@ -178,6 +180,7 @@ def build(
         f"  --labels=True --labels_v3={made.v3} --labels_dir={shlex.quote(out)} "
         f"--y_bins={made.y_bins[0]},{made.y_bins[1]} --max_bow_genre_size={made.max_bow_genre_size} "
         f"--min_duration={low:g} --max_duration={made.max_duration:g} --n_vocab={made.n_vocab}"
+        + (f" --lyric_line={lyric_line}" if lyric_line > 1 else "")
     )
     return 0
 
@@ -192,6 +195,7 @@ FLAGS = [
     ),
     Flag("labels_v3", True, "one id for a whole genre; False: one for each word of it"),
     Flag("metadata_py", "", "Python file with your own get_metadata(filename, test) -> (artist, genre, lyrics)"),
+    Flag("lyric_line", 1, LYRIC_LINE),
     Flag("sample_length", 0, "samples of a training chunk, if known: it sets a lower limit to min_duration"),
     Flag("sr", 44100, "sample rate of the model, in Hz"),
 ]

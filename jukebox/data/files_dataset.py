@@ -24,6 +24,7 @@ import torch
 
 from jukebox.data.fit_labels import labels_for
 from jukebox.data.labels import Labeller
+from jukebox.data.lrc import read_lyric_line
 from jukebox.data.metadata import FolderMetadata, Notices, SongLabels
 from jukebox.data.metadata_hook import call_hook, load_hook
 from jukebox.data.song_index import SongIndex, choose_songs, split_songs
@@ -85,6 +86,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self.labeller = _make_labeller(hps)
         self.labels = self.labeller is not None
         self._hook_file = os.fspath(getattr(hps, "metadata_py", ""))
+        self._lyric_line = read_lyric_line(getattr(hps, "lyric_line", 1))
         self._hook: Callable[[str, bool], Any] | None = None
         self._metadata: dict[str, SongLabels] = {}
         self._reader: FolderMetadata | None = None
@@ -142,7 +144,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         return kept
 
     def _read_labels(self, labeller: Labeller, entries: dict[str, AudioEntry]) -> None:
-        self._reader = FolderMetadata(self.folder, self.notices)
+        self._reader = FolderMetadata(self.folder, self.notices, self._lyric_line)
         if self._has_hook():
             self._get_hook()  # a mistake in the file should show now
             return
@@ -300,9 +302,11 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             return self._metadata[name]
         assert self.labeller is not None and self._reader is not None
         seen = set(self.notices.counts)
-        labels = call_hook(self.get_metadata, self.files[song], test, name, self.notices)
+        labels = call_hook(self.get_metadata, self.files[song], test, name, self.notices, self._lyric_line)
         labels = labels_for(self.labeller, labels, self.notices, name)
-        times = self._reader.read_times(name, labels.lyrics, self.durations[song] / self.sr) if labels.lyrics else None
+        times = labels.times
+        if times is None and labels.lyrics:
+            times = self._reader.read_times(name, labels.lyrics, self.durations[song] / self.sr)
         for kind in self.notices.counts.keys() - seen:
             print(f"labels: {kind} (first: {self.notices.examples[kind]})", file=sys.stderr, flush=True)
         return replace(labels, times=times)

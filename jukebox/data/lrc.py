@@ -1,10 +1,7 @@
-"""Timed lyrics: `.lrc` files, read and written.
+"""Lyrics from any source: words, and when they are sung where the text says it; and `.lrc` files written.
 
-    [ar:Somebody]                          tags; only offset (milliseconds, positive is earlier) means something here
-    [00:12.50]Words of a line              a line and when it begins; several times repeat it
-    [00:15.00]<00:15.00>Words <00:15.60>with times <00:16.90>      and its end, where a time has no text
-
-Characters between two times share the span evenly. Change here how such files are understood.
+Every source goes through `parse_lyrics`: files, tags, tables, flags and arguments. What a stamp looks like is in
+`stamps.py`. Characters between two times share the span evenly. Change here what becomes of lines and their times.
 """
 
 from __future__ import annotations
@@ -12,56 +9,120 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from jukebox.data.stamps import LONGEST, Line, read_lines
+from jukebox.utils.errors import UserError
 
 LONGEST_CHARACTER = 0.5  # seconds; a line before a solo ends earlier than the next line begins
-_TIME = r"(\d{1,3}):(\d{1,2}(?:[.:]\d{1,3})?)"
-_LINE = re.compile(rf"\s*\[{_TIME}\]")
-_WORD = re.compile(rf"<{_TIME}>")
-_OFFSET = re.compile(r"^\s*\[offset:\s*([+-]?\d+)\s*\]", re.IGNORECASE | re.MULTILINE)
-_TAG = re.compile(r"^\s*\[[a-zA-Z#]+:.*\]\s*$")
+MOST_CHARACTERS = 100_000  # of timed lyrics; a few repeated lines can ask for far more
+_OFFSET = re.compile(
+    r"^\s*\[\s*offset\s*[:：=]\s*([+−-]?)\s*(\d{1,9})(?:[.,](\d{1,9}))?\s*(ms|s)?\s*\]", re.IGNORECASE | re.MULTILINE
+)
+_LINE_END = re.compile(r"\\r\\n|\\n")  # spelt out, as some tables have it
+_SUSPECT = re.compile(r"[\[［【<＜{]|-->|\d\s*[:：]\s*\d|\d\t\d|\\n")  # without any of these, text is only words
+
+LYRIC_LINE = "which of several lines of lyrics on the same stamp is sung; translations often follow"  # help of the flag
+SAME_TIME = (
+    "several lines of the lyrics are on the same stamp, as translations are: {nth} is sung; "
+    "--lyric_line chooses another"
+)
+NO_TIME = "lines of the lyrics have no time where others have one, and are left out"
+FEW_TIMES = "most lines of the lyrics have no time, so the times of the others are not used"
+TOO_LONG = f"lines of the lyrics are repeated beyond {MOST_CHARACTERS:,} characters: each is sung once"
+
+
+def read_lyric_line(value: Any) -> int:
+    """The value of `lyric_line`, a whole number from 1, else UserError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"--lyric_line={value}: give 1 for the first of several lines on the same stamp, 2, ...")
+    return value
 
 
 @dataclass(frozen=True)
-class TimedLyrics:
-    """Text, and (start, end) in seconds for each of its characters; a line end takes no time."""
+class Lyrics:
+    """Words; `times`: (start, end) in seconds for each character, where known; `notes`: what was left out or chosen.
+
+    A line end takes no time. Starts and ends never go back.
+    """
 
     text: str
-    times: tuple[tuple[float, float], ...]
+    times: tuple[tuple[float, float], ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
-def _seconds(minutes: str, seconds: str) -> float:
-    return 60 * int(minutes) + float(seconds.replace(":", "."))
-
-
-def parse_lrc(content: str, duration: float | None = None) -> TimedLyrics | None:
-    """Reads the content of an .lrc file.
+def parse_lyrics(content: str, duration: float | None = None, line: int = 1) -> Lyrics:
+    """Reads lyrics as a source gives them: no stamp and no tag is left in the words.
 
     Args:
+        content: any text; that without times and tags stays as it is.
         duration: seconds of the song, where the last line ends at the latest.
-
-    Returns:
-        Lyrics in the order in which they are sung; None where no line with words has a time.
+        line: which of several lines on the same stamp is sung; the last one where there are fewer.
     """
+    content = content.lstrip("\ufeff")
+    if not _SUSPECT.search(content):
+        return Lyrics(content)
+    content = _LINE_END.sub("\n", content)
+    lines = read_lines(content, duration)
+    timed = [one for one in lines if one.begins and one.words.strip()]
+    words = sum(len(one.words) for one in timed)
+    loose = sum(len(one.words) for one in lines if not one.begins)
+    if not timed or words < loose:
+        text = "\n".join(one.words for one in lines)
+        same = text.split() == content.split()
+        return Lyrics(content if same else text.strip("\n"), None, (FEW_TIMES,) if timed else ())
+    notes = [NO_TIME] if loose else []
+    rows = _choose([one for one in lines if one.begins], line, notes)
+    text, times = _spread(rows, duration)
+    shift = _offset(content)
+    return Lyrics(text, tuple(_ascending([(a + shift, b + shift) for a, b in times])), tuple(notes))
+
+
+def _offset(content: str) -> float:
+    """Seconds to add to every time, from the tag `offset`: milliseconds, positive is earlier."""
     found = _OFFSET.search(content)
-    shift = -int(found[1]) / 1000 if found else 0.0
-    lines: list[tuple[float, list[tuple[float, str]]]] = []  # begin of the line, (begin, text) of its parts
-    for line in content.lstrip("\ufeff").splitlines():
-        begins = []
-        while match := _LINE.match(line):
-            begins.append(_seconds(match[1], match[2]))
-            line = line[match.end() :]
-        if begins:
-            parts = _split_words(line, begins[0])
-            lines += [(begin, [(t + begin - begins[0], text) for t, text in parts]) for begin in begins]
-    if not any(part for _, parts in lines for _, part in parts):
-        return None
-    lines.sort(key=lambda entry: entry[0])
+    if not found:
+        return 0.0
+    value = float(f"{found[2]}.{found[3] or 0}") / (1 if found[4] in ("s", "S") else 1000)
+    return max(-LONGEST, min(LONGEST, value if found[1] in ("-", "−") else -value))
+
+
+def _choose(lines: list[Line], which: int, notes: list[str]) -> list[tuple[float, list[tuple[float, str]]]]:
+    """(begin, parts) of what is sung, in order of time: repeats written out, one line of those on the same stamp."""
+    if sum(len(one.words) * len(one.begins) for one in lines) > MOST_CHARACTERS:
+        notes.append(TOO_LONG)
+        lines = [Line(one.begins[:1], one.parts) for one in lines]
+    first = [
+        (begin, [(t + begin - one.begins[0], text) for t, text in one.parts]) for one in lines for begin in one.begins
+    ]
+    rows: list[tuple[float, list[tuple[float, str]]]] = []
+    several = False
+    for _, group in groupby(sorted(first, key=lambda row: row[0]), key=lambda row: round(1000 * row[0])):
+        voices: dict[str, tuple[float, list[tuple[float, str]]]] = {}
+        for row in group:
+            words = "".join(text for _, text in row[1])
+            known = voices.get(words)
+            if known is None or len(known[1]) < len(row[1]):
+                voices[words] = row
+        sung = [row for words, row in voices.items() if words.strip()] or list(voices.values())
+        several |= len(sung) > 1
+        rows.append(sung[min(which, len(sung)) - 1])
+    if several:
+        notes.insert(0, SAME_TIME.format(nth="the first" if which == 1 else f"number {which}"))
+    return rows
+
+
+def _spread(
+    rows: list[tuple[float, list[tuple[float, str]]]], duration: float | None
+) -> tuple[str, list[tuple[float, float]]]:
+    """The words of all lines, and (start, end) of each character."""
     text: list[str] = []
     times: list[tuple[float, float]] = []
-    for i, (_, parts) in enumerate(lines):
-        if not any(part for _, part in parts):
+    for i, (_, parts) in enumerate(rows):
+        if not any(part.strip() for _, part in parts):
             continue  # a time without words: a pause
-        limit = lines[i + 1][0] if i + 1 < len(lines) else duration
+        limit = rows[i + 1][0] if i + 1 < len(rows) else duration
         if text:
             text.append("\n")
             times.append((times[-1][1], times[-1][1]))
@@ -72,28 +133,15 @@ def parse_lrc(content: str, duration: float | None = None) -> TimedLyrics | None
             width = (end - begin) / max(1, len(part))
             text += part
             times += [(begin + k * width, begin + (k + 1) * width) for k in range(len(part))]
-    return TimedLyrics("".join(text), tuple(_ascending([(a + shift, b + shift) for a, b in times])))
-
-
-def _split_words(line: str, begin: float) -> list[tuple[float, str]]:
-    """Parts of a line with their begins; spaces around the line are dropped, those between words kept."""
-    pieces = _WORD.split(line)
-    parts = [(begin, pieces[0].lstrip())] if pieces[0].strip() else []
-    for minutes, seconds, text in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
-        parts.append((_seconds(minutes, seconds), text if parts else text.lstrip()))
-    for i in range(len(parts) - 1, -1, -1):  # the line's trailing spaces, through parts that are nothing else
-        parts[i] = (parts[i][0], parts[i][1].rstrip())
-        if parts[i][1]:
-            break
-    return parts
+    return "".join(text), times
 
 
 def _ascending(times: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Starts and ends that never go back and are not negative, as windows of lyrics need them."""
+    """Starts and ends that never go back, from 0 to LONGEST, as windows of lyrics need them."""
     out, last_start, last_end = [], 0.0, 0.0
     for start, end in times:
-        last_start = max(last_start, start)
-        last_end = max(last_end, end, last_start)
+        last_start = max(last_start, min(start, LONGEST))
+        last_end = max(last_end, min(end, LONGEST), last_start)
         out.append((last_start, last_end))
     return out
 
@@ -122,18 +170,14 @@ def _stamp(seconds: float) -> str:
     return f"{milliseconds // 60000:02d}:{milliseconds // 1000 % 60:02d}.{milliseconds % 1000:03d}"
 
 
-def plain_text(content: str) -> str:
-    """The words of an .lrc file without times and tags."""
-    lines = [_WORD.sub("", re.sub(rf"^(\s*\[{_TIME}\])+", "", line)) for line in content.lstrip("\ufeff").splitlines()]
-    return "\n".join(line.strip() for line in lines if line.strip() and not _TAG.match(line))
-
-
-def fit_times(text: str, timed: TimedLyrics) -> TimedLyrics | None:
+def fit_times(text: str, timed: Lyrics) -> Lyrics | None:
     """Times for another spelling of the same lyrics: the characters must be the same but for spaces and line ends.
 
     Returns:
         None where they are not.
     """
+    if timed.times is None:
+        return None
     letters = [i for i, c in enumerate(timed.text) if not c.isspace()]
     if [c for c in text if not c.isspace()] != [timed.text[i] for i in letters]:
         return None
@@ -145,4 +189,4 @@ def fit_times(text: str, timed: TimedLyrics) -> TimedLyrics | None:
             here, n = times[-1][1], n + 1
         else:
             times.append((here, here))
-    return TimedLyrics(text, tuple(times))
+    return Lyrics(text, tuple(times))

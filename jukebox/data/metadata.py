@@ -7,7 +7,8 @@ For each of the three, the first that says something counts:
     metadata.csv in the folder           columns file, artist, genre, lyrics (where there is no metadata.json)
     the file's own tags
 
-Lyrics in song.lrc have times; they win over others, and give their times to other lyrics that are the same words.
+Lyrics from any of these may have times, in any dialect of `stamps.py`. Timed ones in song.lrc win over others; times
+of lower sources go to lyrics that are the same words.
 Whatever is wrong with the labels of a file, the file is used with what is left, and `Notices` says so once for each
 kind of trouble. Change here where labels come from.
 """
@@ -24,7 +25,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from jukebox.data.lrc import TimedLyrics, fit_times, parse_lrc, plain_text
+from jukebox.data.lrc import Lyrics, fit_times, parse_lyrics
 from jukebox.utils.errors import UserError
 from jukebox.utils.label_row import SIGNALS
 
@@ -93,14 +94,16 @@ class FolderMetadata:
     Args:
         folder: what names are relative to.
         notices: where trouble is noted.
+        lyric_line: which of several lines of lyrics on the same stamp is sung.
 
     Raises:
         UserError: metadata.json or metadata.csv is there and cannot be read: one file for all is worth stopping for.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], notices: Notices) -> None:
+    def __init__(self, folder: str | os.PathLike[str], notices: Notices, lyric_line: int = 1) -> None:
         self.folder = Path(folder)
         self.notices = notices
+        self.lyric_line = lyric_line
         self._table = self._read_table()
 
     def read(self, name: str, tags: Mapping[str, str], duration: float) -> SongLabels:
@@ -113,41 +116,58 @@ class FolderMetadata:
         """
         sources = [self._read_sidecar(name), self._find_in_table(name), _from_tags(tags)]
         values: dict[str, str] = {}
+        lyrics: list[str] = []
         for source in sources:
             for key in FIELDS:
-                if source.get(key) is None or values.get(key):
+                if source.get(key) is None or (values.get(key) and key != "lyrics"):
                     continue
                 text = as_text(key, source[key])
                 if text is None:
                     self.notices.add(f"{key} is a {type(source[key]).__name__}, not text, and is left out", name)
                 elif text.strip():
-                    values[key] = text
+                    values.setdefault(key, text)
+                    lyrics += [text] if key == "lyrics" else []
         for key in ("artist", "genre"):
             if key not in values:
                 self.notices.add(f"no {key} is known, it counts as {UNKNOWN!r}", name)
         signals = {
             key: source[key] for source in reversed(sources) for key in SIGNALS if source.get(key) not in (None, "")
         }
-        labels = replace(SongLabels.of(values), signals=signals)
-        timed = self._read_lrc(name, duration)
-        return labels if timed is None else self._join(labels, timed, name)
+        sung = self._choose_lyrics(name, lyrics, duration)
+        return replace(SongLabels.of(values), lyrics=sung.text, times=sung.times, signals=signals)
 
     def read_times(self, name: str, lyrics: str, duration: float) -> tuple[tuple[float, float], ...] | None:
         """Times from the .lrc file for lyrics that came from elsewhere; None where it has other words."""
         timed = self._read_lrc(name, duration)
-        fitted = fit_times(lyrics, timed) if isinstance(timed, TimedLyrics) else None
+        fitted = fit_times(lyrics, timed) if timed else None
         return fitted.times if fitted else None
 
-    def _join(self, labels: SongLabels, timed: TimedLyrics | str, name: str) -> SongLabels:
-        if isinstance(timed, str):
-            return labels if labels.lyrics.strip() else replace(labels, lyrics=timed)
-        fitted = fit_times(labels.lyrics, timed)
-        if fitted is None and labels.lyrics.strip():
-            self.notices.add("the .lrc file has other words than the other lyrics, and is used instead of them", name)
-        fitted = fitted or timed
-        return replace(labels, lyrics=fitted.text, times=fitted.times)
+    def _choose_lyrics(self, name: str, texts: list[str], duration: float) -> Lyrics:
+        """The lyrics that are sung, with times from wherever the same words have some.
 
-    def _read_lrc(self, name: str, duration: float) -> TimedLyrics | str | None:
+        Args:
+            texts: what the sources say, the first is the one to prefer.
+        """
+        found = [parse_lyrics(text, duration, self.lyric_line) for text in texts]
+        found = [lyrics for lyrics in found if lyrics.text.strip()]
+        best = found[0] if found else Lyrics("")
+        file = self._read_lrc(name, duration)
+        if file is not None and file.times is not None:
+            fitted = fit_times(best.text, file)
+            if fitted is None and found:
+                self.notices.add(
+                    "the .lrc file has other words than the other lyrics, and is used instead of them", name
+                )
+            best, found = fitted or file, [file]
+        elif file is not None and not found:
+            best, found = file, [file]
+        elif best.times is None:
+            best = next((fitted for other in found[1:] if (fitted := fit_times(best.text, other))), best)
+        for note in found[0].notes if found else ():
+            self.notices.add(note, name)
+        return best
+
+    def _read_lrc(self, name: str, duration: float) -> Lyrics | None:
         path = (self.folder / name).with_suffix(".lrc")
         if not path.is_file():
             return None
@@ -155,12 +175,10 @@ class FolderMetadata:
         if content is None:
             self.notices.add("the .lrc file is not utf-8 text, and is left out", name)
             return None
-        content = unicodedata.normalize("NFC", content)
-        timed = parse_lrc(content, duration)
-        if timed is None:
+        lyrics = parse_lyrics(unicodedata.normalize("NFC", content), duration, self.lyric_line)
+        if lyrics.times is None:
             self.notices.add("the .lrc file has no times, its words are used without them", name)
-            return plain_text(content) or None
-        return timed
+        return lyrics if lyrics.text.strip() else None
 
     def _read_sidecar(self, name: str) -> Mapping[str, Any]:
         path = (self.folder / name).with_suffix(".json")

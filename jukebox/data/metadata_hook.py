@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from jukebox.data.lrc import parse_lyrics
 from jukebox.data.metadata import FIELDS, Notices, SongLabels, as_text
 from jukebox.utils.errors import UserError
 
@@ -44,7 +45,7 @@ def load_hook(path: str) -> Callable[[str, bool], Any]:
     return hook
 
 
-def from_hook(result: Any, name: str, notices: Notices) -> SongLabels:
+def from_hook(result: Any, name: str, notices: Notices, lyric_line: int = 1) -> SongLabels:
     """What a user's `get_metadata` returned, as labels; anything but (artist, genre, lyrics) counts as unknown."""
     fourth = result[3] if isinstance(result, (tuple, list)) and len(result) == 4 else {}
     if not isinstance(result, (tuple, list)) or len(result) not in (3, 4) or not isinstance(fourth, dict):
@@ -57,13 +58,18 @@ def from_hook(result: Any, name: str, notices: Notices) -> SongLabels:
             values[key] = text
         elif value is not None:
             notices.add(f"get_metadata gave a {type(value).__name__} as {key}, it counts as missing", name)
-    return replace(SongLabels.of(values), signals=fourth)
+    sung = parse_lyrics(values.get("lyrics", ""), None, lyric_line)
+    for note in sung.notes:
+        notices.add(note, name)
+    return replace(SongLabels.of(values), lyrics=sung.text, times=sung.times, signals=fourth)
 
 
-def call_hook(hook: Callable[[str, bool], Any], path: str, test: bool, name: str, notices: Notices) -> SongLabels:
+def call_hook(
+    hook: Callable[[str, bool], Any], path: str, test: bool, name: str, notices: Notices, lyric_line: int = 1
+) -> SongLabels:
     """The labels of one file by a user's function; whatever it does, the file is used."""
     try:
-        return from_hook(hook(path, test), name, notices)
+        return from_hook(hook(path, test), name, notices, lyric_line)
     except Exception as error:
         notices.add(f"get_metadata raised {type(error).__name__}, the file counts as unknown", f"{name}: {error}")
         return SongLabels()

@@ -73,7 +73,7 @@ def check_metas(metas: Any, where: str) -> list[dict[str, Any]]:
 
 
 def read_lyrics(path: str) -> str:
-    """Reads the file of --lyrics_file, which must be text in UTF-8.
+    """Reads the file of --lyrics_file, which must be text in UTF-8, or in UTF-16 with its mark.
 
     Raises:
         UserError: no such file, or it is in another encoding.
@@ -81,7 +81,8 @@ def read_lyrics(path: str) -> str:
     if not os.path.isfile(path):
         raise UserError(f"--lyrics_file={path}: there is no such file")
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        content = Path(path).read_bytes()
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"--lyrics_file={path} is not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jukebox.data.lrc import parse_lyrics, read_lyric_line
 from jukebox.data.metadata import as_text
 from jukebox.hparams import Hyperparams
 from jukebox.loaders import Level, Model
@@ -43,11 +44,12 @@ class Said:
     """What is said about the songs: by the run that codes come from, by the label flags, and by --metas.
 
     `saved` and `metas` have one entry a song and start over where there are more songs; `saved` has total_length and
-    offset in samples. `saved_length`: samples of the saved codes.
+    offset in samples. Where there are `lyrics`, there are `times`, in samples for each character, or None.
+    `saved_length`: samples of the saved codes.
     """
 
     saved: list[dict[str, Any]]
-    words: dict[str, str]
+    words: dict[str, Any]
     metas: list[dict[str, Any]]
     saved_length: int = 0
 
@@ -65,9 +67,11 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
     """Reads what --metas, the label flags and the run that codes come from say."""
     if flags.get("lyrics") and flags.get("lyrics_file"):
         raise UserError("--lyrics and --lyrics_file exclude each other: leave one out")
+    line = read_lyric_line(1 if flags.get("lyric_line") is None else flags["lyric_line"])
     words = {key: str(flags[key]) for key in ("artist", "genre", "lyrics") if flags.get(key) is not None}
     if flags.get("lyrics_file"):
         words["lyrics"] = read_lyrics(str(flags["lyrics_file"]))
+    words = _with_times(words, model.sr, line, notices)
     conditioned = [level for level in model.levels if level is not None and level.hps.labels]
     if not conditioned and (words or flags.get("metas")):
         notices.append(f"model {model.name} was trained without labels: artist, genre and lyrics have no effect")
@@ -78,9 +82,23 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
         read_signal(key, value)
         if not any(key in level.labeller.row.signal_names for level in conditioned):
             notices.append(f"model {model.name} was trained without signals={key}: it has no effect")
-    metas = read_metas(flags["metas"]) if flags.get("metas") else []
+    metas = (
+        [_with_times(meta, model.sr, line, notices) for meta in read_metas(flags["metas"])]
+        if flags.get("metas")
+        else []
+    )
     saved, length = ([], 0) if codes is None else (_saved_metas(codes), codes["zs"][-1].shape[1] * model.hops[-1])
     return Said(saved, {**words, **signals}, metas, length)
+
+
+def _with_times(said: dict[str, Any], sr: int, line: int, notices: list[str]) -> dict[str, Any]:
+    """What is said about a song, its lyrics without stamps and tags but with `times` in samples where they had some."""
+    if "lyrics" not in said:
+        return said
+    sung = parse_lyrics(as_text("lyrics", said["lyrics"]) or "", line=line)
+    notices += [note for note in sung.notes if note not in notices]
+    times = None if sung.times is None else [[round(start * sr), round(end * sr)] for start, end in sung.times]
+    return {**said, "lyrics": sung.text, "times": times}
 
 
 def _saved_metas(codes: dict[str, Any]) -> list[dict[str, Any]]:
@@ -91,6 +109,8 @@ def _saved_metas(codes: dict[str, Any]) -> list[dict[str, Any]]:
     for i, info in enumerate(labels.get("info") or []):
         meta = {key: info[key] for key in ("artist", "genre", "lyrics") if isinstance(info.get(key), str)}
         meta |= {key: info[key] for key in SIGNALS if info.get(key) is not None}
+        times = info.get("token_times")  # tokens are the characters of the saved lyrics
+        meta["times"] = times if times and len(times) == len(meta.get("lyrics", "")) else None
         y = labels.get("y")
         if y is not None and y.shape[1] >= LabelRow.offset.stop:
             meta.update(total_length=int(y[i, LabelRow.total]), offset=int(y[i, LabelRow.offset]))
@@ -107,7 +127,7 @@ def full_metas(
     sample_length: int,
     remarks: list[str],
 ) -> list[dict[str, Any]]:
-    """For each song artist, genre, lyrics, and total_length and offset in samples."""
+    """For each song artist, genre, lyrics, total_length and offset in samples, and `times` where they are known."""
     flag = "total_sample_length_in_seconds"
     total_seconds = seconds_of(flags, flag)
     timed = model.top if model.top is not None and model.top.hps.labels else None
@@ -138,7 +158,8 @@ def full_metas(
         _check_timing(where, song, total, offset, sample_length, timed, model, asked)
         words = {key: as_text(key, meta[key]) or "" for key in ("artist", "genre", "lyrics")}
         signals = {key: meta[key] for key in SIGNALS if key in meta}
-        metas.append({**words, "total_length": total, "offset": offset, **signals})
+        sung = {"times": meta["times"]} if meta.get("times") else {}
+        metas.append({**words, "total_length": total, "offset": offset, **signals, **sung})
     return metas
 
 

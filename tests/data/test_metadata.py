@@ -125,6 +125,39 @@ def test_lrc_gives_times_to_the_same_words_and_wins_over_others(tmp_path: Path) 
     assert kinds == ["the .lrc file has other words than the other lyrics, and is used instead of them"]
 
 
+def test_timed_lyrics_from_every_source(tmp_path: Path) -> None:
+    content = "[ar:Ann]\r\n[00:01,50]mila\r\n[00:02.0]<00:02.0>so<00:02.5>la"
+
+    def check(name: str, tags: dict[str, str]) -> None:
+        labels = FolderMetadata(tmp_path, Notices()).read(name, tags, 60.0)
+        assert labels.lyrics == "mila\nsola" and labels.times is not None, name
+        assert [labels.times[i][0] for i in (0, 5, 7)] == pytest.approx([1.5, 2.0, 2.5])
+
+    put(tmp_path, "side.json", dict(lyrics=content))
+    put(tmp_path, "lines.json", dict(lyrics=content.split("\r\n")))
+    put(tmp_path, "file.lrc", content)
+    rows = [["file", "lyrics"], ["row.mp3", content]]
+    put(tmp_path, "metadata.csv", "\r\n".join(",".join(f'"{cell}"' for cell in row) for row in rows))
+    for name in ("side", "lines", "file", "row"):
+        check(f"{name}.mp3", {})
+    for key in ("lyrics", "lyrics-eng", "unsyncedlyrics"):
+        check("tags.mp3", {key: content})
+    put(tmp_path, "plain.json", dict(lyrics="mila sola"))  # untimed, and the tags have the times of the same words
+    labels = FolderMetadata(tmp_path, Notices()).read("plain.mp3", {"lyrics": content}, 60.0)
+    assert labels.lyrics == "mila sola" and labels.times is not None and labels.times[0][0] == 1.5
+    result = from_hook(("a", "b", content), "x.mp3", Notices())
+    assert result.lyrics == "mila\nsola" and result.times is not None
+
+
+def test_the_line_of_a_translation_is_chosen_and_said(tmp_path: Path) -> None:
+    put(tmp_path, "song.json", dict(lyrics="[00:01.00]mila\n[00:01.00]ミラ"))
+    for line, words in ((1, "mila"), (2, "ミラ")):
+        notices = Notices()
+        assert FolderMetadata(tmp_path, notices, line).read("song.mp3", {}, 60.0).lyrics == words
+        assert any("--lyric_line chooses another" in kind for kind in notices.counts)
+        assert from_hook(("a", "b", "[00:01.00]mila\n[00:01.00]ミラ"), "x.mp3", notices, line).lyrics == words
+
+
 def test_lrc_without_times_and_unreadable(tmp_path: Path) -> None:
     put(tmp_path, "song.lrc", "[ar:x]\nonly words")
     labels, kinds = read(tmp_path, tags=dict(artist="a", genre="b"))

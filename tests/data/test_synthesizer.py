@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jukebox.data.lrc import parse_lrc
+from jukebox.data.lrc import parse_lyrics
 from jukebox.data.synth_sounds import CONSONANTS, VOWELS, bass, consonant, drum, note, vowel
 from jukebox.data.synthesizer import ARTISTS, GENRES, default_hop, make_song, write_songs
 from jukebox.data.text_processor import TextProcessor
@@ -138,7 +138,7 @@ def test_files_with_sidecars(tmp_path: Path) -> None:
     ]
     labels = json.loads((tmp_path / "song_0000.json").read_text())
     assert labels == dict(artist=song.artist, genre=song.genre, lyrics=song.lyrics)
-    timed = parse_lrc((tmp_path / "song_0000.lrc").read_text())
+    timed = parse_lyrics((tmp_path / "song_0000.lrc").read_text())
     assert timed is not None and timed.text == song.lyrics
     for c, read, true in zip(timed.text, timed.times, song.char_times, strict=True):
         if c != "\n":

@@ -429,6 +429,34 @@ def test_flags_without_effect_are_told(tmp_path: Path) -> None:
     assert any("trained without labels" in notice for notice in settings(blank, artist="a").notices)
 
 
+TIMED = "[ar:x]\n[00:00,50]ma\n[00:00,50]\u307e\n[00:01.00]lo"
+
+
+def test_timed_lyrics_are_sung_without_their_stamps(tiny: Model, files: Path) -> None:
+    sr = tiny.sr
+    expected = [[round(a * sr), round(b * sr)] for a, b in [(0.5, 0.75), (0.75, 1), (1, 1), (1, 1.5), (1.5, 2)]]
+    Path("timed.txt").write_text(TIMED, encoding="utf-16")
+    Path("timed.json").write_text(json.dumps([{"lyrics": TIMED}]))
+    for source in (dict(lyrics=TIMED), dict(lyrics_file="timed.txt"), dict(metas="timed.json")):
+        made = settings(tiny, **source)
+        assert made.metas[0]["lyrics"] == "ma\nlo" and made.metas[0]["times"] == expected
+        assert any("the first is sung" in notice for notice in made.notices)
+        assert settings(tiny, lyric_line=2, **source).metas[0]["lyrics"] == "\u307e\nlo"
+    both = settings(tiny, lyrics=TIMED, metas=[dict(lyrics=r"one\ntwo\r\nthree\four")]).metas[0]
+    assert both["lyrics"] == "one\ntwo\nthree\\four" and "times" not in both
+    label = tiny.levels[-1].labeller.get_label(**made.metas[0])  # type: ignore[union-attr]
+    assert label["info"]["token_times"] == expected
+
+
+def test_times_of_saved_songs_are_kept(tiny: Model, files: Path) -> None:
+    codes = torch.load("codes.pth.tar", weights_only=True)
+    info = [dict(artist="x", genre="g", lyrics="la", full_tokens=[1, 2], token_times=[[0, 9], [9, 20]])]
+    torch.save({**codes, "labels": dict(y=torch.tensor([[10_000, 0]] * 2), info=info * 2)}, "timed.pth.tar")
+    again = dict(mode="continue", codes_file="timed.pth.tar", sample_length_in_seconds=8)
+    assert settings(tiny, **again).metas[0]["times"] == [[0, 9], [9, 20]]
+    assert "times" not in settings(tiny, **again, lyrics="lo").metas[0]
+
+
 def test_lyrics_from_a_file(tiny: Model, files: Path) -> None:
     Path("words.txt").write_text("\ufeffOne\nTwo é", encoding="utf-8")
     assert settings(tiny, lyrics_file="words.txt").metas[0]["lyrics"] == "One\nTwo é"
