@@ -137,22 +137,22 @@ class MusicModel:
         Song number i of a seed is drawn as by `jukebox-sample`. Values per level are given from level 0 up.
 
         Args:
-            lyrics, artist, genre: of all songs, or a list with one for each; demo texts where left out. Lyrics may have
+            lyrics, artist, genre: of all songs, or a list with one for each; demo texts if left out. Lyrics may have
                 times in any dialect of `.lrc` files and subtitles; then a window reads what is sung in it.
-            seconds: length of a song, the prompt included; 24 where left out.
-            n: songs; where left out, as many as there are prompts, songs to continue or entries of a list, or 1.
+            seconds: length of a song, the prompt included; 24 if left out.
+            n: songs; if left out, as many as there are prompts, songs to continue or entries of a list, or 1.
             seed: of all random numbers.
             total_seconds: length of the imagined whole song, for the timing labels; 240 where the model knows that.
             metas: per song a dict of artist, genre, lyrics, total_length_in_seconds and offset_in_seconds, each of
                 which may be left out.
             prompt: audio to begin with: a file, float samples [T] or [T, channels] at the rate of the model, or a list.
             continue_from: songs, `data.pth.tar` of an earlier run, or codes per level, int [n, T_level].
-            prompt_seconds: how much of the prompts to keep; of songs to continue, all where left out.
-            temp: temperature, one or one per level; 0.99 where left out.
+            prompt_seconds: how much of the prompts to keep; of songs to continue, all if left out.
+            temp: temperature, one or one per level; 0.99 if left out.
             top_k: draw among the k likeliest codes; 0 is all.
             top_p: draw among the likeliest codes that have this much probability; 0 is all. Not with top_k.
-            hop_fraction: new codes of a window as a share of the context; (0.5, 0.5, 0.125) where left out.
-            max_batch_size, chunk_size: songs at a time, and given codes in one pass; by the memory where left out.
+            hop_fraction: new codes of a window as a share of the context; (0.5, 0.5, 0.125) if left out.
+            max_batch_size, chunk_size: songs at a time, and given codes in one pass; by the memory if left out.
             lowest_level: level to stop at. Only the top level is a sketch, which `upsample` finishes.
             lyric_line: which of several lines of lyrics on the same stamp is sung.
             progress: called with (level, codes made, codes to make) as codes are made.
@@ -244,7 +244,7 @@ class MusicModel:
 
         Args:
             audio: a file, or float samples [T] or [T, channels] at the rate of the model.
-            levels: to decode from, 0 the finest; all where left out.
+            levels: to decode from, 0 the finest; all if left out.
             offset, seconds: part of the audio; up to its end where `seconds` is left out.
 
         Returns:
@@ -286,9 +286,9 @@ class MusicModel:
             layers: counted from 1: 36 is what the 36th layer hands on to the 37th.
             pool: "mean" over all positions, or "none".
             level: of the prior; "top", or 0 for the finest.
-            artist, genre: labels; unknown where left out.
+            artist, genre: labels; unknown if left out.
             hop_fraction: new positions of a window as a share of the context.
-            batch_size: windows at a time; by the memory where left out.
+            batch_size: windows at a time; by the memory if left out.
 
         Returns:
             float32 [layers, D], or with pool="none" [layers, positions, D].

@@ -519,7 +519,7 @@ prior_1b_lyrics = _register(
     alignment_head=0,
 )
 
-# Small models to train oneself (paper, table 7). -----------------------------------------------------------
+# Small models to train yourself (paper, table 7). -----------------------------------------------------------
 
 small_vqvae = _register(
     "small_vqvae",
@@ -812,7 +812,7 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
 
 
 def take_hparams(hps: Any, *more: str) -> Hyperparams:
-    """The hyper-parameters that an object of any class has: a dict, a namespace, or a class of somebody's own.
+    """The hyper-parameters that an object of any class has: a dict, a namespace, or a custom class.
 
     Args:
         more: names to look for besides those that have a default.

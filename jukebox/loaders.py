@@ -99,7 +99,7 @@ class Model:
     Attributes:
         name: as it was asked for.
         vqvae_hps: of the VQ-VAE, `restore_vqvae` set.
-        levels: per level, low to high; None where there is no prior.
+        levels: per level, low to high; None if there is no prior.
         notices: lines to tell the user.
     """
 

@@ -62,8 +62,8 @@ FLAGS = [
     Flag("layers", None, "layers, counted from 1, separated by commas; half the depth is a good first choice", "what"),
     Flag("pool", "mean", "mean over all positions, or none: every position", "what"),
     Flag("level", "top", "level of the prior: top, or a number, 0 the finest", "what"),
-    Flag("artist", "", "artist of all files; unknown where left out", "labels"),
-    Flag("genre", "", "genre of all files; unknown where left out", "labels"),
+    Flag("artist", "", "artist of all files; unknown if left out", "labels"),
+    Flag("genre", "", "genre of all files; unknown if left out", "labels"),
     Flag(
         "hop_fraction",
         1.0,

@@ -66,7 +66,7 @@ FLAGS = [
     Flag(
         "n_samples",
         None,
-        "songs made side by side; where left out, as many as there are prompts, saved songs or --metas",
+        "songs made side by side; if left out, as many as there are prompts, saved songs or --metas",
         "what",
     ),
     Flag("sample_length_in_seconds", 24, "seconds of a finished song, the prompt included", "lengths"),
@@ -88,7 +88,7 @@ FLAGS = [
         "damaged", "refuse", "prompts that cannot be read to their end: refuse them, or keep what can be read", "given"
     ),
     Flag("codes_file", "", "data.pth.tar of an earlier run, for --mode=continue and --mode=upsample", "given"),
-    Flag("artist", "", "artist of all songs; a demo text where left out, as genre and lyrics", "labels"),
+    Flag("artist", "", "artist of all songs; a demo text if left out, as genre and lyrics", "labels"),
     Flag("genre", "", "genre of all songs", "labels"),
     Flag("lyrics", "", r"lyrics of all songs; a backslash is a line end", "labels"),
     Flag("lyrics_file", "", "the same from a text file in UTF-8, with or without times", "labels"),

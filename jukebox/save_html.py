@@ -68,7 +68,7 @@ def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alig
             of `info` may have a `title` too; 'n/a', '' and None mean that there is none.
         alignments: list of N float arrays [T_top, len(lyrics)] or None; None where the model has no alignment.
         hps: mapping or object. `sr` (Hz) is needed. The rest is used where it is there: SETTINGS, `name`, `level`,
-            `format` (which audio file to play where there are several) and `alignment_shift` (for `character_times`).
+            `format` (which audio file to play if there are several) and `alignment_shift` (for `character_times`).
 
     Raises:
         ValueError: hps without `sr`.

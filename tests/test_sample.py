@@ -362,7 +362,7 @@ def test_an_interrupted_run_is_not_overwritten_by_mistake(
 ) -> None:
     folder = str(tmp_path / "run")
     interrupted(monkeypatch, model=model, name=folder, **RUN)
-    with pytest.raises(UserError, match="holds this very run, interrupted: add --resume"):
+    with pytest.raises(UserError, match="holds this run, interrupted: add --resume"):
         main(model=model, name=folder, **RUN)
     with pytest.raises(UserError, match="was started with temp=.0.99.*not .0.5"):
         main(model=model, name=folder, temp=0.5, resume=True, **RUN)

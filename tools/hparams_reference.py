@@ -68,7 +68,7 @@ SETS = {  # what a set is for, where a line helps
     "prior_5b": "Released top-level prior with labels, without lyrics.",
     "prior_5b_lyrics": "Released top-level prior with labels and a separate lyric encoder.",
     "prior_1b_lyrics": "Released top-level prior with labels, lyrics and music in one sequence.",
-    "small_vqvae": "A VQ-VAE of two levels to train oneself: 32 and 256 samples a code at 22,050 Hz.",
+    "small_vqvae": "A VQ-VAE of two levels to train yourself: 32 and 256 samples a code at 22,050 Hz.",
     "small_prior": "Its top-level prior without labels.",
     "small_labelled_prior": "The same with artist, genre and timing; set `y_bins` to your own tables.",
     "small_single_enc_dec_prior": "With lyrics too, in one sequence with the music.",

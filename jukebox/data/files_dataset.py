@@ -104,7 +104,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         low: float | None,
         high: float | None,
     ) -> list[int]:
-        """Places of the usable files among the names; an error that says what was found where there is none."""
+        """Places of the usable files among the names; an error that says what was found if there is none."""
         accepted = "accepted are ." + " .".join(EXTENSIONS)
         if not names:
             found = _count_endings(others) or "nothing"
@@ -232,7 +232,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         return self.songs[place], offset
 
     def get_song_chunk(self, song: int, offset: int, test: bool = False) -> Any:
-        """One chunk of a song, with its label where there are labels; see the class for the shapes.
+        """One chunk of a song, with its label if there are labels; see the class for the shapes.
 
         Args:
             song: place in `files`.
@@ -263,7 +263,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         return self._left_out > 0 or bool(self._broken.any() or self._cut.any())
 
     def get_chunk_labels(self, song: int, offset: int, test: bool = False) -> tuple[np.ndarray, ...]:
-        """What comes with the audio of a chunk where there are labels: (y,), or (y, times)."""
+        """What comes with the audio of a chunk if there are labels: (y,), or (y, times)."""
         assert self.labeller is not None
         labels = self._labels_of(song, test)
         times = None if labels.times is None else [(a * self.sr, b * self.sr) for a, b in labels.times]

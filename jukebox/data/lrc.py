@@ -58,7 +58,7 @@ def parse_lyrics(content: str, duration: float | None = None, line: int = 1) -> 
     Args:
         content: any text; that without times and tags stays as it is.
         duration: seconds of the song, where the last line ends at the latest.
-        line: which of several lines on the same stamp is sung; the last one where there are fewer.
+        line: which of several lines on the same stamp is sung; the last one if there are fewer.
     """
     content = content.lstrip("\ufeff")
     if not _SUSPECT.search(content):

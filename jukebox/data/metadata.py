@@ -4,7 +4,7 @@ For each of the three, the first that says something counts:
 
     song.json beside song.mp3            {"artist": "...", "genre": "...", "lyrics": "..."}
     metadata.json in the folder          {"song.mp3": {...}, "b/c.ogg": {...}} or [{"file": "song.mp3", ...}, ...]
-    metadata.csv in the folder           columns file, artist, genre, lyrics (where there is no metadata.json)
+    metadata.csv in the folder           columns file, artist, genre, lyrics (if there is no metadata.json)
     the file's own tags
 
 Lyrics from any of these may have times, in any dialect of `stamps.py`. Timed ones in song.lrc win over others; times

@@ -46,7 +46,7 @@ def split_songs(names: Sequence[str], train_share: float) -> tuple[list[int], li
     """Places of the songs for training and of those held out, chosen only by their names.
 
     A song keeps its rank in the draw when others are added, and no seed moves it, so runs can be compared. Both sides
-    get at least one song where there are two and the share is between 0 and 1.
+    get at least one song if there are two and the share is between 0 and 1.
     """
     n_train, _ = split_sizes(len(names), train_share)
     if 0 < train_share < 1 and len(names) > 1:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 LONGEST = 86_400.0  # seconds; a time beyond is a mistake
 USUAL_CHARACTER = 0.1  # seconds, for words whose end is known, and not their begin
-FASTEST = 60  # characters a second that nobody sings
+FASTEST = 60  # characters a second that no singer sings
 _G = r"[ \t\u3000]{0,3}"  # a gap; without a bound, long runs of spaces would take hours
 _CLOCK = rf"(?:(\d{{1,2}}){_G}[:：]{_G})?(\d{{1,4}}){_G}[:：]{_G}(\d{{1,2}})(?:{_G}[.,:：;．，]{_G}(\d{{0,9}}))?"
 _OPEN, _CLOSE = "[\\[［【<＜]", "[\\]］】>＞]"
@@ -225,7 +225,7 @@ def _read_late(before: str, pieces: list[tuple[float, str]]) -> Line:
 
 
 def _split_marks(text: str, begin: float) -> list[tuple[float, str]]:
-    """Words with milliseconds and lengths, before or after each; empty where there are none."""
+    """Words with milliseconds and lengths, before or after each; empty if there are none."""
     marks = list(_MARK.finditer(text))
     if not marks:
         return []

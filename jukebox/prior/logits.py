@@ -67,7 +67,7 @@ def draw(logits: Tensor, options: SamplingOptions, uniform: Tensor) -> Tensor:
     if options.temp != 1.0:
         logits = logits / options.temp
     mass = options.keep(logits).softmax(-1).cumsum(-1)
-    # The symbol whose interval holds the number. A number at the very end, above the rounded total, takes the last one
+    # The symbol whose interval holds the number. A number at the end, above the rounded total, takes the last one
     # that has any mass.
     wanted = (uniform.to(mass.dtype)[:, None] * mass[:, -1:]).minimum(_below(mass[:, -1:]))
     return torch.searchsorted(mass, wanted, right=True).squeeze(-1)

@@ -115,7 +115,7 @@ def guided_alignment_loss(weights: Tensor, times: Tensor, hop: int) -> Tensor:
         hop: samples per code.
 
     Returns:
-        The loss, in nats per code during which a character with known times is sung; 0 where there is none.
+        The loss, in nats per code during which a character with known times is sung; 0 if there is none.
     """
     n_lyrics = weights.shape[-1] - READABLE_FROM
     middle = (torch.arange(weights.shape[1], device=weights.device) + 0.5) * hop

@@ -190,7 +190,7 @@ def open_state(settings: Settings, folder: Path, songs: range, resume: bool, rep
             f"{folder} holds an interrupted run, with {differs}: repeat its command with --resume to continue it, "
             "choose another --name, or delete it"
         )
-    raise UserError(f"{folder} holds this very run, interrupted: add --resume to continue it, or choose another --name")
+    raise UserError(f"{folder} holds this run, interrupted: add --resume to continue it, or choose another --name")
 
 
 def would_open(settings: Settings, folder: Path, songs: range, resume: bool, report: Silent) -> RunState | None:

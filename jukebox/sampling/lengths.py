@@ -114,7 +114,7 @@ def check_context(model: Model, sample_levels: Sequence[int], sample_length: int
     """Refuses a song that is shorter than the context of an upsampler.
 
     Args:
-        sample_length: of the song, in samples; most: what can be asked for, where there is a limit.
+        sample_length: of the song, in samples; most: what can be asked for, if there is a limit.
     """
     least = shortest_song(model, sample_levels)
     if sample_length >= least:

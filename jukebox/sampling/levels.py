@@ -141,7 +141,7 @@ class LevelMaker:
         windows = schedule(total, prior.n_ctx, hop, known)
         labels, options = self.labels[level], self.options[level]
         make = current("jukebox.sample", sample_level)
-        if make is not sample_level:  # somebody makes levels in a way of their own
+        if make is not sample_level:  # a user's function makes the levels
             kwargs = options.kwargs()
             self.zs = make(self.zs, labels, kwargs, level, prior, total, hop, self.hps)
             options.take_sizes(kwargs)

@@ -29,7 +29,7 @@ from jukebox.utils.torch_utils import empty_cache
 RESERVE = 0.9  # share of the free memory that a run plans with
 _SONGS = {"cpu": 4}  # most songs that are timed at once; 32 on other devices
 _BUDGET = 1.0  # seconds after which no further token is timed
-_PREFILL = 256  # positions whose activations are counted: the engine takes more at a time only where there is room
+_PREFILL = 256  # positions whose activations are counted: the engine takes more at a time only if there is room
 
 
 @dataclass(frozen=True)

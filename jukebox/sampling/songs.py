@@ -43,8 +43,8 @@ DEMO = {
 class Said:
     """What is said about the songs: by the run that codes come from, by the label flags, and by --metas.
 
-    `saved` and `metas` have one entry a song and start over where there are more songs; `saved` has total_length and
-    offset in samples. Where there are `lyrics`, there are `times`, in samples for each character, or None.
+    `saved` and `metas` have one entry a song and start over if there are more songs; `saved` has total_length and
+    offset in samples. If there are `lyrics`, there are `times`, in samples for each character, or None.
     `saved_length`: samples of the saved codes.
     """
 
@@ -164,7 +164,7 @@ def full_metas(
 
 
 def make_labels(model: Model, metas: list[dict[str, Any]], device: torch.device, report: Silent) -> list[Any]:
-    """Labels per level, None where there is no prior; says which names and characters a model does not know."""
+    """Labels per level, None if there is no prior; says which names and characters a model does not know."""
     labels: list[Any] = []
     told: set[str] = set()
     for level in model.levels:

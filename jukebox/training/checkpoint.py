@@ -250,7 +250,7 @@ class Saver:
             self.save(data)
 
     def save(self, data: Mapping[str, Any], keep: bool = False) -> None:
-        """Writes the state now, unless that of this very position is written already."""
+        """Writes the state now, unless that of this position is written already."""
         here = (self.training.step, dict(data))
         if self.on and self.saved != here:
             save_training(self.training, self.files, self.record, here[1], keep)

@@ -103,7 +103,7 @@ class CodesDataset(FilesAudioDataset):
         return song, offset
 
     def get_song_chunk(self, song: int, offset: int, test: bool = False) -> Any:
-        """Codes of one chunk, with its label where there are labels."""
+        """Codes of one chunk, with its label if there are labels."""
         codes = self.store.read(self._segment(song, offset), offset, self.sample_length, self.level)
         if codes is None:  # the song could not be decoded
             raise AudioError(f"{self.files[song]}: has no codes in {self.codes_dir}")
@@ -262,7 +262,7 @@ class CodesStore:
             return [], {}
 
     def read(self, segment: Segment, start: int, samples: int, level: int) -> np.ndarray | None:
-        """Codes of a piece of a segment, of `level` and those above, side by side; None where there are none of it.
+        """Codes of a piece of a segment, of `level` and those above, side by side; None if there are none of it.
 
         Args:
             start, samples: of the piece, in samples of the song; it begins at a code of the top level of the segment.

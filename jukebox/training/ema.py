@@ -235,7 +235,7 @@ def averaged_state(model: nn.Module, average: WeightAverage | None) -> dict[str,
 
 @contextlib.contextmanager
 def averaged_weights(average: WeightAverage | None) -> Iterator[None]:
-    """Gives parameters their averaged weights for a while and then the very same raw ones back.
+    """Gives parameters their averaged weights for a while and then exactly the raw ones back.
 
     Unlike two swaps this loses no digit of a half parameter's average. The raw weights wait in host memory.
     """

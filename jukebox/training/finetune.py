@@ -124,7 +124,7 @@ def match_labels(checkpoint: dict[str, Any], prior: SimplePrior) -> list[str]:
     fresh = prior.state_dict()
     if theirs is None:
         state.update({key: fresh[key].detach().clone() for key in (ARTISTS, GENRES)})
-        return ["the checkpoint's label tables are not known: the embeddings of artists and genres start afresh"]
+        return ["the checkpoint's label tables are not known: the embeddings of artists and genres start again"]
     lines = []
     tables = {
         "artist": (ARTISTS, theirs.ag_processor.artist_ids, mine.ag_processor.artist_ids),
@@ -137,5 +137,5 @@ def match_labels(checkpoint: dict[str, Any], prior: SimplePrior) -> list[str]:
         weight[list(rows)] = state[key][torch.tensor(list(rows.values()))].to(weight)
         state[key] = weight
         ids = {index for index in new.values() if index}
-        lines.append(f"{kind} names: {len(rows) - 1} of {len(ids)} known to the checkpoint, the others start afresh")
+        lines.append(f"{kind} names: {len(rows) - 1} of {len(ids)} known to the checkpoint, the others start again")
     return lines

@@ -228,7 +228,7 @@ def introduce(what: str, training: Training, batches: int, bs: int, last_step: i
 
 
 def leave_record(record: Mapping[str, Any], logger: RunLogger, files: RunFiles | None) -> None:
-    """Leaves hyper-parameters and command line in the charts, and in the run's folder where there are `files`."""
+    """Leaves hyper-parameters and command line in the charts, and in the run's folder if there are `files`."""
     text = json.dumps(record, indent=1)
     logger.text("command", record["command"])
     logger.text("hparams", f"```\n{text}\n```")

@@ -138,7 +138,7 @@ class Shards:
                 module.set_reshard_after_forward(True, recurse=False)  # type: ignore[operator]
 
     def merged_state(self, average: WeightAverage | None) -> dict[str, torch.Tensor]:
-        """The whole state dict in host memory on rank 0, tensor by tensor, with averaged weights where there are any.
+        """The whole state dict in host memory on rank 0, tensor by tensor, with averaged weights if there are any.
 
         The other processes take part and get an empty dict.
         """

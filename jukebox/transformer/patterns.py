@@ -48,7 +48,7 @@ class Pattern(ABC):
 
     Attributes:
         n_ctx: length of the context.
-        block: length of a block, n_ctx / blocks; equal to n_ctx where there are no blocks.
+        block: length of a block, n_ctx / blocks; equal to n_ctx if there are no blocks.
         spread: positions at the end of each block that represent it (summary patterns).
         prime_len: lyric characters in front of the music (lyric prefix).
         encoder_len: positions of the lyric encoder (lyric cross).

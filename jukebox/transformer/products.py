@@ -92,7 +92,7 @@ def column(pattern: Pattern, q: Tensor, k: Tensor, v: Tensor, start: int, first:
     n, h, length, d = q.shape
     b = pattern.block
     begin, end, before, after = _whole_blocks(b, start, length)
-    # [N, H, blocks * b, d] -> [N, b * H, blocks, d]: one head per column of the grid; a view where there is one head
+    # [N, H, blocks * b, d] -> [N, b * H, blocks, d]: one head per column of the grid; a view if there is one head
     q, k, v = (
         x.reshape(n, h, -1, b, d).permute(0, 3, 1, 2, 4).flatten(1, 2)
         for x in (_pad(q, before, after), _pad(k, 0, after), _pad(v, 0, after))

@@ -227,7 +227,7 @@ def import_lazily(module: str, *places: str) -> Callable[[str], Any]:
 def wait_politely() -> None:
     """Lets threads that wait for each other spin for microseconds only, then sleep; works before PyTorch is imported.
 
-    On a machine that does other work as well, spinning takes the very cores that the others need to arrive; sleeping at
+    On a machine that does other work as well, spinning takes the cores that the others need to arrive; sleeping at
     once costs where steps are short. A training step of the demo models on two cores, in seconds (VQ-VAE / prior):
 
         GNU OpenMP's own way     0.22 / 0.16 idle      0.89 / 0.60 beside a busy process

@@ -292,7 +292,7 @@ def print_once(*words: Any) -> None:
 
 
 def print_all(*words: Any) -> None:
-    """Prints on every rank, with its number in front where there are several."""
+    """Prints on every rank, with its number in front if there are several."""
     if dist_adapter.get_world_size() > 1:
         words = (f"[rank {dist_adapter.get_rank()}]", *words)
     sys.stdout.write(" ".join(map(str, words)) + "\n")  # one write, so that lines of several ranks do not mix

@@ -123,7 +123,7 @@ def at_most(samples: int, sr: int, digits: int = 3) -> str:
 
 
 def seconds_of(flags: Mapping[str, Any], flag: str) -> float | None:
-    """The value of a flag in seconds, None where it is left out."""
+    """The value of a flag in seconds, None if it is left out."""
     if flags.get(flag) is None:
         return None
     seconds = number(flag, flags[flag], above=0.0)

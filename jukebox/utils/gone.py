@@ -68,7 +68,7 @@ def gone_name(module: str, name: str) -> None:
 
 
 def gone_key(key: str) -> str:
-    """Why a hyper-parameter of old code is gone, as the end of a sentence about it; "" where there was none."""
+    """Why a hyper-parameter of old code is gone, as the end of a sentence about it; "" if there was none."""
     return f" is gone: {GONE_KEYS[key]} (docs/migrate.md)" if key in GONE_KEYS else ""
 
 

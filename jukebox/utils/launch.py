@@ -58,7 +58,7 @@ _SIGNS_OF_OTHERS = ("PMIX_RANK", "PMIX_NAMESPACE", "HYDI_CONTROL_FD", "ALPS_APP_
 
 
 def read_launch(environ: Mapping[str, str] | None = None) -> Launch:
-    """Reads what the launcher put into the environment; one process where there is none."""
+    """Reads what the launcher put into the environment; one process if there is none."""
     env = os.environ if environ is None else environ
 
     def number(name: str) -> int | None:

@@ -10,5 +10,5 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def current(module: str, function: Function) -> Function:
-    """The function under a public name, `jukebox.sample` for instance: `function`, unless somebody set another."""
+    """The function under a public name, `jukebox.sample` for instance: `function`, unless a user set another."""
     return vars(sys.modules.get(module, sys)).get(function.__name__, function)

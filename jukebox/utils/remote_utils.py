@@ -125,7 +125,7 @@ def fetch(remote_path: str, again: bool = False, progress: bool = True) -> str:
         progress: draw a bar on stderr.
 
     Raises:
-        UserError: the file cannot be had; the message says what was tried and where to put it by hand.
+        UserError: the file cannot be fetched; the message says what was tried and where to put it by hand.
     """
     path = cache_path(remote_path)
     size, sha256 = KNOWN.get(path.name, (None, None)) if _prefix(remote_path) else (None, None)
@@ -196,7 +196,7 @@ def download(
         first_wait: seconds before the second try; doubled after each.
 
     Raises:
-        UserError: it cannot be had; the message says what was tried and what to do.
+        UserError: it cannot be fetched; the message says what was tried and what to do.
     """
     path = Path(local_path)
     problems = []

@@ -40,7 +40,7 @@ class RunFiles:
         return os.path.join(self.folder, f"checkpoint_step_{step}.pth.tar")
 
     def names(self) -> list[str]:
-        """What is in the folder; nothing where there is none yet."""
+        """What is in the folder; nothing if there is none yet."""
         return os.listdir(self.folder) if os.path.isdir(self.folder) else []
 
     def checkpoints(self) -> list[str]:
@@ -49,7 +49,7 @@ class RunFiles:
         return [os.path.join(self.folder, name) for name in names]
 
     def newest(self) -> str:
-        """The checkpoint to resume from, or "" where there is none yet; forgotten temporary files are removed."""
+        """The checkpoint to resume from, or "" if there is none yet; forgotten temporary files are removed."""
         for name in self.names():
             if name.startswith(".checkpoint_") and name.endswith(".tmp"):  # of a run that was killed while it wrote
                 with contextlib.suppress(OSError):

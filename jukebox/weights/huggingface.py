@@ -141,7 +141,7 @@ def load_part(folder: str | os.PathLike[str], part: Part) -> dict[str, Tensor]:
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What config.json says; an empty dict where there is none.
+    """What config.json says; an empty dict if there is none.
 
     Raises:
         UserError: it is damaged.
@@ -232,5 +232,5 @@ def _safetensors(file: Path) -> Any:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{file} is damaged or no safetensors file ({file.stat().st_size:,} bytes): download it again ({error})"
+            f"{file} is damaged or not a safetensors file ({file.stat().st_size:,} bytes): download it again ({error})"
         ) from error

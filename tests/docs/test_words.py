@@ -53,7 +53,7 @@ def phrases(rules: str) -> list[str]:
 def found_in(text: str) -> list[str]:
     """The phrases of the table in a text, each with a few words around it."""
     words = "|".join(re.escape(phrase).replace(r"\ ", r"\s+") for phrase in phrases(RULES))
-    text = re.sub("|".join(RIGHT), "", " ".join(text.split()), flags=re.I)
+    text = re.sub(rf"\b({'|'.join(RIGHT)})\b", "", " ".join(text.split()), flags=re.I)
     return [text[max(0, match.start() - 40) : match.end() + 40] for match in re.finditer(rf"\b({words})\b", text, re.I)]
 
 

@@ -79,7 +79,7 @@ def test_rows_go_to_their_names(capsys: pytest.CaptureFixture[str]) -> None:
     path = "logs/old/checkpoint_latest.pth.tar"
     new = train(name="new", **{**LABELS, "lr": 1e-12, **new_tables}, restore_prior=path, ema=False)
     said = capsys.readouterr().out
-    assert "artist names: 2 of 4 known to the checkpoint, the others start afresh" in said
+    assert "artist names: 2 of 4 known to the checkpoint, the others start again" in said
     assert "genre names: 1 of 3 known to the checkpoint" in said
 
     def rows(checkpoint: Any, key: str) -> torch.Tensor:
@@ -140,7 +140,7 @@ def test_rows_of_unknown_tables_start_afresh(capsys: pytest.CaptureFixture[str])
     old = train(name="old", **LABELS, **tables("old", ["ann", "ben"], ["jazz", "rock"]))
     torch.save({"model": old["model"]}, "bare.pth.tar")
     train(name="new", **LABELS, **tables("new", ["ann", "ben", "eve"], ["rock", "ska"]), restore_prior="bare.pth.tar")
-    assert "label tables are not known: the embeddings of artists and genres start afresh" in capsys.readouterr().out
+    assert "label tables are not known: the embeddings of artists and genres start again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("text", "layers"), [("last_1", {2}), ("0,2", {0, 2}), ("last_3", {0, 1, 2})])

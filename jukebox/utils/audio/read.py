@@ -59,7 +59,7 @@ def load_audio(
         offset: where to start, in samples of the returned rate.
         duration: how much to return, in the same unit; None: up to the end.
         resample: False keeps the file's own rate.
-        approx: start at the packet nearest before the offset instead of the very sample: up to 0.1 s off (Ogg: 1 s),
+        approx: start at the packet nearest before the offset instead of the exact sample: up to 0.1 s off (Ogg: 1 s),
             and no time is spent on letting codecs settle.
         time_base: "samples", or "sec" for an offset and a duration in seconds.
         check_duration: refuse an offset at or after the end of the file; False returns silence there.
