@@ -26,7 +26,7 @@ dev: $(VENV)/.installed-dev ## the same with requirements-dev.txt
 sample: $(VENV)/.installed ## hear it: two songs by the demo model, and the page to play them
 	$(PY) jukebox/sample.py --model=demo --name=samples/demo --n_samples=2 --sample_length_in_seconds=10 \
 		--total_sample_length_in_seconds=10 --artist="anna bell" --genre=disco \
-		--lyrics="mila sola timi\kalu mesi loki\sama tole kisu"
+		--lyrics="mila sola timi\kalu mesi loki\sama tole kisu" --resume
 
 quickstart: $(VENV)/.installed ## train a VQ-VAE, a prior and an upsampler on a minute of made-up songs, and sample
 	$(PY) examples/quickstart.py

@@ -44,7 +44,7 @@ COMMANDS = {
     "two new songs": (
         f"jukebox/sample.py --model={VQVAE},{UPSAMPLER},{PRIOR} --name={OUT} --n_samples=2 "
         "--sample_length_in_seconds=6 --total_sample_length_in_seconds=6 --artist='anna bell' --genre=blues "
-        "--temp=0.8,0.9"
+        "--temp=0.8,0.9 --overwrite"
     ),
 }
 

@@ -125,6 +125,7 @@ FLAGS = [
     ),
     Flag("port", 29500, "where processes under mpiexec meet", "machine"),
     Flag("resume", False, "resume an interrupted run of the same name and flags", "run"),
+    Flag("overwrite", False, "replace the songs of an earlier run of the same name", "run"),
     Flag(
         "dry_run",
         False,

@@ -428,6 +428,27 @@ def test_a_copied_checkpoint_counts_as_the_same(model: str, tmp_path: Path) -> N
     assert weights_mark("https://a.b/c") == "https://a.b/c"
 
 
+def test_finished_songs_are_not_lost(finished: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished.parent / f"{finished.name}_2").mkdir()
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    offer = f"add --overwrite to replace it, or choose another --name, such as --name={finished}_3"
+    flags = dict(model=model, name=str(finished), n_samples=3)
+    with pytest.raises(UserError, match=f"holds this run, finished: {offer}$"):
+        main(**flags, **RUN)
+    with pytest.raises(UserError, match=f"holds a finished run, with seed=7, not 8: {offer}$"):
+        main(**flags, **{**RUN, "seed": 8})
+    assert main(**flags, dry_run=True, **RUN) == 0
+    assert "would be refused: " in capsys.readouterr().out
+    state = (finished / "state.pth.tar").read_bytes()
+    (finished / "state.pth.tar").unlink()  # songs that another program made
+    for resume in (False, True):
+        with pytest.raises(UserError, match=f"holds songs already, such as .*level_0/data.pth.tar: {offer}$"):
+            main(**flags, resume=resume, **RUN)
+    (finished / "state.pth.tar").write_bytes(state)
+    names = {path.name for path in before} - {finished.joinpath("state.pth.tar").name, "level_0"}
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.name in names)
+
+
 def test_a_new_run_leaves_nothing_of_an_earlier_one(finished: Path, model: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -435,14 +456,17 @@ def test_a_new_run_leaves_nothing_of_an_earlier_one(finished: Path, model: str, 
     for file in mine:
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
-    assert main(model=model, name=str(folder), n_samples=1, format="flac", **{**RUN, "seed": 8}) == 0
+    other = dict(model=model, name=str(folder), n_samples=1, format="flac", overwrite=True, **{**RUN, "seed": 8})
+    with pytest.raises(UserError, match="--resume keeps .* and --overwrite deletes"):
+        main(**other, resume=True)
+    assert main(**other) == 0
     assert all(file.read_text() == "mine" for file in mine)
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("item_*") if p not in mine}
     assert found == {f"level_{level}/{name}" for level in range(3) for name in ("item_0.flac", "item_0")}
     assert {p.name for p in folder.glob("level_2/item_0/*")} >= {"audio.flac", "align.json"}
     # A level that the new run reads from is left alone.
     up = dict(mode="upsample", codes_file=str(folder / "level_2"), hop_fraction=RUN["hop_fraction"])
-    assert main(model=model, name=str(folder), **up) == 0
+    assert main(model=model, name=str(folder), overwrite=True, **up) == 0
     assert (folder / "level_2" / "item_0.flac").exists() and not (folder / "level_0" / "item_0.flac").exists()
 
 

@@ -7,6 +7,7 @@ Change here the order of things; each step is in a file of its own.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 from collections.abc import Mapping
@@ -67,7 +68,7 @@ def run(flags: Mapping[str, Any]) -> int:
             settings = with_dtype(settings, device)
             folder = run_folder(settings, 0, launch.size)
             try_folder(folder, "name", keep=False)
-            state = would_open(settings, folder, songs, bool(flags.get("resume")), Bars())
+            state = would_open(settings, folder, songs, flags, Bars())
             known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
             make_plan(settings, songs, known, device, timed=True, report=Bars())
         return 0
@@ -141,7 +142,7 @@ def make_songs_in(
     songs = songs_of_rank(settings.n_samples, rank, size)
     settings = with_dtype(settings, device)
     report = Bars() if rank == 0 else Silent()
-    state = open_state(settings, folder, songs, bool(flags.get("resume")), report)
+    state = open_state(settings, folder, songs, flags, report)
     if state is not None and state.finished:
         report.message(f"{folder}: this run is finished, nothing is left to do")
         return 0
@@ -167,13 +168,23 @@ def state_settings(settings: Settings, songs: range) -> dict[str, Any]:
     return {**settings.fingerprint(), "songs": list(songs)}
 
 
-def open_state(settings: Settings, folder: Path, songs: range, resume: bool, report: Silent) -> RunState | None:
+def open_state(
+    settings: Settings, folder: Path, songs: range, flags: Mapping[str, Any], report: Silent
+) -> RunState | None:
     """The state to resume from, None for a new run.
 
     Raises:
-        UserError: --resume with other settings, or an interrupted run without --resume, which would be lost.
+        UserError: --resume with other settings; without it and --overwrite, a folder whose songs would be lost.
     """
+    resume = bool(flags.get("resume"))
+    if flags.get("overwrite"):
+        if resume:
+            raise UserError("--resume keeps what a run has made and --overwrite deletes it: give one of them")
+        return None
+    instead = f"add --overwrite to replace it, or choose another --name, such as --name={free_name(settings.name)}"
     if not (folder / STATE_FILE).is_file():
+        if made := made_levels(folder, settings):
+            raise UserError(f"{folder} holds songs already, such as {made[0]}: {instead}")
         if resume:
             report.message(f"{folder} holds no interrupted run: starting from the beginning")
         return None
@@ -182,33 +193,58 @@ def open_state(settings: Settings, folder: Path, songs: range, resume: bool, rep
     if resume:
         check_same(state.settings, new)
         return state
-    if state.finished or not state.begun:
+    if not state.finished and not state.begun:
         return None
     differs = difference(state.settings, new)
+    if state.finished:
+        what = f"a finished run, with {differs}" if differs else "this run, finished"
+        raise UserError(f"{folder} holds {what}: {instead}")
     if differs:
         raise UserError(
             f"{folder} holds an interrupted run, with {differs}: repeat its command with --resume to continue it, "
-            "choose another --name, or delete it"
+            f"{instead.replace(', or', ',')}, or delete it"
         )
-    raise UserError(f"{folder} holds this run, interrupted: add --resume to continue it, or choose another --name")
+    raise UserError(f"{folder} holds this run, interrupted: add --resume to continue it, {instead}")
 
 
-def would_open(settings: Settings, folder: Path, songs: range, resume: bool, report: Silent) -> RunState | None:
+def free_name(name: str) -> str:
+    """The name with the first number from 2 on that no run has."""
+    return next(
+        free
+        for free in (f"{name}_{i}" for i in itertools.count(2))
+        if not Path(free).exists() and not Path(f"{free}_rank_0").exists()
+    )
+
+
+def would_open(
+    settings: Settings, folder: Path, songs: range, flags: Mapping[str, Any], report: Silent
+) -> RunState | None:
     """The same for a plan, which only tells that the run itself would be refused."""
     try:
-        return open_state(settings, folder, songs, resume, report)
+        return open_state(settings, folder, songs, flags, report)
     except UserError as error:
-        if resume:
+        if flags.get("resume"):
             raise
         report.message(f"would be refused: {error}")
         return None
 
 
+def _inputs(settings: Settings, flags: Mapping[str, Any]) -> list[str]:
+    """The files that a run reads."""
+    names = [settings.codes_file, *settings.prompts, *(flags.get(key) for key in ("metas", "lyrics_file"))]
+    return [str(name) for name in names if name]
+
+
+def made_levels(folder: Path, settings: Settings) -> list[Path]:
+    """Data of levels in a folder that a new run would remove; one that it continues from is not among them."""
+    read = Path(settings.codes_file).resolve() if settings.codes_file else None
+    return [path for path in sorted(folder.glob("level_*/data.pth.tar")) if path.resolve() != read]
+
+
 def remove_earlier(folder: Path, settings: Settings, flags: Mapping[str, Any]) -> None:
-    """Removes what a finished run has left in the folder, so that nothing of it is left among the new songs."""
-    inputs = [settings.codes_file, *settings.prompts, *(flags.get(key) for key in ("metas", "lyrics_file"))]
+    """Removes what an earlier run has left in the folder, so that nothing of it is among the new songs."""
     (folder / STATE_FILE).unlink(missing_ok=True)
-    remove_levels(folder, [str(name) for name in inputs if name])
+    remove_levels(folder, _inputs(settings, flags))
 
 
 def clean_up(folder: Path) -> None:

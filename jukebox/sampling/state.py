@@ -14,6 +14,7 @@ Change here what is kept; bump VERSION when an older file can no longer be resum
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ from jukebox.utils.files import load_torch, save_torch
 
 VERSION = 2
 STATE_FILE = "state.pth.tar"
+SHORT = 60  # characters of a value in a message
 
 
 @dataclass
@@ -119,7 +121,7 @@ def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Refuses to resume with other settings than a run was started with.
 
     Raises:
-        UserError: names the first setting that differs and both values.
+        UserError: names the settings that differ and both values.
     """
     differs = difference(old, new)
     if differs:
@@ -127,16 +129,27 @@ def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The first setting that differs, as `KEY=OLD, not NEW`, or ""."""
-    for key in sorted({*old, *new}):
-        if old.get(key) != new.get(key):
-            return f"{key}={_short(old.get(key))}, not {_short(new.get(key))}"
-    return ""
+    """What differs, as `KEY=OLD, not NEW` with the differing part of long values in view, or ""; three of many."""
+    found = [_part(key, old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _part(key: str, old: Any, new: Any) -> str:
+    """`KEY=OLD, not NEW` of the smallest part of two values that holds the first difference and is short."""
+    if max(len(repr(old)), len(repr(new))) <= SHORT:
+        return f"{key}={old!r}, not {new!r}"
+    if isinstance(old, dict) and isinstance(new, dict):
+        inner = next(k for k in sorted({*old, *new}) if old.get(k) != new.get(k))
+        return _part(f"{key}.{inner}", old.get(inner), new.get(inner))
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        if len(old) != len(new):
+            return f"{len(old)} {key}, not {len(new)}"
+        i = next(i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
+        return _part(f"{key}[{i}]", old[i], new[i])
+    texts = [value if isinstance(value, str) else repr(value) for value in (old, new)]
+    start = max(0, len(os.path.commonprefix(texts)) - SHORT // 4)
+    shown = [f"{'...' * (start > 0)}{t[start : start + SHORT]}{'...' * (len(t) > start + SHORT)}" for t in texts]
+    return f"{key}={shown[0]!r}, not {shown[1]!r}"
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from jukebox.prior.logits import SamplingOptions
 from jukebox.sampling.options import LevelOptions
-from jukebox.sampling.state import STATE_FILE, RunState, check_same, uninterrupted
+from jukebox.sampling.state import STATE_FILE, RunState, check_same, difference, uninterrupted
 from jukebox.utils.errors import UserError
 
 
@@ -47,6 +47,17 @@ def test_settings_must_be_the_same() -> None:
         check_same({"seed": 1}, {"seed": 2})
     with pytest.raises(UserError, match=r"temp=None, not \[1.0\]"):
         check_same({}, {"temp": [1.0]})
+
+
+def test_the_differing_part_is_in_view() -> None:
+    old = {"metas": [{"artist": "a", "lyrics": "la " * 80 + "end"}], "mode": "primed", "a": 1, "b": 1, "seed": 1}
+    new = {"metas": [{"artist": "a", "lyrics": "la " * 80 + "end, and more"}], "mode": "primed", "a": 2, "b": 2}
+    assert difference(old, dict(old)) == ""
+    found = difference(old, new)
+    assert found.startswith("a=1, not 2; b=1, not 2; metas[0].lyrics='...") and found.endswith("; and 1 more")
+    assert "la end', not '..." in found and "la end, and more'" in found
+    assert difference({"metas": old["metas"]}, {"metas": old["metas"] * 3}) == "1 metas, not 3"
+    assert difference({"x": 1}, {"x": "y" * 100}) == f"x='1', not '{'y' * 60}...'"
 
 
 def test_ctrl_c_waits_for_the_write() -> None:
