@@ -41,7 +41,6 @@ from jukebox.utils.precision import torch_dtype
 from jukebox.utils.remote_utils import is_remote
 from jukebox.utils.run_files import find_checkpoint
 from jukebox.utils.torch_utils import empty_cache
-from jukebox.vqvae.bottleneck import Bottleneck
 from jukebox.vqvae.vqvae import VQVAE
 from jukebox.weights.huggingface import is_folder, load_huggingface, part_path, read_config, split_part
 from jukebox.weights.huggingface_config import config_hparams, differences
@@ -344,7 +343,7 @@ def load_vqvae(hps: Hyperparams, device: torch.device | str) -> VQVAE:
     vqvae = make_vqvae(
         Hyperparams(hps, sample_length=samples_per_code(hps.strides_t, hps.downs_t)[-1], train=False), device
     )
-    if not isinstance(vqvae.bottleneck, Bottleneck):
+    if not vqvae.bottleneck.discrete:
         raise UserError(f"{hps.restore_vqvae} was trained with use_bottleneck=False: without codes nothing is measured")
     return vqvae
 

@@ -27,7 +27,6 @@ from jukebox.utils.dist_utils import print_once
 from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.levels import samples_per_code
 from jukebox.utils.torch_utils import freeze_model
-from jukebox.vqvae.bottleneck import Bottleneck
 from jukebox.vqvae.config import ConvConfig
 from jukebox.vqvae.vqvae import VQVAE
 from jukebox.weights.checkpoints import load_checkpoint, load_weights, restore_model, restore_opt, save_checkpoint
@@ -75,15 +74,16 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
         hps.multispectral,
         multipliers=hps.hvqvae_multipliers,
         use_bottleneck=hps.use_bottleneck,
+        quantizer=hps.quantizer,
         revival_threshold=hps.revival_threshold,
         config=conv_config(hps, reverse_decoder_dilation=hps.vqvae_reverse_decoder_dilation),
     ).to(device)
     restore_model(hps, vqvae, "" if torch.device(device).type == "meta" else hps.restore_vqvae)
     if hps.train and not hps.prior:
-        if hps.restore_vqvae and isinstance(vqvae.bottleneck, Bottleneck):
-            for level, hop in enumerate(vqvae.hop_lengths):
+        if hps.restore_vqvae:
+            for block, hop in zip(vqvae.bottleneck.blocks, vqvae.hop_lengths, strict=True):
                 tokens = hps.sample_length // hop * hps.bs * get_world_size()
-                vqvae.bottleneck.level_blocks[level].restore_k(tokens, hps.revival_threshold)  # type: ignore[operator]
+                block.restore_k(tokens, hps.revival_threshold)
         vqvae.train()
     else:
         freeze_model(vqvae)

@@ -155,8 +155,7 @@ def backward(training: Training, batches: Sequence[Batch]) -> dict[str, float]:
         with training.wrapped.no_sync() if alone else contextlib.nullcontext():  # ranks meet once, at the last batch
             loss, metrics = forward(training.wrapped, batch, training.options, training.device)
             (loss * (training.scaler.scale / len(batches))).backward()
-        by_level = training.model.bottleneck.by_level if isinstance(training.model, VQVAE) else {}
-        collected.append({"loss": loss.detach(), **metrics, **by_level})
+        collected.append({"loss": loss.detach(), **metrics})
     if training.shards is not None:
         training.shards.take_gradients()
     return mean_metrics(collected)

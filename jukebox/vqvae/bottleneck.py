@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.errors import UserError
+from jukebox.vqvae.quantizer import Quantizer, QuantizerOutput
 
 # Most elements of the distance table that exists at a time (rows x codes). 2 ** 20 floats are 4 MiB, which stays in
 # cache on a CPU; an accelerator takes larger bites to fill its cores.
@@ -24,15 +25,6 @@ CHUNK_ELEMENTS = {"cpu": 2**20}
 CHUNK_ELEMENTS_ELSEWHERE = 2**25
 
 BY_LEVEL = ("usage", "entropy", "dk")  # metrics that tell one codebook's trouble, which a mean over levels would hide
-
-
-class QuantizerOutput(NamedTuple):
-    """Result of one level's bottleneck."""
-
-    codes: Tensor  # [N, L] int64 (the continuous latents in the variant without quantisation)
-    quantized: Tensor  # [N, C, L]
-    commit_loss: Tensor  # scalar
-    metrics: dict[str, Tensor]  # scalars
 
 
 def nearest_codes(x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +53,7 @@ def nearest_codes(x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     return codes, nearest.mean()
 
 
-class BottleneckBlock(nn.Module):
+class BottleneckBlock(Quantizer):
     """The codebook of one level.
 
     Args:
@@ -110,7 +102,6 @@ class BottleneckBlock(nn.Module):
             self.threshold = threshold
 
     def state_extra(self) -> dict[str, Any]:
-        """What a resumed run needs beyond the state dict: plain values and tensors."""
         copy = [None if t is None else t.detach().to("cpu", copy=True) for t in (self.k_sum, self.k_elem)]
         return {"init": self.init, "k_sum": copy[0], "k_elem": copy[1], "threshold": float(self.threshold)}
 
@@ -221,26 +212,15 @@ class BottleneckBlock(nn.Module):
         )
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents [N, C, L] -> codes [N, L] int64."""
         with torch.no_grad():
             codes, _ = nearest_codes(self.rows(x)[0], self.k)
         return codes.view(x.shape[0], x.shape[2])
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes [N, L] -> code vectors [N, emb_width, L]."""
         return F.embedding(codes, self.k).transpose(1, 2).contiguous()
 
     def forward(self, x: Tensor, update_k: bool = True) -> QuantizerOutput:
-        """Quantises latents; in training with `update_k` the codebook moves after its old vectors were used.
-
-        Args:
-            x: latents [N, C, L].
-            update_k: whether the codebook may change.
-
-        Returns:
-            codes, code vectors (their gradient goes to x unchanged), commitment loss, metrics `fit`, `pn` and in an
-            update those of `update_k`.
-        """
+        """Quantises latents; the codebook moves after its old vectors were used. Metrics: `fit`, `pn`, `update_k`'s."""
         rows, spread = self.rows(x)
         still = rows.detach()
         if update_k and not self.init:
@@ -270,25 +250,65 @@ def _codebook_loaded(block: BottleneckBlock, state_dict: dict[str, Any], prefix:
         block.init = k.is_meta or bool(k.any())
 
 
+class PassThrough(Quantizer):
+    """No quantisation: continuous latents are passed through as they are."""
+
+    discrete = False
+
+    def __init__(self, *_: Any):
+        super().__init__()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return codes
+
+    def forward(self, x: Tensor, update_k: bool = True) -> QuantizerOutput:
+        zero = x.new_zeros(())
+        return QuantizerOutput(x, x, zero, dict.fromkeys(("entropy", "usage", "used_curr", "pn", "dk"), zero))
+
+
+# The kinds by name, called with (l_bins, emb_width, mu, threshold); the hyper-parameter `quantizer` is one of them.
+QUANTIZERS: dict[str, Callable[[int, int, float, float], Quantizer]] = {"codebook": BottleneckBlock}
+
+
 class Bottleneck(nn.Module):
-    """One codebook per level.
+    """One quantizer per level.
 
     Args:
         l_bins: codes per level.
         emb_width, mu, threshold: see `BottleneckBlock`.
         levels: number of levels.
+        quantizer: the kind, one of QUANTIZERS; None passes the continuous latents through.
+
+    Attributes:
+        discrete: whether there are codes.
+
+    Raises:
+        UserError: an unknown kind.
     """
 
-    def __init__(self, l_bins: int, emb_width: int, mu: float, levels: int, threshold: float = 1.0):
+    def __init__(
+        self,
+        l_bins: int,
+        emb_width: int,
+        mu: float,
+        levels: int,
+        threshold: float = 1.0,
+        quantizer: str | None = "codebook",
+    ):
         super().__init__()
-        self.levels = levels
-        self.by_level: dict[str, Tensor] = {}  # of the last batch: metrics numbered from 1, such as usage_l1
-        self.level_blocks = nn.ModuleList(BottleneckBlock(l_bins, emb_width, mu, threshold) for _ in range(levels))
+        if quantizer is not None and quantizer not in QUANTIZERS:
+            raise UserError(f"quantizer={quantizer}: use one of {', '.join(QUANTIZERS)}")
+        kind = PassThrough if quantizer is None else QUANTIZERS[quantizer]
+        self.level_blocks = nn.ModuleList(kind(l_bins, emb_width, mu, threshold) for _ in range(levels))
+        self.levels, self.discrete = levels, all(block.discrete for block in self.blocks)
 
     @property
-    def blocks(self) -> list[BottleneckBlock]:
-        """The codebooks, level 0 first."""
-        return [cast(BottleneckBlock, block) for block in self.level_blocks]
+    def blocks(self) -> list[Quantizer]:
+        """The quantizers, level 0 first."""
+        return [cast(Quantizer, block) for block in self.level_blocks]
 
     def encode(self, xs: Sequence[Tensor], start_level: int = 0) -> list[Tensor]:
         """Latents of successive levels from `start_level` on -> their codes."""
@@ -299,49 +319,21 @@ class Bottleneck(nn.Module):
         return [block.decode(z) for block, z in zip(self.blocks[start_level:], zs, strict=False)]
 
     def forward(self, xs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], dict[str, Tensor]]:
-        """Latents of all levels -> codes, code vectors, commitment losses, metrics averaged over levels.
+        """Latents of all levels -> codes, code vectors, commitment losses, metrics.
 
-        Without training the vectors are detached and there are no metrics. `by_level` keeps some for each level.
+        In training, metrics are means over levels and, with a level's number from 1 such as `usage_l1`, those BY_LEVEL.
+        Else code vectors are detached and there are no metrics.
         """
         outputs = [block(x, update_k=self.training) for block, x in zip(self.blocks, xs, strict=True)]
-        if not self.training:
-            outputs = [output._replace(quantized=output.quantized.detach()) for output in outputs]
+        if self.discrete and not self.training:
+            outputs = [output._replace(quantized=output.quantized.detach(), metrics={}) for output in outputs]
         codes, quantized, commit_losses = ([output[i] for output in outputs] for i in range(3))
-        metrics = average_metrics([output.metrics for output in outputs]) if self.training else {}
-        self.by_level = {
-            f"{name}_l{level}": output.metrics[name]
-            for level, output in enumerate(outputs, 1)
-            for name in BY_LEVEL
-            if name in output.metrics
-        }
+        metrics = average_metrics([output.metrics for output in outputs])
+        for level, output in enumerate(outputs if self.discrete else (), 1):
+            metrics.update({f"{name}_l{level}": output.metrics[name] for name in BY_LEVEL if name in output.metrics})
         return codes, quantized, commit_losses, metrics
 
 
 def average_metrics(metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Means by key over levels."""
     return {key: torch.stack([m[key].float() for m in metrics]).mean() for key in metrics[0]}
-
-
-class NoBottleneck(nn.Module):
-    """Passes the continuous latents through; takes the place of a `Bottleneck`.
-
-    Args:
-        levels: number of levels.
-    """
-
-    def __init__(self, levels: int):
-        super().__init__()
-        self.levels = levels
-        self.by_level: dict[str, Tensor] = {}
-        self.blocks: list[BottleneckBlock] = []
-
-    def encode(self, xs: Sequence[Tensor], start_level: int = 0) -> list[Tensor]:
-        return list(xs)
-
-    def decode(self, zs: Sequence[Tensor], start_level: int = 0) -> list[Tensor]:
-        return list(zs)
-
-    def forward(self, xs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor], dict[str, Tensor]]:
-        zero = xs[0].new_zeros(())
-        metrics = {name: zero for name in ("entropy", "usage", "used_curr", "pn", "dk")}
-        return list(xs), list(xs), [zero for _ in xs], metrics

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.levels import calculate_strides, samples_per_code
-from jukebox.vqvae.bottleneck import Bottleneck, NoBottleneck
+from jukebox.vqvae.bottleneck import Bottleneck
 from jukebox.vqvae.config import ConvConfig
 from jukebox.vqvae.cpu.tiling import TiledDecoder, TiledEncoder
 from jukebox.vqvae.encdec import Encoder
@@ -39,8 +39,8 @@ class VQVAE(nn.Module):
         commit, spectral, multispectral: weights of the commitment and spectral losses.
         multipliers: per level, factor on width and depth of its encoder and decoder; None is 1 everywhere.
         more: by name, `use_bottleneck` (quantise; False passes the continuous latents through), `revival_threshold` (a
-            code whose running count falls below it is replaced by a random encoder output), and values of the residual
-            stacks' `ConvConfig`, or `config`, a whole one.
+            code whose running count falls below it is replaced by a random encoder output), `quantizer` (one of
+            QUANTIZERS), and values of the residual stacks' `ConvConfig`, or `config`, a whole one.
 
     Attributes:
         downs_t, strides_t, levels, l_bins: as given.
@@ -94,6 +94,7 @@ class VQVAE(nn.Module):
             )
 
         use_bottleneck, threshold = more.pop("use_bottleneck", True), more.pop("revival_threshold", 1.0)
+        quantizer = more.pop("quantizer", "codebook")
         config = ConvConfig.of(**more)
 
         def stages(level: int) -> tuple[int, int, Sequence[int], Sequence[int], ConvConfig]:
@@ -102,9 +103,7 @@ class VQVAE(nn.Module):
 
         self.encoders = nn.ModuleList(TiledEncoder(*stages(level)) for level in range(levels))
         self.decoders = nn.ModuleList(TiledDecoder(*stages(level)) for level in range(levels))
-        self.bottleneck: Bottleneck | NoBottleneck = (
-            Bottleneck(l_bins, emb_width, mu, levels, threshold) if use_bottleneck else NoBottleneck(levels)
-        )
+        self.bottleneck = Bottleneck(l_bins, emb_width, mu, levels, threshold, quantizer if use_bottleneck else None)
 
     # ------------------------------------------------------------------------------------------ codes
 
@@ -236,7 +235,7 @@ class VQVAE(nn.Module):
 
     def state_extra(self) -> list[dict[str, Any]]:
         """Codebook averages per level, which the state dict does not hold: save them beside it to resume exactly."""
-        return [block.state_extra() for block in self.bottleneck.blocks]
+        return [extra for block in self.bottleneck.blocks if (extra := block.state_extra())]
 
     def load_extra(self, extra: Sequence[Mapping[str, Any]]) -> None:
         """Takes up what `state_extra` gave; call it after `load_state_dict`.
@@ -244,7 +243,7 @@ class VQVAE(nn.Module):
         Raises:
             UserError: other levels or shapes than this model has.
         """
-        blocks = self.bottleneck.blocks
+        blocks = [block for block in self.bottleneck.blocks if block.state_extra()]
         if len(extra) != len(blocks):
             raise UserError(f"the checkpoint holds {len(extra)} codebooks, this model has {len(blocks)}: check levels")
         for block, state in zip(blocks, extra, strict=True):

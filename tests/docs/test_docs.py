@@ -32,6 +32,7 @@ from jukebox.utils.files import load_torch
 from jukebox.utils.label_row import SIGNALS, LabelRow
 from jukebox.utils.launch import read_launch
 from jukebox.utils.sample_utils import schedule
+from jukebox.vqvae.bottleneck import QUANTIZERS
 from jukebox.vqvae.loss_kinds import LOSS_KINDS
 from jukebox.vqvae.losses import RECONSTRUCTION, TERMS
 
@@ -186,7 +187,17 @@ def test_rates_of_the_models() -> None:
 @pytest.fixture
 def tables() -> Any:
     """What examples add to the tables of the package is taken out again."""
-    filled: list[Any] = [HPARAMS_REGISTRY, MODELS, KINDS, ORDERS, PRODUCTS, TERMS, RECONSTRUCTION, DESCRIPTIONS]
+    filled: list[Any] = [
+        HPARAMS_REGISTRY,
+        MODELS,
+        KINDS,
+        ORDERS,
+        PRODUCTS,
+        QUANTIZERS,
+        TERMS,
+        RECONSTRUCTION,
+        DESCRIPTIONS,
+    ]
     filled += [SIGNALS, DEFAULTS["vqvae"]]
     known = [(table, dict(table)) for table in filled]
     options, flags, kinds = logits.SamplingOptions, list(sample.FLAGS), list(LOSS_KINDS)

@@ -16,7 +16,7 @@ from torch import Tensor
 from jukebox.utils.errors import UserError
 from jukebox.utils.launch import leave_job
 from jukebox.vqvae import bottleneck
-from jukebox.vqvae.bottleneck import Bottleneck, BottleneckBlock, NoBottleneck, nearest_codes
+from jukebox.vqvae.bottleneck import Bottleneck, BottleneckBlock, nearest_codes
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -275,13 +275,14 @@ def test_levels_report_means_and_detach_without_training() -> None:
         twin.load_extra(block.state_extra())
     codes, quantized, losses, metrics = levels(xs)
     separate = [twin(x) for twin, x in zip(twins, xs, strict=True)]
-    assert set(metrics) == {"fit", "pn", "entropy", "used_curr", "usage", "dk"}
-    for key in metrics:
+    means = {"fit", "pn", "entropy", "used_curr", "usage", "dk"}
+    by_level = {f"{key}_l{level}" for key in ("usage", "entropy", "dk") for level in (1, 2)}
+    assert set(metrics) == means | by_level
+    for key in means:
         torch.testing.assert_close(metrics[key], torch.stack([s.metrics[key].float() for s in separate]).mean())
-    assert set(levels.by_level) == {f"{key}_l{level}" for key in ("usage", "entropy", "dk") for level in (1, 2)}
-    for key, value in levels.by_level.items():
+    for key in by_level:
         name, _, level = key.rpartition("_l")
-        assert value == separate[int(level) - 1].metrics[name]
+        assert metrics[key] == separate[int(level) - 1].metrics[name]
     assert all(q.requires_grad for q in quantized) and all(loss.requires_grad for loss in losses)
     before = [block.k.clone() for block in levels.blocks]
     _, quantized, _, metrics = levels.eval()(xs)
@@ -292,11 +293,24 @@ def test_levels_report_means_and_detach_without_training() -> None:
 
 def test_without_a_bottleneck_latents_pass() -> None:
     xs = [torch.randn(1, 5, 4, requires_grad=True)]
-    none = NoBottleneck(1)
+    none = Bottleneck(12, 5, 0.8, levels=1, quantizer=None)
     codes, quantized, losses, metrics = none(xs)
     assert quantized[0] is xs[0] and codes[0] is xs[0] and losses == [0]
     assert set(metrics) == {"entropy", "usage", "used_curr", "pn", "dk"} and not any(metrics.values())
-    assert none.decode(none.encode(xs))[0] is xs[0]
+    assert none.decode(none.encode(xs))[0] is xs[0] and not none.discrete
+
+
+def test_nobody_outside_knows_a_kind() -> None:
+    """So that a new one touches its own file and QUANTIZERS."""
+    package = Path(bottleneck.__file__).parents[1]
+    outside = [path for path in package.rglob("*.py") if "vqvae" not in path.relative_to(package).parts]
+    assert len(outside) > 50
+    assert not [path for path in outside if "Bottleneck" in path.read_text(encoding="utf-8")]
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UserError, match="quantizer=lookup: use one of codebook"):
+        Bottleneck(12, 5, 0.8, levels=1, quantizer="lookup")
 
 
 # ------------------------------------------------------------------------------------------- several processes

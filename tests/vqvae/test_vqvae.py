@@ -214,6 +214,11 @@ def test_models_that_cannot_work_are_refused(changes: dict[str, Any], message: s
         build(**changes)
 
 
+def test_a_misspelt_keyword_is_refused() -> None:
+    with pytest.raises(TypeError, match="dept"):
+        build(dept=3)
+
+
 def test_without_a_bottleneck_audio_passes_continuously() -> None:
     model = build(use_bottleneck=False).train()
     x = torch.randn(2, 2048, 1)
