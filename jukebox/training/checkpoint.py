@@ -161,7 +161,7 @@ def restore_training(training: Training, checkpoint: Mapping[str, Any], folder: 
     settings = [{k: v for k, v in group.items() if k != "params"} for group in training.optimizer.param_groups]
     if checkpoint.get("shards"):
         shards = checkpoint["shards"]
-        load_shards(training, os.path.join(folder, shards["folder"]), shards, int(checkpoint["step"]))
+        load_shards(training, folder, shards, int(checkpoint["step"]))
     else:
         restore_whole(training, checkpoint)
     for group, own in zip(training.optimizer.param_groups, settings, strict=True):

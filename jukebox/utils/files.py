@@ -172,6 +172,18 @@ def only_writer(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
         os.close(handle)
 
 
+def path_inside(folder: str | os.PathLike[str], name: Any) -> str:
+    """The path of a file that another file names, in a folder.
+
+    Raises:
+        UserError: the name leads elsewhere.
+    """
+    text = str(name)
+    if not text or text in (".", "..") or set(text) & set("/\\\0:"):
+        raise UserError(f"{text[:100]!r} is not a name in the folder")
+    return os.path.join(folder, text)
+
+
 def link_or_copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     """Makes a finished file appear under a second name as well, atomically; a copy only where links do not exist."""
     path = os.path.abspath(os.fspath(path))
@@ -216,9 +228,9 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
     Raises:
         UserError: no such file, a damaged one, or one that holds more than tensors and plain types.
     """
-    import pickle
-
     import torch
+
+    from jukebox.utils.safe_load import load_pickled
 
     path = os.fspath(path)
     if not os.path.isfile(path):
@@ -233,19 +245,36 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     whole = zipfile.is_zipfile(path)  # the older format is a bare pickle, which cannot be mapped
     try:
-        return torch.load(path, map_location=map_location, mmap=mmap and whole, weights_only=True)
+        return load_pickled(path, map_location, mmap and whole)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         text = str(error)
         if "allocate" in text or "deserialize object on" in text:  # no memory, or no such device: the file is well
             raise
-        if whole and isinstance(error, pickle.UnpicklingError) and "nsupported" in text:
-            raise UserError(
-                f"{path} holds Python objects other than tensors and plain types, which could run code when loaded; "
-                "save it again as a dict of tensors, numbers and strings"
-            ) from error
-        raise UserError(
-            f"{path} is damaged or not a PyTorch file ({os.path.getsize(path):,} bytes): "
-            "give a .pth.tar file; if this was one, fetch it again or use an older checkpoint"
-        ) from error
+        raise UserError(_why_not_loaded(path, text)) from error
+
+
+def _why_not_loaded(path: str, error: str) -> str:
+    """Whether a file that PyTorch refuses is damaged, or holds what is not read."""
+    from jukebox.utils.safe_load import OBJECTS, find_refused
+
+    if OBJECTS in error:
+        return f"{path} holds {OBJECTS}: save it again as a dict of tensors, numbers and strings"
+    with contextlib.suppress(Exception):  # of a damaged file, anything
+        refused, protocol = find_refused(path)
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        if refused:
+            return (
+                f"{path} holds Python objects other than tensors and plain types, which could run code when loaded: "
+                f"{'; '.join(refused[:3])}{more}; save it again as a dict of tensors, numbers and strings"
+            )
+        if protocol > 2:
+            return (
+                f"{path} was written with pickle_protocol={protocol}, which is not read: save it again with torch.save "
+                "as it is by default"
+            )
+    return (
+        f"{path} is damaged or not a PyTorch file ({os.path.getsize(path):,} bytes): "
+        "give a .pth.tar file; if this was one, fetch it again or use an older checkpoint"
+    )

@@ -7,7 +7,9 @@ here what a file may look like; which modules there are is in `make_models.py`, 
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -52,7 +54,33 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(checkpoint.get("model"), dict):
         found = ", ".join(map(str, list(checkpoint)[:8])) or "nothing"
         raise UserError(f"{local} holds no checkpoint: expected the weights under 'model', found {found}")
+    _tidy(checkpoint, local)
     return checkpoint
+
+
+def _tidy(checkpoint: dict[str, Any], path: str) -> None:
+    """Makes hyper-parameters a dict and counts of steps whole numbers, in place.
+
+    Raises:
+        UserError: they are something else, or there are other things than tensors among the weights.
+    """
+    if isinstance(checkpoint.get("hps"), (Namespace, SimpleNamespace)):
+        checkpoint["hps"] = dict(vars(checkpoint["hps"]))
+    if checkpoint.get("hps") is not None and not isinstance(checkpoint["hps"], dict):
+        raise UserError(f"{path}: 'hps' is a {type(checkpoint['hps']).__name__}, not a dict of hyper-parameters")
+    for key, value in checkpoint["model"].items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise UserError(f"{path}: {key!r} among the weights is a {type(value).__name__}, not a tensor with a name")
+    for key in ("step", "skipped"):
+        if key in checkpoint:
+            checkpoint[key] = _count(checkpoint[key], key, path)
+
+
+def _count(value: Any, key: str, path: str) -> int:
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 2**53 or number % 1:
+        raise UserError(f"{path}: {key}={str(value)[:40]} is not a number of steps; save it with a whole number from 0")
+    return int(number)
 
 
 def save_checkpoint(
