@@ -7,7 +7,7 @@ judges every head that looks at lyrics. The arithmetic is in `sampling/alignment
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -18,7 +18,11 @@ from jukebox.utils.flag_values import choice, device_name
 from jukebox.utils.precision import DTYPES, torch_dtype, usual_dtype
 
 if TYPE_CHECKING:
-    from jukebox.sampling.alignment import get_alignment, rank_heads
+    import numpy as np
+
+    from jukebox.hparams import Hyperparams
+    from jukebox.prior.prior import SimplePrior
+    from jukebox.sampling.alignment import HeadScore, get_alignment, rank_heads
 else:
     __getattr__ = import_lazily(__name__, "sampling.alignment")
 
@@ -87,7 +91,9 @@ def main(
     lazy = found.prior(count - 1, found.vqvae(z.shape[1] * top.hop, "meta"), torch_device, dtype)
     zs, kind = [z] * count, torch_dtype(dtype)
 
-    def work(prior: Any) -> Any:
+    assert lazy is not None
+
+    def work(prior: "SimplePrior") -> tuple["HeadScore | None", list["np.ndarray"]]:
         best = None
         if find:
             scores = rank_heads(zs, labels, prior, False, hps, kind)
@@ -118,7 +124,7 @@ def finished_levels(logdir: str) -> list[Path]:
     return levels
 
 
-def table(scores: list[Any]) -> str:
+def table(scores: list["HeadScore"]) -> str:
     """The ranking of heads, the best first."""
     lines = [f"{'layer':>5} {'head':>5} {'score':>7} {'linear':>7} {'sharp':>7} {'mass':>7}"]
     for s in scores:
@@ -126,7 +132,7 @@ def table(scores: list[Any]) -> str:
     return "\n".join(lines)
 
 
-def rewrite(folder: Path, alignments: list[Any], hps: Any) -> None:
+def rewrite(folder: Path, alignments: list["np.ndarray"], hps: "Hyperparams") -> None:
     """Puts alignments into a level's data file and page."""
     import torch
 
@@ -139,7 +145,7 @@ def rewrite(folder: Path, alignments: list[Any], hps: Any) -> None:
     save_html(folder, data["x"], data["zs"], data["labels"][-1], alignments, hps)
 
 
-def draw(path: Path, alignments: list[Any]) -> Path:
+def draw(path: Path, alignments: list["np.ndarray"]) -> Path:
     """Draws the alignment of the first song that has lyrics: time to the right, lyrics downwards."""
     from jukebox.save_html import alignment_picture
     from jukebox.utils.files import atomic_write
@@ -149,7 +155,7 @@ def draw(path: Path, alignments: list[Any]) -> Path:
     return path
 
 
-def keep(model: str, checkpoint: str, best: Any) -> str:
+def keep(model: str, checkpoint: str, best: "HeadScore") -> str:
     """Writes the choice into the hyper-parameters of the prior's checkpoint; returns what to say about it."""
     from jukebox.hparams import setup_hparams
     from jukebox.make_models import MODELS

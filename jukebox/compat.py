@@ -27,11 +27,11 @@ class FP16FusedAdam(Adam):
         super().__init__(params, *args, **{**options, "half_state": True})
 
 
-def _whole(hps: Any) -> Hyperparams:
+def _whole(hps: object) -> Hyperparams:
     return Hyperparams({**all_defaults(), **take_hparams(hps)})
 
 
-def get_optimizer(model: nn.Module, hps: Any) -> tuple[torch.optim.Optimizer, Schedule, LossScaler]:
+def get_optimizer(model: nn.Module, hps: object) -> tuple[torch.optim.Optimizer, Schedule, LossScaler]:
     """(optimizer, learning-rate schedule, loss scaler) of a model, resumed from the checkpoint it was restored from."""
     hps = _whole(hps)
     optimizer, _ = make_optimizer([p for p in model.parameters() if p.requires_grad], pick(OptimizerOptions, hps))
@@ -40,13 +40,13 @@ def get_optimizer(model: nn.Module, hps: Any) -> tuple[torch.optim.Optimizer, Sc
     return optimizer, schedule, make_scaler(hps.fp16, hps.fp16_loss_scale, hps.fp16_scale_window)
 
 
-def get_ema(model: nn.Module, hps: Any) -> WeightAverage | None:
+def get_ema(model: nn.Module, hps: object) -> WeightAverage | None:
     """The average of a model's weights that the hyper-parameters ask for, without a warm-up as ever."""
     options = replace(pick(AverageOptions, _whole(hps)), ema_warmup=False)
     return make_ema(model.parameters(), options, dist.get_world_size())
 
 
-def get_ddp(model: nn.Module, hps: Any) -> nn.Module:
+def get_ddp(model: nn.Module, hps: object) -> nn.Module:
     """The model as it is called in training, with the model itself as `module`."""
     device = next(model.parameters()).device
     if dist.get_world_size() == 1:

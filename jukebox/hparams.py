@@ -812,7 +812,7 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
     return hps
 
 
-def take_hparams(hps: Any, *more: str) -> Hyperparams:
+def take_hparams(hps: object, *more: str) -> Hyperparams:
     """The hyper-parameters that an object of any class has: a dict, a namespace, or a custom class.
 
     Args:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -34,6 +34,7 @@ from jukebox.make_models import (
     make_prior,
     make_vqvae,
 )
+from jukebox.prior.prior import SimplePrior
 from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.levels import samples_per_code
@@ -133,7 +134,7 @@ class Model:
         paths.update({f"level_{i}": found.hps.restore_prior for i in levels if (found := self.levels[i]) is not None})
         return {f"weights_of_{part}": weights_mark(path) for part, path in paths.items()}
 
-    def prior(self, level: int, vqvae: Any, device: torch.device, dtype: str = "fp32") -> LazyPrior | None:
+    def prior(self, level: int, vqvae: VQVAE, device: torch.device, dtype: str = "fp32") -> LazyPrior | None:
         """The prior of a level, to be loaded when it is needed."""
         found = self.levels[level]
         return None if found is None else LazyPrior(found, len(self.levels), vqvae, device, dtype)
@@ -153,7 +154,7 @@ class KeptModel(Model):
             self._parts[str(device)] = super().vqvae(self.hops[-1], device)
         return self._parts[str(device)]
 
-    def prior(self, level: int, vqvae: Any, device: torch.device, dtype: str = "fp32") -> LazyPrior | None:
+    def prior(self, level: int, vqvae: VQVAE, device: torch.device, dtype: str = "fp32") -> LazyPrior | None:
         """The prior of a level, the same at every call."""
         found, key = self.levels[level], (level, str(device), dtype)
         if found is not None and key not in self._parts:
@@ -196,14 +197,14 @@ class LazyPrior:
         dtype: `fp32`, `fp16` or `bf16`: type of its matrices and of the arithmetic.
     """
 
-    def __init__(self, level: Level, levels: int, vqvae: Any, device: torch.device, dtype: str) -> None:
+    def __init__(self, level: Level, levels: int, vqvae: VQVAE, device: torch.device, dtype: str) -> None:
         self.of, self.levels, self._vqvae, self.device, self.dtype = level, levels, vqvae, device, dtype
         self.level, self.n_ctx, self.n_tokens = level.level, level.n_ctx, level.n_tokens
         self.raw_to_tokens, self.sample_length = level.hop, level.sample_length
         self.labeller = level.labeller
         self.alignment_layer, self.alignment_head = level.hps.alignment_layer, level.hps.alignment_head
 
-    def load(self) -> Any:
+    def load(self) -> SimplePrior:
         """The prior with its weights, on its device; the caller drops it when done."""
         with _NoInit():  # every number comes from the checkpoint
             prior = make_prior(self.of.hps, self._vqvae, "cpu", self.labeller)
@@ -219,12 +220,15 @@ class LazyPrior:
             return self._vqvae.decode(zs, start_level=start_level, end_level=self.levels, bs_chunks=bs_chunks)
 
 
+Prior: TypeAlias = SimplePrior | LazyPrior  # what samplers are given
+
+
 class KeptPrior(LazyPrior):
     """A prior that is read once; between uses it is in host memory."""
 
-    _kept: Any = None
+    _kept: SimplePrior | None = None
 
-    def load(self) -> Any:
+    def load(self) -> SimplePrior:
         if self._kept is None:
             self._kept = super().load()
         return self._kept.to(self.device)
@@ -234,7 +238,7 @@ class KeptPrior(LazyPrior):
             self._kept.to("cpu")
 
 
-def use_prior(prior: Any, device: torch.device, work: Callable[[Any], Result]) -> Result:
+def use_prior(prior: Prior, device: torch.device, work: Callable[[SimplePrior], Result]) -> Result:
     """Calls `work` with a prior that is on the device, and makes sure that it leaves the device afterwards.
 
     Args:
@@ -259,7 +263,7 @@ def use_prior(prior: Any, device: torch.device, work: Callable[[Any], Result]) -
         empty_cache()
 
 
-def bare_prior(level: Level, vqvae: Any) -> Any:
+def bare_prior(level: Level, vqvae: VQVAE) -> SimplePrior:
     """The prior without memory, to count its parts."""
     hps = Hyperparams(level.hps, train=False)
     with torch.device("meta"), _NoInit():

@@ -28,8 +28,11 @@ from jukebox.utils.flag_values import (
 from jukebox.utils.progress import progress_bar, write_line
 
 if TYPE_CHECKING:
+    import torch
+
     from jukebox.features.activations import AudioWindow, Extractor
     from jukebox.features.feature_writer import FeatureWriter
+    from jukebox.loaders import Model
 else:
     __getattr__ = import_lazily(__name__, "features.activations", "features.feature_writer")
 
@@ -140,7 +143,7 @@ def main(**flags: Any) -> int:
 
 
 def make_features(
-    model: Any,
+    model: "Model",
     settings: dict[str, Any],
     folder: Path,
     out: Path,
@@ -148,7 +151,7 @@ def make_features(
     done: dict[str, str],
     batch: int | None,
     rank: int,
-    device: Any,
+    device: "torch.device",
     damaged: str,
 ) -> int:
     """Makes the features of one process's share of the files, and says at the end what became of them."""

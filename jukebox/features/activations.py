@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from jukebox.loaders import Model
+from jukebox.data.labels import Labeller
+from jukebox.loaders import Level, Model
 from jukebox.utils.errors import UserError
 from jukebox.utils.precision import torch_dtype
 
@@ -75,7 +75,7 @@ class Extractor:
         self._ids = self._label_ids(artist, genre)
         self._dtype = torch_dtype(dtype)
         top = model.hops[-1]
-        self._vqvae: Any = model.vqvae(math.ceil(self.n_ctx * self.hop / top) * top, device)
+        self._vqvae = model.vqvae(math.ceil(self.n_ctx * self.hop / top) * top, device)
         lazy = model.prior(level, self._vqvae, device, dtype)
         assert lazy is not None
         self._prior, self.release = lazy.load(), lazy.release
@@ -91,11 +91,9 @@ class Extractor:
         if artist or genre:
             lines = labeller.unknown_names(artist, genre)
             self.notices += [line for line in lines if (artist if line.startswith("artist") else genre)]
-        names: Any = getattr(labeller, "ag_processor", None)
-        return (
-            names.get_artist_id(artist) if artist else 0,
-            names.get_genre_ids(genre) if genre else [0],
-        )
+        assert isinstance(labeller, Labeller)
+        names = labeller.ag_processor
+        return names.get_artist_id(artist) if artist else 0, names.get_genre_ids(genre) if genre else [0]
 
     def labels(self, window: AudioWindow) -> Tensor | None:
         """The label row [1, ...] of a window: its place in the file, the labels of all files, no lyrics.
@@ -111,7 +109,8 @@ class Extractor:
             total = min(max(total, math.ceil(self.hps.min_duration * self.sr)), longest - self.hop)
             offset = min(offset, longest - sample_length)
         offset = max(0, min(offset, total - 1))
-        labeller: Any = self._of.labeller
+        labeller = self._of.labeller
+        assert isinstance(labeller, Labeller)
         artist, genres = self._ids
         return labeller.get_y_from_ids(artist, genres, [0] * self._of.n_tokens, total, offset)[None].to(self.device)
 
@@ -134,13 +133,13 @@ class Extractor:
         codes, x_conds, y_conds, lyrics = [], [], [], []
         longest = max(len(window.audio) for window in windows) // self.hop
         for window in windows:
-            z, *above = self._vqvae.encode(
+            own, *above = self._vqvae.encode(
                 window.audio[None].to(self.device),
                 start_level=self.level,
                 end_level=min(self.level + 2, self._vqvae.levels),
             )
             x_cond, y_cond, prime = self._prior.get_cond(above, self.labels(window))
-            codes.append(_fit(z, longest))
+            codes.append(_fit(own, longest))
             x_conds.append(None if x_cond is None else _fit(x_cond, longest))
             y_conds.append(y_cond)
             lyrics.append(prime)
@@ -148,6 +147,7 @@ class Extractor:
         assert z is not None
         merged, model = self._prior.merged, self._prior.prior
         if merged is not None:
+            assert prime is not None
             z, x_cond = merged.merge(prime, z), merged.conditioning(x_cond, len(windows), model.width, self.device)
         encoder_kv = self._prior.get_encoder_kv(prime, dtype=self._dtype)
         first = 0 if merged is None else merged.n_lyrics
@@ -155,7 +155,7 @@ class Extractor:
             yield layer, h[:, first:]
 
 
-def check_layers(model: Model, level: int, layers: Sequence[int]) -> Any:
+def check_layers(model: Model, level: int, layers: Sequence[int]) -> Level:
     """The level of a model, if it and the layers exist.
 
     Raises:

@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from jukebox.training.ema import CPUEMA, WeightAverage
 
+if TYPE_CHECKING:
+    from apex.optimizers import FusedAdam
+
+ScaledOptimizer: TypeAlias = "Adam | FusedAdam"  # their `step` takes `scale`
 CHUNK = 2**25  # elements updated at a time: temporaries stay at a few hundred megabytes, whatever the model
 HALF_MAX = 65504.0  # largest number in half precision
 
@@ -179,7 +183,7 @@ class OptimizerOptions:
 
 def make_optimizer(
     params: Iterable[torch.nn.Parameter], options: OptimizerOptions, fused: bool = True
-) -> tuple[torch.optim.Optimizer, str]:
+) -> tuple[ScaledOptimizer, str]:
     """Builds the optimizer of a run.
 
     Args:
@@ -188,7 +192,7 @@ def make_optimizer(
         fused: take `apex.optimizers.FusedAdam` where it can be imported.
 
     Returns:
-        (optimizer, its name for the log). Its `step` takes `scale`.
+        (optimizer, its name for the log).
     """
     values: dict[str, Any] = dict(
         lr=options.lr,

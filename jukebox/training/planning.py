@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jukebox.hparams import Hyperparams, pick
 from jukebox.make_models import build_prior, make_vqvae
+from jukebox.prior.autoregressive import ConditionalAutoregressive2D
 from jukebox.prior.prior import SimplePrior
 from jukebox.training.finetune import freeze_all_but
 from jukebox.training.sharding import layers_to_shard
@@ -254,7 +255,9 @@ def _of_prior(prior: SimplePrior, options: PlanOptions) -> int:
     return sum(parts)
 
 
-def _one_layer(car: Any, n: int, length: int, width: int, kv: Any, dtype: torch.dtype) -> int:
+def _one_layer(
+    car: ConditionalAutoregressive2D, n: int, length: int, width: int, kv: Tensor | None, dtype: torch.dtype
+) -> int:
     """The largest layer's, which exist while it is recomputed."""
     sizes = {0}
     kinds = {layer.attn_func: layer for layer in car.transformer.layers}

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from jukebox.hparams import Hyperparams, pick
 from jukebox.prior.prior import SimplePrior
 from jukebox.training.ema import AverageOptions, WeightAverage, averaged_weights, make_ema
-from jukebox.training.optim import OptimizerOptions, can_average, make_optimizer
+from jukebox.training.optim import OptimizerOptions, ScaledOptimizer, can_average, make_optimizer
 from jukebox.training.parallel import wrap_for_ranks
 from jukebox.training.scaler import LossScaler, clip_scale, gradient_norm, is_fit, make_scaler
 from jukebox.training.schedule import Schedule, ScheduleOptions
@@ -70,9 +71,9 @@ class Training:
     """
 
     model: TrainedModel
-    wrapped: Any  # as the model, and with `no_sync` where ranks meet
+    wrapped: nn.Module  # as the model, and with `no_sync` where ranks meet
     parameters: list[nn.Parameter]
-    optimizer: Any  # its `step` takes `scale`
+    optimizer: ScaledOptimizer
     optimizer_name: str
     schedule: Schedule
     scaler: LossScaler
@@ -134,7 +135,8 @@ def train_step(training: Training, batches: Sequence[Batch]) -> dict[str, float]
     if not skipped:
         average = training.average
         if average is not None and training.averages_itself:
-            averages = dict(zip(training.parameters, average.averages(), strict=True))
+            assert hasattr(training.optimizer, "average_into")
+            averages: dict[torch.Tensor, torch.Tensor] = dict(zip(training.parameters, average.averages(), strict=True))
             training.optimizer.average_into(averages, average.advance())
         training.optimizer.step(scale=clip_scale(grad_norm, options.clip, scale))
         if average is not None and not training.averages_itself:
@@ -149,11 +151,11 @@ def train_step(training: Training, batches: Sequence[Batch]) -> dict[str, float]
 def backward(training: Training, batches: Sequence[Batch]) -> dict[str, float]:
     """Leaves the mean gradient of the batches in the parameters, times the loss scale. Returns mean metrics."""
     training.model.train()
-    collected = []
+    model, collected = training.wrapped, []
     for i, batch in enumerate(batches):
-        alone = i < len(batches) - 1 and hasattr(training.wrapped, "no_sync")
-        with training.wrapped.no_sync() if alone else contextlib.nullcontext():  # ranks meet once, at the last batch
-            loss, metrics = forward(training.wrapped, batch, training.options, training.device)
+        more = i < len(batches) - 1  # ranks meet once, at the last batch
+        with model.no_sync() if more and isinstance(model, DistributedDataParallel) else contextlib.nullcontext():
+            loss, metrics = forward(model, batch, training.options, training.device)
             (loss * (training.scaler.scale / len(batches))).backward()
         collected.append({"loss": loss.detach(), **metrics})
     if training.shards is not None:

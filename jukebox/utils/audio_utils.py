@@ -8,7 +8,7 @@ model sees it. Losses are in `jukebox/vqvae/losses.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -31,6 +31,13 @@ __all__ = [
 BANDWIDTH_STRIDE = 16  # the bandwidth estimate reads every 16th item, or every Nth with N > 16 ranks
 
 
+class HasRate(Protocol):
+    """Hyper-parameters of any class that have a sample rate, in Hz."""
+
+    @property
+    def sr(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class StftSettings:
     """One resolution of a short-time Fourier transform, all in samples; the default is that of single losses."""
@@ -40,7 +47,7 @@ class StftSettings:
     window_size: int = 6 * 256
 
 
-def audio_preprocess(x: torch.Tensor, hps: Any, mix: torch.Tensor | None = None) -> torch.Tensor:
+def audio_preprocess(x: torch.Tensor, hps: object, mix: torch.Tensor | None = None) -> torch.Tensor:
     """Mixes a batch to mono for the VQ-VAE.
 
     Args:
@@ -66,7 +73,7 @@ def audio_preprocess(x: torch.Tensor, hps: Any, mix: torch.Tensor | None = None)
     return (mix * x[:, :, 0] + (1 - mix) * x[:, :, 1]).unsqueeze(2)
 
 
-def audio_postprocess(x: torch.Tensor, hps: Any) -> torch.Tensor:
+def audio_postprocess(x: torch.Tensor, hps: object) -> torch.Tensor:
     """What a decoder gave, ready to be written: the identity, since models work on plain samples.
 
     Args:
@@ -100,7 +107,7 @@ def stft_magnitude(x: torch.Tensor, n_fft: int, hop_length: int, window_size: in
     return spectrum.abs()
 
 
-def calculate_bandwidth(dataset: Any, hps: Any, duration: float = 600) -> dict[str, float]:
+def calculate_bandwidth(dataset: Any, hps: HasRate, duration: float = 600) -> dict[str, float]:
     """Estimates how loud a data set is, so that losses can be divided by it.
 
     Reads items rank, rank + s, rank + 2s, ... with s = max(16, number of ranks) until sr * duration samples (all

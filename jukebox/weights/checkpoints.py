@@ -10,7 +10,7 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -83,11 +83,18 @@ def _count(value: Any, key: str, path: str) -> int:
     return int(number)
 
 
+class Steps(Protocol):
+    """A learning-rate schedule."""
+
+    def step(self, step: int) -> object:
+        """Moves to a step."""
+
+
 def save_checkpoint(
     path: str | os.PathLike[str],
     hps: Mapping[str, Any],
     model: nn.Module | Mapping[str, Tensor],
-    opt: Any = None,
+    opt: torch.optim.Optimizer | Mapping[str, Any] | None = None,
     step: int = 0,
     **extra: Any,
 ) -> None:
@@ -107,7 +114,7 @@ def save_checkpoint(
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError("save_checkpoint(path, hps, model, opt, step) takes the file first; it needs no logger")
     state = model.state_dict() if isinstance(model, nn.Module) else model
-    opt_state = opt.state_dict() if hasattr(opt, "state_dict") else opt
+    opt_state = opt if opt is None or isinstance(opt, Mapping) else opt.state_dict()
     checkpoint = {
         "hps": dict(hps),
         "model": {_bare(key): value.detach() for key, value in state.items()},
@@ -236,7 +243,7 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os
     return model
 
 
-def restore_opt(opt: Any, shd: Any, path: str | os.PathLike[str]) -> None:
+def restore_opt(opt: torch.optim.Optimizer, shd: Steps | None, path: str | os.PathLike[str]) -> None:
     """Loads optimizer state and learning-rate schedule of a checkpoint;
     an empty path or one without them does nothing.
     """
