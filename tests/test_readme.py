@@ -170,7 +170,8 @@ def test_python_blocks_register_a_model(monkeypatch: pytest.MonkeyPatch) -> None
 
 def make(target: str) -> list[list[str]]:
     """The commands that `make TARGET` would run."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    ours = ("MAKE", "MFLAGS", "PYTEST_ARGS", "VENV")  # what a `make` around this test was called with
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     words = ["make", "--no-print-directory", "-n", target]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     return [shlex.split(line) for line in done.stdout.replace("\\\n", " ").splitlines()]
