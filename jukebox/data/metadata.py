@@ -2,36 +2,36 @@
 
 For each of the three, the first that says something counts:
 
-    song.json beside song.mp3            {"artist": "...", "genre": "...", "lyrics": "..."}
-    metadata.json in the folder          {"song.mp3": {...}, "b/c.ogg": {...}} or [{"file": "song.mp3", ...}, ...]
-    metadata.csv in the folder           columns file, artist, genre, lyrics (if there is no metadata.json)
+    song.json beside song.mp3      {"artist": "...", "genre": "...", "lyrics": "..."}; also song.mp3.json
+    song.txt                       the lyrics
+    a table in the folder          metadata.json, .jsonl, .csv or .tsv (label_tables.py), then in those above it
     the file's own tags
 
-Lyrics from any of these may have times, in any dialect of `stamps.py`. Timed ones in song.lrc win over others; times
-of lower sources go to lyrics that are the same words.
+Lyrics from any of these may have times, in any dialect of `stamps.py`. Timed ones in song.lrc, .srt or .vtt win over
+others; times of lower sources go to lyrics that are the same words. Case does not matter in names of such files.
+
 Whatever is wrong with the labels of a file, the file is used with what is left, and `Notices` says so once for each
 kind of trouble. Change here where labels come from.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from jukebox.data.label_tables import TABLES, Table, canonical, find_tables, fold, read_table, stem_of
 from jukebox.data.lrc import Lyrics, fit_times, parse_lyrics
-from jukebox.utils.errors import UserError
+from jukebox.data.text_files import read_text
 from jukebox.utils.label_row import SIGNALS
 
 UNKNOWN = "unknown"
 FIELDS = ("artist", "genre", "lyrics")
-_FILE_COLUMNS = ("file", "filename", "file_name", "path", "audio")
+TIMED_FILES = (".lrc", ".srt", ".vtt")  # beside a song, the first that is there
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,18 @@ class FolderMetadata:
         lyric_line: which of several lines of lyrics on the same stamp is sung.
 
     Raises:
-        UserError: metadata.json or metadata.csv is there and cannot be read: one file for all is worth stopping for.
+        UserError: a table cannot be read: one file for all is worth stopping for. Tables below the folder are read when
+            the first file of theirs is.
     """
 
     def __init__(self, folder: str | os.PathLike[str], notices: Notices, lyric_line: int = 1) -> None:
         self.folder = Path(folder)
         self.notices = notices
         self.lyric_line = lyric_line
-        self._table = self._read_table()
+        self._listings: dict[str, dict[str, list[str]]] = {}
+        self._endings: dict[str, set[str]] = {}
+        self._tables: dict[str, Table | None] = {}
+        self._table_of("")
 
     def read(self, name: str, tags: Mapping[str, str], duration: float) -> SongLabels:
         """Labels of one file.
@@ -114,7 +118,7 @@ class FolderMetadata:
             tags: the file's own tags, names in lower case.
             duration: seconds of the song.
         """
-        sources = [self._read_sidecar(name), self._find_in_table(name), _from_tags(tags)]
+        sources = [self._read_json(name), self._read_txt(name), *self._rows_about(name), _from_tags(tags)]
         values: dict[str, str] = {}
         lyrics: list[str] = []
         for source in sources:
@@ -168,116 +172,123 @@ class FolderMetadata:
         return best
 
     def _read_lrc(self, name: str, duration: float) -> Lyrics | None:
-        path = (self.folder / name).with_suffix(".lrc")
-        if not path.is_file():
-            return None
-        content = _read_text(path)
+        content = next((text for ending in TIMED_FILES if (text := self._text_beside(name, ending)) is not None), None)
         if content is None:
-            self.notices.add("the .lrc file is not utf-8 text, and is left out", name)
             return None
         lyrics = parse_lyrics(unicodedata.normalize("NFC", content), duration, self.lyric_line)
         if lyrics.times is None:
             self.notices.add("the .lrc file has no times, its words are used without them", name)
         return lyrics if lyrics.text.strip() else None
 
-    def _read_sidecar(self, name: str) -> Mapping[str, Any]:
-        path = (self.folder / name).with_suffix(".json")
-        if not path.is_file() or path.name == "metadata.json":
+    def _read_json(self, name: str) -> Mapping[str, Any]:
+        content = self._text_beside(name, ".json")
+        if content is None:
             return {}
-        content = _read_text(path)
         try:
-            values = json.loads(content) if content is not None else None
+            values = json.loads(content)
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
             self.notices.add("the .json file beside it is not a JSON object, and is left out", name)
             return {}
-        return {str(key).strip().lower(): value for key, value in values.items()}
+        return canonical(values)
 
-    def _find_in_table(self, name: str) -> Mapping[str, Any]:
-        for key in _table_keys(name):
-            if key in self._table:
-                return self._table[key]
-        return {}
+    def _read_txt(self, name: str) -> Mapping[str, Any]:
+        return {"lyrics": self._text_beside(name, ".txt")}
 
-    def unused_rows(self, names: Iterable[str]) -> list[str]:
-        """One line if rows of the folder's table are about none of its files; else empty."""
-        used = {key for name in names for key in _table_keys(name)}
-        unused = [key for key in self._table if key not in used]
-        return [f"{len(unused)} rows of the metadata name no file here (first: {unused[0]})"] if unused else []
+    def _text_beside(self, name: str, ending: str) -> str | None:
+        """The text of a file beside a song; None if there is none, or its encoding cannot be told."""
+        path = self._beside(name, ending)
+        content = None if path is None else read_text(self.folder / path)
+        if path is not None and content is None:
+            self.notices.add(f"the {ending} file is not utf-8 text, and is left out", name)
+        return content
 
-    def _read_table(self) -> dict[str, Mapping[str, Any]]:
-        for file, reader in (("metadata.json", _json_rows), ("metadata.csv", _csv_rows)):
-            path = self.folder / file
-            if path.is_file():
-                content = _read_text(path)
-                if content is None:
-                    raise UserError(f"{path} is not utf-8 text; save it again as utf-8")
-                return {_plain_path(key): row for key, row in reader(content, path)}
-        return {}
-
-
-def _table_keys(name: str) -> tuple[str, ...]:
-    """How a table may name a file: with folders or without, with its ending or without."""
-    path = Path(name)
-    return name, path.with_suffix("").as_posix(), path.name, path.stem
-
-
-def _plain_path(name: str) -> str:
-    """A file's name as it is in a table, the way names of files are kept: composed, with slashes, without ./"""
-    return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")
-
-
-def _read_text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
+    def _beside(self, name: str, ending: str) -> str | None:
+        """The file beside a song with another ending, or with one more, whatever their case; None where none is."""
+        folder, _, base = name.rpartition("/")
+        listing = self._listing(folder)
+        if ending not in self._endings[folder]:
+            return None
+        for wanted in (base + ending, stem_of(base) + ending):
+            there = listing.get(fold(wanted), [])
+            if there and fold(wanted) not in TABLES:
+                return f"{folder}/{wanted if wanted in there else there[0]}".lstrip("/")
         return None
 
+    def _listing(self, folder: str) -> dict[str, list[str]]:
+        """The files of a folder: name without case -> names; each folder is read once."""
+        if folder not in self._listings:
+            found: dict[str, list[str]] = {}
+            try:
+                names = sorted(os.listdir(self.folder / folder))
+            except OSError:
+                names = []
+            for name in names:
+                found.setdefault(fold(name), []).append(name)
+            self._listings[folder] = found
+            self._endings[folder] = {os.path.splitext(key)[1] for key in found}
+        return self._listings[folder]
 
-def _json_rows(content: str, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    entries = values if isinstance(values, list) else []
-    rows = list(values.items()) if isinstance(values, dict) else [(_file_of(row), row) for row in entries]
-    if not isinstance(values, (dict, list)) or not all(key and isinstance(row, dict) for key, row in rows):
-        raise UserError(
-            f'{path} must be {{"song.mp3": {{"artist": ..., "genre": ..., "lyrics": ...}}, ...}}, '
-            'or a list of such entries with "file" in each'
+    def _table_of(self, folder: str) -> Table | None:
+        if folder not in self._tables:
+            there = find_tables(
+                self.folder / folder, [name for names in self._listing(folder).values() for name in names]
+            )
+            self._tables[folder] = read_table(there[0]) if there else None
+            for path in there[1:]:
+                self.notices.add(f"{path.name} is not read where {there[0].name} is", str(path))
+        return self._tables[folder]
+
+    def _rows_about(self, name: str) -> list[Mapping[str, Any]]:
+        """What tables say about a file, that of the nearest folder first."""
+        found = []
+        parts = name.split("/")
+        for n in range(len(parts) - 1, -1, -1):
+            table = self._table_of("/".join(parts[:n]))
+            row = table.find("/".join(parts[n:])) if table else None
+            if row is not None:
+                found.append(row.values)
+        return found
+
+    def unused_rows(self, names: Iterable[str]) -> list[str]:
+        """One line for each table with rows about none of the folder's files or with a file twice, and one for files
+        with labels beside no song; empty where all is used.
+        """
+        names = list(names)
+        lines: list[str] = []
+        for folder, table in self._tables.items():
+            if table is not None:
+                below = [
+                    name[len(folder) :].lstrip("/") for name in names if not folder or name.startswith(f"{folder}/")
+                ]
+                lines += table.unused(below)
+                if table.repeated:
+                    shown = "; ".join(table.repeated[:3])
+                    lines.append(
+                        f"{len(table.repeated)} rows of {table.path.name} name a file again, the last counts: {shown}"
+                    )
+        lost = self._lost_files(names)
+        if lost:
+            lines.append(f"{len(lost)} files of labels or lyrics belong to no song here: {', '.join(lost[:3])}")
+        return lines
+
+    def _lost_files(self, names: list[str]) -> list[str]:
+        """Files with labels or timed lyrics that no song has."""
+        songs: dict[str, set[str]] = {}
+        for name in names:
+            folder, _, base = name.rpartition("/")
+            songs.setdefault(folder, set()).update((fold(base), fold(stem_of(base))))
+        return sorted(
+            f"{folder}/{name}".lstrip("/")
+            for folder, known in songs.items()
+            for key, found in self._listing(folder).items()
+            for name in found
+            if key.endswith((".json", *TIMED_FILES)) and key[0] != "." and key not in TABLES
+            if stem_of(key) not in known
         )
-    return [(key, {str(name).strip().lower(): value for name, value in row.items()}) for key, row in rows]
-
-
-def _csv_rows(content: str, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    head = content.split("\n", 1)[0]
-    delimiter = max(",;\t", key=head.count)
-    rows: list[tuple[str, Mapping[str, Any]]] = []
-    try:
-        for row in csv.DictReader(StringIO(content, newline=""), delimiter=delimiter, strict=True):
-            row = {(key or "").strip().lower(): value for key, value in row.items()}
-            rows.append((_file_of(row), row))
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, row {len(rows) + 2}: {error}; look for a quotation mark without its partner"
-        ) from error
-    if not rows or not all(key for key, _ in rows):
-        raise UserError(
-            f"{path} needs the columns file, artist, genre, lyrics in its first line, and a file in each row"
-        )
-    return rows
-
-
-def _file_of(row: Any) -> str:
-    if not isinstance(row, dict):
-        return ""
-    return next((row[key] for key in _FILE_COLUMNS if isinstance(row.get(key), str) and row[key]), "")
 
 
 def _from_tags(tags: Mapping[str, str]) -> dict[str, str | None]:
     words = next((text for key, text in tags.items() if key.startswith(("lyrics", "unsyncedlyrics"))), None)
     return dict(artist=tags.get("artist") or tags.get("album_artist"), genre=tags.get("genre"), lyrics=words)
-
-
-# --------------------------------------------------------------------------------------------------- for a labeller

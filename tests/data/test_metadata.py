@@ -36,7 +36,13 @@ def test_order_of_sources_for_each_field(tmp_path: Path) -> None:
     put(tmp_path, "metadata.csv", "file,artist,genre,lyrics\nsong.mp3,Csv,csv,\n")
     assert read(tmp_path)[0] == SongLabels("Csv", "csv", "tagged words")
     put(tmp_path, "metadata.json", {"song.mp3": dict(artist="Json", genre="", lyrics=None)})
-    assert read(tmp_path)[0] == SongLabels("Json", "tags", "tagged words")
+    assert read(tmp_path) == (
+        SongLabels("Json", "tags", "tagged words"),
+        ["metadata.csv is not read where metadata.json is"],
+    )
+    (tmp_path / "metadata.csv").unlink()
+    put(tmp_path, "song.txt", "plain\nwords")
+    assert read(tmp_path)[0] == SongLabels("Json", "tags", "plain\nwords")
     put(tmp_path, "song.json", dict(artist="Side", lyrics="side\nwords", year=1999))
     assert read(tmp_path) == (SongLabels("Side", "tags", "side\nwords"), [])
 
@@ -284,7 +290,7 @@ def test_names_in_tables_are_taken_as_people_write_them(tmp_path: Path) -> None:
     reader = FolderMetadata(tmp_path, Notices())
     labels = reader.read("a.mp3", {}, 9.0)
     assert (labels.artist, labels.genre) == ("Ann Lee", "rock and roll")
-    assert reader.unused_rows(["a.mp3"]) == ["1 rows of the metadata name no file here (first: gone.mp3)"]
+    assert reader.unused_rows(["a.mp3"]) == ["1 of the 2 rows of metadata.json name no file here: row 2 'gone.mp3'"]
 
 
 def test_times_without_words_leave_other_lyrics_alone(tmp_path: Path) -> None:
