@@ -11,7 +11,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev sample quickstart demo-model docs test lint types tests quick format bench faults golden parity chromium clean
+.PHONY: help venv dev sample native compiler quickstart demo-model docs test lint types tests quick format bench faults golden parity chromium clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -23,10 +23,14 @@ dev: $(VENV)/.installed-dev ## the same with requirements-dev.txt
 	@echo "$(VENV) is ready to work on the code"
 
 # Songs of 10 s on whatever device is there; the same command is in README.md.
-sample: $(VENV)/.installed ## hear it: two songs by the demo model, and the page to play them
+sample: $(VENV)/.installed native ## hear it: two songs by the demo model, and the page to play them
 	$(PY) jukebox/sample.py --model=demo --name=samples/demo --n_samples=2 --sample_length_in_seconds=10 \
 		--total_sample_length_in_seconds=10 --artist="anna bell" --genre=disco \
 		--lyrics="mila sola timi\kalu mesi loki\sama tole kisu" --resume
+
+# Without a compiler PyTorch does the same work, slower.
+native: $(VENV)/.installed ## build the native sampler for CPUs, where there is a C++ compiler
+	@$(PY) -m jukebox.native.build
 
 quickstart: $(VENV)/.installed ## train a VQ-VAE, a prior and an upsampler on a minute of made-up songs, and sample
 	$(PY) examples/quickstart.py
@@ -47,7 +51,7 @@ lint: $(VENV)/.installed-dev ## style: ruff
 types: $(VENV)/.installed-dev ## types: mypy
 	$(PY) -m mypy
 
-tests: $(VENV)/.installed-dev chromium ## all tests: pytest (PYTEST_ARGS="-k window")
+tests: $(VENV)/.installed-dev chromium compiler ## all tests: pytest (PYTEST_ARGS="-k window")
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 quick: $(VENV)/.installed-dev ## the tests that are not marked slow
@@ -77,6 +81,10 @@ clean: ## remove .venv, caches and build files; runs and samples stay
 # The browser that the tests of the player page drive.
 chromium:
 	@sh tools/system-package.sh chromium "command -v chromium"
+
+# What the native sampler is built with.
+compiler:
+	@sh tools/system-package.sh g++ "command -v c++ || command -v g++ || command -v clang++"
 
 # Stamps say what was done, so that a second `make` is quick.
 $(VENV)/.created:

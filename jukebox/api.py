@@ -28,6 +28,7 @@ from jukebox.features.activations import Extractor, check_layers
 from jukebox.features.feature_writer import features_of
 from jukebox.loaders import KeptModel, find_model
 from jukebox.music import Reconstruction, Song, Songs
+from jukebox.prior.engine import ENGINES
 from jukebox.reconstruction.coder import Coder
 from jukebox.reconstruction.reconstructor import check_length, read_part, reconstruct_level
 from jukebox.sampling.flags import read_settings
@@ -64,6 +65,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     weights_from: str = "",
+    engine: str = "auto",
 ) -> MusicModel:
     """Finds a model. Weights are read when they are first needed, and kept as long as the model is.
 
@@ -73,6 +75,7 @@ def load(
         device: "cuda", "cuda:1", "mps" or "cpu"; None is the best there is.
         dtype: "fp16", "bf16" or "fp32"; None is fp16 on CUDA, else fp32.
         weights_from: a folder in the Hugging Face layout, with the weights of a key of MODELS.
+        engine: who draws codes: "native" (on a CPU), "eager" (PyTorch), or "auto", the faster one.
 
     Returns:
         The model; the same one as before where it is in use already.
@@ -90,8 +93,9 @@ def load(
         asked = next((name for name in DTYPES if torch_dtype(name) == dtype), dtype)
         kind = choice("dtype", str(asked), list(DTYPES)) if asked else usual_dtype(chosen)
         marks = found.marks([level.level for level in found.levels if level is not None])
-    key = (found.name, weights_from, str(chosen), kind, *marks.items())
-    return _loaded.setdefault(key, MusicModel(KeptModel(**vars(found)), chosen, kind))
+        drawer = choice("engine", engine, list(ENGINES))
+    key = (found.name, weights_from, str(chosen), kind, drawer, *marks.items())
+    return _loaded.setdefault(key, MusicModel(KeptModel(**vars(found)), chosen, kind, drawer))
 
 
 class MusicModel:
@@ -102,9 +106,11 @@ class MusicModel:
         sr: sample rate in Hz.
         hops: samples per code of each level, the finest first.
         device, dtype: where it runs, and in which type: "fp32", "fp16" or "bf16".
+        engine: who draws codes.
     """
 
-    def __init__(self, found: KeptModel, device: torch.device, dtype: str) -> None:
+    def __init__(self, found: KeptModel, device: torch.device, dtype: str, engine: str = "auto") -> None:
+        self.engine = engine
         self.name, self.sr, self.hops, self.device, self.dtype = found.name, found.sr, found.hops, device, dtype
         self._found = found
 
@@ -314,7 +320,7 @@ class MusicModel:
     def _make(self, flags: dict[str, Any], progress: Progress) -> Songs:
         """Makes the songs of the flags of `jukebox-sample`; those that are None are left out."""
         flags = {"name": "songs", **{flag: _plain(value) for flag, value in flags.items() if value is not None}}
-        settings = replace(read_settings(flags, self._found), dtype=self.dtype)
+        settings = replace(read_settings(flags, self._found), dtype=self.dtype, engine=self.engine)
         shown = {flag: value for flag, value in flags.items() if isinstance(value, (str, int, float))}
         songs, report, made = range(settings.n_samples), _Report(progress), dict[int, dict[str, Any]]()
         maker = prepare(settings, songs, Path(settings.name), shown, self.device, report)

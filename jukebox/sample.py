@@ -119,6 +119,9 @@ FLAGS = [
     Flag("seed", 0, "song number i of a seed is always drawn alike, however many are made at once", "drawing"),
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
     Flag("dtype", "", "fp16, bf16 or fp32; fp16 on CUDA, else fp32", "machine"),
+    Flag(
+        "engine", "auto", "who draws tokens: native code on a CPU, eager (PyTorch), or auto, the faster one", "machine"
+    ),
     Flag("max_batch_size", None, "songs at a time, one value or one per level; chosen from free memory", "machine"),
     Flag(
         "chunk_size", None, "given tokens in one pass, one value or one per level; as many as memory allows", "machine"

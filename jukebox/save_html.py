@@ -46,6 +46,7 @@ SETTINGS = {
     "codes_file": "Codes from",
     "sr": "Sample rate (Hz)",
     "dtype": "Number format",
+    "engine": "Engine",
 }
 
 

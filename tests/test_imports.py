@@ -18,9 +18,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 JUKEBOX = ROOT / "jukebox"
 
-# From the ground up: hparams, utils and the page; transformer, vqvae and data side by side; prior; make_models;
+# From the ground up: hparams, utils and the page; transformer, vqvae and data side by side; native; prior; make_models;
 # sampling, training, align and represent; the command lines.
-_MODELS = {"utils", "hparams", "transformer", "vqvae", "data", "prior", "make_models"}
+_MODELS = {"utils", "hparams", "transformer", "vqvae", "data", "native", "prior", "make_models"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "__init__": {"version", "utils", "api", "music"},
@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transformer": {"utils"},
     "vqvae": {"utils"},
     "data": {"utils", "hparams"},
-    "prior": {"utils", "transformer", "vqvae.config", "vqvae.cpu"},
+    "native": {"utils", "transformer"},
+    "prior": {"utils", "transformer", "vqvae.config", "vqvae.cpu", "native"},
     "weights": {"utils", "prior"},
     "make_models": _MODELS - {"make_models"} | {"weights"},
     "loaders": _MODELS | {"weights"},
@@ -51,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Names that other people's code imports, thin over the real thing. Nothing of ours imports them.
 COMPAT = {"compat.py", "checkpoints.py", "utils/ema.py", "utils/fp16.py"}
 # These run on any box that has torch and numpy: they import nothing else, wherever in the file.
-PURE = {"transformer", "vqvae", "prior"}
+PURE = {"transformer", "vqvae", "native", "prior"}
 # What a module may import while it is itself imported. All else (audio, plots, command lines) waits in the functions.
 AT_MODULE_LEVEL = {"torch", "numpy"}
 DYNAMIC = ("importlib.import_module", "import_module", "__import__")

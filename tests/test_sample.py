@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from utils.test_dist import free_port
 
 from jukebox.hparams import Hyperparams
 from jukebox.loaders import LazyPrior, Model, find_model, weights_mark
+from jukebox.native import build
 from jukebox.sample import FLAGS, _sample, ancestral_sample, main
 from jukebox.sampling import levels as levels_module
 from jukebox.sampling.report import Bars
@@ -94,6 +96,37 @@ def test_a_run_leaves_what_was_promised(finished: Path) -> None:
             assert np.allclose(wav[0], saved["x"][i, :, 0].clamp(-1, 1), atol=2**-14)
             assert (folder / f"item_{i}" / "align.json").is_file()
     assert not list(finished.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("engine", ["eager", "native"])
+def test_the_engine_is_noted_and_changes_nothing(engine: str, finished: Path, model: str, tmp_path: Path) -> None:
+    if engine == "native" and build.why_not():
+        with pytest.raises(UserError, match="--engine=native: .*; use --engine=auto"):
+            main(model=model, name=str(tmp_path / "run"), n_samples=3, **RUN, engine=engine)
+        return
+    assert main(model=model, name=str(tmp_path / "run"), n_samples=3, **RUN, engine=engine) == 0
+    assert_same(tokens(tmp_path / "run"), tokens(finished))
+    assert data(tmp_path / "run", 0)["sampling_kwargs"][0]["engine"] == engine
+    page = (tmp_path / "run" / "level_0" / "index.html").read_text(encoding="utf-8")
+    assert re.search(rf"Engine</dt>\s*<dd[^>]*>{engine}", page)
+
+
+def test_a_resumed_run_keeps_its_engine(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict(model=model, name=str(tmp_path / "run"), n_samples=1, **RUN)
+    save, left = RunState.save, [2]
+
+    def dies(self: RunState) -> None:
+        save(self)
+        left[0] -= 1
+        if not left[0]:
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "save", dies)
+        with pytest.raises(SystemExit):
+            main(**given, engine="eager")
+    assert main(**given, resume=True) == 0
+    assert data(tmp_path / "run", 0)["sampling_kwargs"][0]["engine"] == "eager"
 
 
 def test_songs_differ_and_do_not_know_each_other(finished: Path, model: str, tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
 """Sampling from an autoregressive model: take a prompt in, then one token after another.
 
-Owns the caches and the random numbers. `prefill` runs given tokens in as few passes as memory allows, `decode` draws
-new ones through `TokenStep`.
+Owns the caches and the random numbers. `prefill` runs given tokens in as few passes as memory allows; `draw` makes new
+ones, by the native library where there is one (`jukebox/native`), else by PyTorch through `TokenStep`, its twin.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from jukebox.native import build
+from jukebox.native.steps import TYPES, NativeSteps
 from jukebox.prior.autoregressive import ConditionalAutoregressive2D
 from jukebox.prior.logits import SamplingOptions, draw
 from jukebox.transformer.token_step import TokenStep
@@ -20,6 +23,36 @@ from jukebox.utils.memory import free_bytes
 Progress = Callable[[int], None]
 
 SMALL = 8_000_000  # parameters
+ENGINES = ("auto", "native", "eager")
+_PAUSE = 0.1  # seconds of native work between two looks at the keyboard
+
+
+def pick_engine(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+    """Which engine draws tokens.
+
+    Args:
+        wanted: "native", "eager", or "auto", the fastest that works.
+        device, dtype: where and in which type.
+
+    Returns:
+        ("native" or "eager", why it is not native: a few words, or nothing where it is or where "eager" was wanted).
+
+    Raises:
+        ValueError: "native" is wanted and cannot be had, or an unknown name.
+    """
+    if wanted not in ENGINES:
+        raise ValueError(f"engine={wanted}: choose one of {', '.join(ENGINES)}")
+    if wanted == "eager":
+        return "eager", ""
+    if device.type != "cpu":
+        why = f"it is for the processor, not for {device.type}"
+    elif dtype not in TYPES:
+        why = f"it has no {dtype}".replace("torch.", "")
+    else:
+        why = build.why_not()
+    if why and wanted == "native":
+        raise ValueError(f"engine=native: {why}")
+    return ("eager" if why else "native"), why
 
 
 class Engine:
@@ -30,9 +63,11 @@ class Engine:
         n: batch size N.
         x_cond: [N, L, D], [N, 1, D] or None; y_cond: [N, 1, D] or None; encoder_kv: [N, encoder length, D] or None.
         dtype: type of the transformer's activations and caches.
+        engine: who draws, see `pick_engine`.
 
     Attributes:
         position: the position that comes next.
+        engine: "native" or "eager".
     """
 
     def __init__(
@@ -43,6 +78,7 @@ class Engine:
         y_cond: Tensor | None = None,
         encoder_kv: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
+        engine: str = "auto",
     ) -> None:
         self.model, self.n = model, n
         self.x_cond, self.y_cond, self.encoder_kv = x_cond, y_cond, encoder_kv
@@ -50,7 +86,9 @@ class Engine:
         self.device = model.x_emb.weight.device
         self.caches = model.transformer.new_caches(n, dtype, self.device)
         self.position = 0
+        self.engine = pick_engine(engine, self.device, dtype)[0]
         self._token_step: TokenStep | None = None
+        self._native: NativeSteps | None = None
         self._pos_emb = model.pos_emb()
 
     def prefill(self, tokens: Tensor, chunk_size: int | None = None, get_logits: bool = False) -> Tensor | None:
@@ -107,6 +145,45 @@ class Engine:
             h = h + cond
         return h @ model.x_out.weight.t()
 
+    def draw(
+        self, tokens: Tensor, noise: Tensor, count: int, options: SamplingOptions, logits: Tensor | None = None
+    ) -> None:
+        """Draws the tokens of the next `count` positions.
+
+        Args:
+            tokens: LongTensor [n_tokens, N], a row per position: those before the next position are there.
+            noise: uniform numbers in [0, 1), the same shape; row i decides the tokens of position i.
+            logits: [count, N, K] to be filled, or None.
+        """
+        start = self.position
+        if self.engine == "native":
+            steps = self._native or self._make_native()
+            steps.draw(tokens, noise, start, count, options.temp, options.top_k, options.top_p, logits)
+            self.position += count
+            return
+        for i in range(start, start + count):
+            step_logits = self.step(tokens[i - 1] if i else None)
+            tokens[i] = draw(step_logits, options, noise[i])
+            if logits is not None:
+                logits[i - start] = step_logits
+
+    def _make_native(self) -> NativeSteps:
+        model = self.model
+        if self.position == 0 and self.encoder_kv is not None:
+            self._fill_lyric_caches()
+        self._native = NativeSteps(
+            model.transformer,
+            self.caches,
+            self.dtype,
+            model.x_out.weight,
+            model.x_emb.weight,
+            self._pos_emb,
+            model.first(self.n, self.y_cond)[:, 0],
+            self.x_cond,
+            model.add_cond_after_transformer,
+        )
+        return self._native
+
     def _fill_lyric_caches(self) -> None:
         assert self.encoder_kv is not None
         for layer, cache in zip(self.model.transformer.layers, self.caches, strict=True):
@@ -148,6 +225,7 @@ def generate(
     noise: Tensor | None = None,
     get_logits: bool = False,
     progress: Progress | None = None,
+    engine: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """Draws tokens until the sequences are n_tokens long.
 
@@ -159,7 +237,8 @@ def generate(
         noise: uniform numbers in [0, 1) [N, n_tokens]; column i decides token i. None draws them from torch's
             generator.
         get_logits: also return the logits of all positions.
-        progress: called after each position with the number of tokens that were drawn: N, one per sequence.
+        progress: called now and then with the number of tokens that were drawn since, summed over the sequences.
+        engine: who draws, see `pick_engine`.
 
     Returns:
         (tokens [N, n_tokens], logits [N, n_tokens, K] or None).
@@ -171,26 +250,29 @@ def generate(
     if not n_prompt < n_tokens <= model.input_dims:
         raise ValueError(f"{n_prompt} given and {n_tokens} wanted tokens do not fit a context of {model.input_dims}")
     options = options or SamplingOptions()
-    engine = Engine(model, n, x_cond, y_cond, encoder_kv, dtype)
-    device = engine.device
+    run = Engine(model, n, x_cond, y_cond, encoder_kv, dtype, engine)
+    device = run.device
     if noise is None:
         noise = torch.rand(n, n_tokens, device=device)
-    noise = noise.to(device).t().contiguous()  # a row per position
+    noise = noise.to(device).float().t().contiguous()  # a row per position
     tokens = torch.empty(n_tokens, n, dtype=torch.long, device=device)  # a row per position: written without copies
     logits: list[Tensor] = []
-    token: Tensor | None = None
     if prompt is not None and n_prompt:
-        given = engine.prefill(prompt, chunk_size, get_logits)
+        given = run.prefill(prompt, chunk_size, get_logits)
         tokens[:n_prompt] = prompt.t()
-        token = tokens[n_prompt - 1]
         if given is not None:
             logits.append(given)
+    count = 1
     with threads_for(model):
-        for i in range(n_prompt, n_tokens):
-            step_logits = engine.step(token)
-            token = tokens[i].copy_(draw(step_logits, options, noise[i]))
-            if get_logits:
-                logits.append(step_logits[:, None])
+        while run.position < n_tokens:
+            count = min(count, n_tokens - run.position)
+            drawn = torch.empty(count, n, model.bins, device=device) if get_logits else None
+            began = time.perf_counter()
+            run.draw(tokens, noise, count, options, drawn)
+            if drawn is not None:
+                logits.append(drawn.transpose(0, 1))
             if progress:
-                progress(n)
+                progress(n * count)
+            if run.engine == "native":
+                count = max(1, min(1024, int(count * _PAUSE / max(time.perf_counter() - began, 1e-6))))
     return tokens.t().contiguous(), torch.cat(logits, dim=1) if get_logits else None

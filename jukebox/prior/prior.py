@@ -412,6 +412,7 @@ class SimplePrior(nn.Module):
         progress: Progress | None = None,
         dtype: torch.dtype | None = None,
         options: SamplingOptions | None = None,
+        engine: str = "auto",
     ) -> Tensor:
         """Draws codes of one window.
 
@@ -424,7 +425,8 @@ class SimplePrior(nn.Module):
             chunk_size: most known positions in one pass; None as many as memory allows.
             sample_tokens: length of the result, known codes included; None is the whole window.
             noise: uniform numbers in [0, 1) [N, sample_tokens]; column i decides code i. None uses torch's generator.
-            progress: called with the number of codes that were drawn, summed over the batch.
+            progress: called now and then with the number of codes that were drawn since, summed over the batch.
+            engine: who draws: "native", "eager", or "auto", the fastest that works.
 
         Returns:
             Codes [N, sample_tokens].
@@ -462,6 +464,7 @@ class SimplePrior(nn.Module):
                     chunk_size,
                     noise,
                     progress=progress,
+                    engine=engine,
                 )
             tokens = tokens.clone()  # out of inference mode, so that callers may use it as they like
             return tokens if self.merged is None else self.merged.codes(tokens)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jukebox.loaders import Model
+from jukebox.prior.engine import ENGINES
 from jukebox.sampling.lengths import (
     check_context,
     check_something_to_do,
@@ -96,6 +97,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         chunk=_sizes("chunk_size", flags, levels),
         device=device_name(flags.get("device", "")),
         dtype="" if not flags.get("dtype") else choice("dtype", str(flags["dtype"]), list(DTYPES)),
+        engine=choice("engine", str(flags.get("engine", ENGINES[0])), list(ENGINES)),
         format=choice("format", str(flags.get("format", FORMATS[0])), FORMATS),
         notices=notices,
         remarks=remarks,

@@ -33,6 +33,7 @@ class LevelOptions:
         max_batch_size: songs at a time, None for all. This and the chunk shrink when memory runs out.
         seed: with it, every draw is a function of seed, song, level and position; None uses torch's generator.
         songs: numbers of the songs in the whole run; None counts them from 0.
+        engine: who draws, see `pick_engine` of prior/engine.py.
         more: entries of a notebook's `sampling_kwargs` that nothing here reads; they are kept.
     """
 
@@ -42,15 +43,17 @@ class LevelOptions:
     max_batch_size: int | None = None
     seed: int | None = None
     songs: Sequence[int] | None = None
+    engine: str = "auto"
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> LevelOptions:
-        """Reads `sampling_kwargs`: drawing options, fp16, dtype (its name), chunk_size, max_batch_size, seed, songs."""
+        """Reads `sampling_kwargs`: drawing options, fp16, dtype (its name), and the rest by its name here."""
         plain = {key: kwargs.get(key) for key in ("chunk_size", "max_batch_size", "seed", "songs")}
-        known = {*plain, "fp16", "dtype", *(entry.name for entry in fields(logits.SamplingOptions))}
+        known = {*plain, "fp16", "dtype", "engine", *(entry.name for entry in fields(logits.SamplingOptions))}
         more = {key: value for key, value in kwargs.items() if key not in known}
-        return cls(logits.SamplingOptions.pick(kwargs), dtype_of(kwargs), **plain, more=more)
+        engine = kwargs.get("engine") or "auto"
+        return cls(logits.SamplingOptions.pick(kwargs), dtype_of(kwargs), **plain, engine=engine, more=more)
 
     def kwargs(self) -> dict[str, Any]:
         """The same as plain values; drawing options other than the temperature only where they are not the default."""
@@ -65,6 +68,8 @@ class LevelOptions:
             values["seed"] = self.seed
         if self.songs is not None:
             values["songs"] = list(self.songs)
+        if self.engine != "auto":
+            values["engine"] = self.engine
         for entry in fields(self.drawing):
             value = getattr(self.drawing, entry.name)
             if value != entry.default:

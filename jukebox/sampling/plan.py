@@ -18,6 +18,7 @@ import torch
 from jukebox.loaders import Level, Model, bare_prior
 from jukebox.make_models import half_matrices
 from jukebox.prior.engine import Engine
+from jukebox.prior.logits import SamplingOptions
 from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.utils.errors import UserError
@@ -152,7 +153,9 @@ class Speed:
     given: float
 
 
-def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dtype: str) -> Speed:
+def measure_speed(
+    level: Level, vqvae: Any, batch: int, device: torch.device, dtype: str, engine: str = "auto"
+) -> Speed:
     """Times a shortened copy of a level's transformer on the device itself, within about two seconds.
 
     At most some songs and tokens are run; larger batches are taken to cost in proportion. On a CPU in fp16, which may
@@ -164,7 +167,7 @@ def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dt
         slow_step, slow_given, dtype = _slowdown(batch), _slowdown(8), "fp32"
     layers, depth = _shortened(level)
     hps = replace(level, hps=type(level.hps)(level.hps, prior_depth=layers))
-    model = bare_prior(hps, vqvae).prior.eval()
+    model = bare_prior(hps, vqvae).prior.eval().requires_grad_(False)
     kind = torch_dtype(dtype)
     half_matrices(model, kind)
     model.to_empty(device=device)
@@ -178,16 +181,18 @@ def measure_speed(level: Level, vqvae: Any, batch: int, device: torch.device, dt
     encoder_kv = torch.zeros(batch, model.encoder_dims, model.width, device=device) if model.encoder_dims else None
     with torch.inference_mode():
         prompt = torch.zeros(batch, given, dtype=torch.long, device=device)
-        Engine(model, batch, None, y_cond, encoder_kv, kind).prefill(prompt[:, :8])  # first calls are slow
-        engine = Engine(model, batch, None, y_cond, encoder_kv, kind)
-        prefill = _clock(device, partial(engine.prefill, prompt))
-        engine.step(prompt[:, 0])
+        Engine(model, batch, None, y_cond, encoder_kv, kind, engine).prefill(prompt[:, :8])  # first calls are slow
+        run = Engine(model, batch, None, y_cond, encoder_kv, kind, engine)
+        prefill = _clock(device, partial(run.prefill, prompt))
+        tokens, noise = prompt.new_zeros(model.input_dims, batch), torch.zeros(model.input_dims, batch, device=device)
+        one = partial(run.draw, tokens, noise, 1, SamplingOptions())
+        one()
         taken: list[float] = []
         while len(taken) < max(1, steps) and sum(taken) < _BUDGET:
-            taken.append(_clock(device, partial(engine.step, prompt[:, 0])))
+            taken.append(_clock(device, one))
     share = depth / layers
     step = sorted(taken)[len(taken) // 2] * songs / batch
-    del engine, model
+    del run, one, model
     empty_cache()
     return Speed(step * share * slow_step, prefill / given / batch * share * slow_given)
 
@@ -289,7 +294,7 @@ def level_plans(
         found = model.levels[level]
         assert found is not None
         if timed and plan.windows:
-            speed = measure_speed(found, vqvae, plan.batch, device, dtype)
+            speed = measure_speed(found, vqvae, plan.batch, device, dtype, settings.engine)
             plan = with_time(plan, speed, found.n_tokens if found.hps.single_enc_dec else 0)
         plans.append(plan)
     return plans

@@ -6,11 +6,13 @@ The command and `jukebox.load` both make songs by this. Change here what a run l
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from jukebox.prior.engine import pick_engine
 from jukebox.sampling.levels import LevelMaker, given_alignments, saved_alignments
 from jukebox.sampling.plan import make_plan
 from jukebox.sampling.prompts import load_inputs, starting_codes, starting_lengths
@@ -18,7 +20,9 @@ from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.songs import make_labels
 from jukebox.sampling.state import RunState
+from jukebox.utils.errors import UserError
 from jukebox.utils.memory import enough_memory
+from jukebox.utils.precision import torch_dtype
 
 INSTEAD = "use --device=cpu, shorter prompts or a machine with more memory"
 
@@ -45,6 +49,7 @@ def prepare(
         UserError: a level, the VQ-VAE or the prompts do not fit the memory, or a prompt cannot be read.
     """
     model = settings.model
+    settings = with_engine(settings, device, report, state)
     known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
     plans = make_plan(settings, songs, known, device, timed=False, report=report)
     labels = make_labels(model, [settings.metas[song] for song in songs], device, report)
@@ -59,8 +64,27 @@ def prepare(
     else:
         state.keep_asked_sizes(settings.batch, settings.chunk)
         options = state.options
+        for level in options:
+            level.engine = settings.engine
     if state is not None and state.done:
         alignments = saved_alignments(folder / f"level_{state.done[-1]}")
     else:
         alignments = given_alignments(settings, songs, labels)
     return LevelMaker([z.to(device) for z in zs], labels, options, priors, hps, state, alignments, report)
+
+
+def with_engine(settings: Settings, device: torch.device, report: Silent, state: RunState | None) -> Settings:
+    """Settings with the engine that will draw; a resumed run keeps its own unless another is asked for.
+
+    Raises:
+        UserError: the engine that is asked for cannot be had.
+    """
+    earlier = {level.engine for level in state.options} if state is not None and settings.engine == "auto" else set()
+    try:
+        wanted = "eager" if earlier == {"eager"} else settings.engine
+        engine, why = pick_engine(wanted, device, torch_dtype(settings.dtype))
+    except ValueError as error:
+        raise UserError(f"--{error}; use --engine=auto") from error
+    if why and device.type == "cpu":
+        report.message(f"PyTorch draws the tokens, several times slower than native code: {why}")
+    return replace(settings, engine=engine)

@@ -28,6 +28,7 @@ class Settings:
         metas: for each song of the whole run artist, genre, lyrics, total_length, offset.
         songs: numbers of the songs that this process makes.
         batch, chunk: None: chosen from free memory.
+        engine: who draws tokens, see `pick_engine` of prior/engine.py.
         notices: lines to tell the user; remarks: how lengths were fitted to the model.
     """
 
@@ -49,6 +50,7 @@ class Settings:
     chunk: list[int | None]
     device: str
     dtype: str
+    engine: str
     format: str
     notices: list[str]
     remarks: list[str]
@@ -102,6 +104,7 @@ class Settings:
             **drawing_settings(self.drawing),
             seed=self.seed,
             dtype=self.dtype,
+            engine=self.engine,
             format=self.format,
             alignment_shift=0 if top is None else int(top.hps.get("alignment_shift") or 0),
         )
@@ -110,6 +113,8 @@ class Settings:
         """Options per level, low to high; `batch` says how many songs at a time for the levels that are made."""
         dtype = torch_dtype(self.dtype)
         return [
-            LevelOptions(drawing, dtype, self.chunk[level], batch.get(level, len(songs)), self.seed, list(songs))
+            LevelOptions(
+                drawing, dtype, self.chunk[level], batch.get(level, len(songs)), self.seed, list(songs), self.engine
+            )
             for level, drawing in enumerate(self.drawing)
         ]

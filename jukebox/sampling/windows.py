@@ -95,6 +95,7 @@ def sample_window(
             chunk_size=options.chunk_size,
             noise=None if noise is None else noise[part].to(z.device),
             progress=progress,
+            **({} if options.engine == "auto" else {"engine": options.engine}),
         )
         return codes[:, known:]
 
@@ -174,8 +175,8 @@ def sample_single_window(
     Args:
         zs, labels, level, prior: as in `sample_window`.
         sampling_kwargs: temp, fp16, chunk_size, max_batch_size, and optionally top_k, top_p, dtype (its name), seed,
-            songs; it keeps the sizes that fitted the memory. `sample_tokens` is the length of the window, else it is
-            the whole context.
+            songs, engine; it keeps the sizes that fitted the memory. `sample_tokens` is the length of the window, else
+            it is the whole context.
         start: first token of the window.
         hps: not needed; part of the signature that notebooks use.
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from jukebox.transformer.patterns import Pattern
+
+
+@functools.cache
+def _address_list(pattern: Pattern) -> list[list[int]]:
+    return pattern.addresses().tolist()
 
 
 class KVCache:
@@ -28,7 +35,7 @@ class KVCache:
         self.seen = 0
         self.nulls = pattern.null_keys
         self._slots = pattern.slot(torch.arange(max(pattern.n_ctx, pattern.encoder_len)))
-        self._slot_list: list[int] = self._slots.tolist()
+        self._addresses = _address_list(pattern)
         shape = (n, 2, heads, self.nulls + pattern.capacity, head_dim)
         self.kv = torch.zeros(shape, dtype=dtype, device=device)
         self.k, self.v = self.kv[:, 0], self.kv[:, 1]
@@ -53,16 +60,14 @@ class KVCache:
 
     def append_one(self, kv: Tensor) -> None:
         """Stores the next position, [N, 2, H, head_dim]: the quick twin of `append` for a single token."""
-        slot = self._slot_list[self.seen]
+        slot = self._addresses[self.seen][0]
         if slot >= 0:
-            self.kv.select(3, self.nulls + slot).copy_(kv)
+            self.kv.select(3, slot).copy_(kv)
         self.seen += 1
 
     def read_one(self) -> tuple[Tensor, Tensor] | None:
         """What the newest position reads, null keys included: views [N, H, M, head_dim], or None for nothing."""
-        slots = self.pattern.reads(self.seen - 1)
-        first = slots.start + self.nulls if slots.start else 0
-        n_read = slots.stop + self.nulls - first
+        _, first, n_read = self._addresses[self.seen - 1]
         if n_read == 0:
             return None
         return self.k.narrow(2, first, n_read), self.v.narrow(2, first, n_read)

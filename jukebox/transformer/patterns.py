@@ -30,6 +30,7 @@ the reshaped product that computes it quickly to `products.py`; `tests/transform
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -62,6 +63,7 @@ class Pattern(ABC):
 
     name: ClassVar[str]
     rolling: ClassVar[bool] = False  # later positions take the slots of earlier ones
+    own_keys: ClassVar[bool] = True  # positions are kept; else all slots are filled from elsewhere
 
     @property
     def null_keys(self) -> int:
@@ -91,6 +93,24 @@ class Pattern(ABC):
     def held(self, n: int) -> Tensor:
         """The positions that the cache holds after n were seen, in ascending order."""
         return torch.arange(n - self.kept(n), n)
+
+    def addresses(self) -> Tensor:
+        """All that a step needs to know of the pattern, null keys counted as slots: int32 [n_ctx, 3].
+
+        Row i holds the slot of position i's own key (-1: not kept), the first slot that its query reads, and how many.
+        """
+        return _addresses(self)
+
+
+@functools.cache
+def _addresses(pattern: Pattern) -> Tensor:
+    nulls, positions = pattern.null_keys, torch.arange(pattern.n_ctx)
+    slots = pattern.slot(positions) if pattern.own_keys else torch.full_like(positions, -1)
+    rows = []
+    for slot, reads in zip(slots.tolist(), map(pattern.reads, range(pattern.n_ctx)), strict=True):
+        first = reads.start + nulls if reads.start else 0
+        rows.append((slot + nulls if slot >= 0 else -1, first, reads.stop + nulls - first))
+    return torch.tensor(rows, dtype=torch.int32)
 
 
 class Dense(Pattern):
@@ -250,6 +270,7 @@ class LyricCross(Pattern):
     """Every position of the separate lyric encoder; nothing of the music itself."""
 
     name = "lyric cross"
+    own_keys = False
 
     @property
     def capacity(self) -> int:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from jukebox.transformer.config import TransformerConfig
 from jukebox.transformer.factored_attention import FactoredAttention, starts_at_zero
 from jukebox.transformer.kv_cache import KVCache
-from jukebox.transformer.ops import MLP, LayerNorm
+from jukebox.transformer.ops import MLP, Conv1D, LayerNorm
 from jukebox.transformer.patterns import CROSS_KIND, LYRIC_KINDS
 from jukebox.utils.precision import read_dtype
 
@@ -34,6 +34,10 @@ class ResAttnBlock(nn.Module):
     def attn_func(self) -> int:
         """The attention pattern's number."""
         return self.attn.attn_func
+
+    def matrices(self) -> tuple[Conv1D, Conv1D, Conv1D, Conv1D]:
+        """The dense layers that a token passes, in order."""
+        return self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj
 
     def _attention(self, x: Tensor, encoder_kv: Tensor | None) -> Tensor:
         y = self.attn(self.ln_0(x), encoder_kv)

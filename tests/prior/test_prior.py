@@ -83,7 +83,7 @@ def test_sampling_in_two_parts_equals_one(kind: str) -> None:
     assert torch.equal(first, whole[:, :9])
     counted.clear()
     assert torch.equal(prior.sample(2, first, **cond, noise=noise, progress=counted.append), whole)
-    assert counted == [2] * 7, "drawn codes only: no given ones and no lyrics"
+    assert sum(counted) == 2 * 7, "drawn codes only: no given ones and no lyrics"
 
 
 @pytest.mark.parametrize("kind", ["single", "separate"])

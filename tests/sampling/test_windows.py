@@ -210,3 +210,11 @@ def test_other_errors_are_not_swallowed() -> None:
     prior.fails = [RuntimeError("shapes differ")]
     with pytest.raises(RuntimeError, match="shapes differ"):
         sample_window(empty(), fake_labels(N), LevelOptions(), 0, prior, 0, 8)
+
+
+@pytest.mark.parametrize("engine", ["auto", "native", "eager"])
+def test_the_engine_reaches_the_prior(engine: str) -> None:
+    prior = FakePrior()
+    walk_level(empty(), fake_labels(3), LevelOptions(engine=engine), 0, prior, 4, 4)
+    assert prior.calls[0].get("engine", "auto") == engine
+    assert LevelOptions.from_kwargs(LevelOptions(engine=engine).kwargs()).engine == engine

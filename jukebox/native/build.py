@@ -1,0 +1,116 @@
+"""Builds the native library with the machine's C++ compiler, once, and loads it.
+
+The result is kept in the user's cache, under a name made from sources and flags. A library is loaded only from folders
+that other users cannot write to. JUKEBOX_NATIVE=0 switches it off. `python -m jukebox.native.build` builds in advance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from jukebox.utils.remote_utils import cache_folder
+
+FOLDER = Path(__file__).parent
+SOURCES = ("step.cpp", "kernels.h")
+FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fPIC", "-shared", "-pthread"]
+COMPILERS = ("c++", "g++", "clang++")
+LONGEST = 300  # seconds for the compiler
+
+
+class NotBuiltError(Exception):
+    """There is no library; the message says why in a few words."""
+
+
+@functools.cache
+def library(flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The library, built now if it was not before.
+
+    Args:
+        flags: further ones for the compiler.
+
+    Raises:
+        NotBuiltError: the reason.
+    """
+    if os.environ.get("JUKEBOX_NATIVE") == "0":
+        raise NotBuiltError("JUKEBOX_NATIVE=0 switches it off")
+    if os.name != "posix":
+        raise NotBuiltError(f"it is not built on {platform.system()}")
+    path = _built([*FLAGS, *flags])
+    try:
+        found = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NotBuiltError(f"{path} cannot be loaded: {error}") from error
+    found.jukebox_draw.restype = found.jukebox_sizes.restype = found.jukebox_best_level.restype = ctypes.c_int64
+    return found
+
+
+@functools.cache
+def why_not() -> str:
+    """Why there is no native library; empty where there is one."""
+    try:
+        library()
+    except NotBuiltError as error:
+        return str(error)
+    return ""
+
+
+def _built(flags: list[str]) -> Path:
+    digest = hashlib.sha256(repr([flags, platform.machine(), platform.system()]).encode())
+    for name in SOURCES:
+        digest.update((FOLDER / name).read_bytes())
+    path = cache_folder() / "native" / f"step_{digest.hexdigest()[:24]}.so"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(path.parent)
+        if not path.exists():
+            _compile(flags, path)
+        _check_private(path)
+    except OSError as error:
+        raise NotBuiltError(f"the cache cannot be used: {error}") from error
+    return path
+
+
+def _check_private(path: Path) -> None:
+    """Refuses a path that others could have written, or put another one in the place of."""
+    for part in (path, *path.absolute().parents):
+        found = part.stat()
+        open_to_others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
+        if found.st_uid not in (0, os.getuid()) or open_to_others:
+            raise NotBuiltError(f"others can write to {part}: set JUKEBOX_CACHE to a folder of your own")
+
+
+def _compile(flags: list[str], path: Path) -> None:
+    compiler = os.environ.get("CXX") or next((name for name in COMPILERS if shutil.which(name)), "")
+    if not compiler or not shutil.which(compiler):
+        raise NotBuiltError("there is no C++ compiler, such as g++")
+    print("building the native sampler for this machine, once", file=sys.stderr)
+    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    os.close(handle)
+    try:
+        words = [compiler, *flags, str(FOLDER / SOURCES[0]), "-o", temporary]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=LONGEST)
+        if done.returncode:
+            said = (done.stderr.strip() or "nothing was said").splitlines()
+            raise NotBuiltError(f"{compiler} failed: {next((line for line in said if 'error' in line), said[0])}")
+        os.chmod(temporary, 0o700)
+        os.replace(temporary, path)
+    except subprocess.TimeoutExpired as error:
+        raise NotBuiltError(f"{compiler} took more than {LONGEST} s") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+if __name__ == "__main__":
+    print(f"no native sampler, PyTorch does its work: {why_not()}" if why_not() else "the native sampler is built")
