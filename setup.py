@@ -20,7 +20,13 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["jukebox", "jukebox.*"]),
-    package_data={"jukebox": ["py.typed", "*.ipynb", "demo/*", "page/*", "page/**/*", "native/*.cpp", "native/*.h", "data/*", "data/**/*"]},
+    package_data={
+        "jukebox": [
+            "py.typed",
+            "*.ipynb",
+            *(f"{folder}/*" for folder in ("demo", "native", "page", "page/**", "data", "data/**")),
+        ]
+    },
     entry_points={
         "console_scripts": [
             f"jukebox-{command} = jukebox.{command}:command"
