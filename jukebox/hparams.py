@@ -736,8 +736,8 @@ def _own(value: Any) -> Any:
 def check_value(key: str, value: Any) -> Any:
     """Returns the value of a known key if its type fits the default's, else raises HyperparamsError.
 
-    Whole floats are accepted for ints (`--bs=4.0`) and ints for floats; tuples become lists, which hold whole numbers;
-    numpy's numbers and paths become plain ones; a key whose default is None takes None or its own types.
+    Whole floats are accepted for ints (`--bs=4.0`) and ints for floats. Tuples become lists, which hold whole numbers.
+    Numbers of numpy and paths become plain ones. A key whose default is None takes None or its own types.
     """
     default = all_defaults()[key]
     value = _own(value)

@@ -230,10 +230,9 @@ def make_prior(
 ) -> SimplePrior:
     """Builds the prior of `hps.level` and loads `restore_prior`, if set.
 
-    With a checkpoint the module is built without memory and takes the file's tensors, so the weights exist once; label
-    tables of its own that it holds are used, unless `labels_dir` names others.
-    With `hps.train` it is ready to train, else frozen and in eval mode. A `labeller` that is given wins over both.
-    On the meta device no weights are read.
+    With a checkpoint the module is built without memory and takes the file's tensors, so the weights exist once. Label
+    tables in the checkpoint are used, unless `labels_dir` names others. With `hps.train` it is ready to train, else
+    frozen and in eval mode. A `labeller` that is given wins over both. On the meta device no weights are read.
     """
     on_meta = torch.device(device).type == "meta"
     if hps.restore_prior and not on_meta:

@@ -1,8 +1,7 @@
 """Makes music: python jukebox/sample.py --model=M --name=DIR [flags]
 
-The command line, and the functions that notebooks import. What happens is in `jukebox/sampling/`: `command.py` has
-the order of things, `flags.py` every check, `windows.py` the walk along a song, `levels.py` the files of a
-run.
+The command line, and the functions that notebooks import. What happens is in `jukebox/sampling/`: `command.py` has the
+order of things, `flags.py` every check. The walk along a song is in `windows.py`, the files of a run in `levels.py`.
 """
 
 import os

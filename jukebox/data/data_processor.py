@@ -1,7 +1,7 @@
 """Batches for training: which items, in which order, on which process, and where in an epoch one is.
 
 Songs are split into a part for training and a held-out part. In each epoch a permutation drawn from (seed, epoch) is
-dealt out to the processes, so no item is seen twice; the place in it is a plain number that a checkpoint can hold.
+dealt out to the processes, so no item is seen twice. The place in it is a plain number that a checkpoint can hold.
 Change here how batches are put together; what an item is, is in `files_dataset.py`.
 """
 
@@ -31,10 +31,10 @@ Dataset = TypeVar("Dataset", bound=FilesAudioDataset)
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """The batches of one process in one epoch, as lists of keys (epoch, item).
 
-    Every process gets the same number of batches. Items that do not fill a batch on every process sit this epoch out
-    (another draw in the next); a data set too small for one whole batch gives one batch of what there is. Unshuffled,
-    all items are dealt out; a process for which the last few are not enough gets one of them to keep step with the
-    others, and `counts` says that it counts for nothing.
+    Every process gets the same number of batches. Items that do not fill a batch on every process are left out of this
+    epoch; the next draws others. A data set too small for one whole batch gives one smaller batch. Unshuffled, all
+    items are dealt out. A process for which the last few are not enough gets one of them, to keep step with the others.
+    `counts` says that it is not counted.
 
     Args:
         n_items: items of the data set.

@@ -41,10 +41,10 @@ ItemKey = int | tuple[int, int]  # an item, or (epoch, item)
 class FilesAudioDataset(torch.utils.data.Dataset):
     """Chunks of the songs in a folder, as numpy arrays.
 
-    `dataset[i]` is audio, float32 [sample_length, channels]; with labels (audio, y), y int64
-    [LabelRow.size]; with times (audio, y, times), times int64 [n_tokens, 2] of when each
-    lyric token is sung, (start, end) in samples of the chunk, equal where that is not known. `dataset[epoch, i]` is the
-    same item with the random shift of that epoch.
+    `dataset[i]` is audio, float32 [sample_length, channels]. With labels it is (audio, y), y int64 [LabelRow.size].
+    With times it is (audio, y, times), times int64 [n_tokens, 2]: when each lyric token is sung. These are (start, end)
+    in samples of the chunk, equal if that is not known. `dataset[epoch, i]` is the same item with the random shift of
+    that epoch.
 
     Args:
         hps: hyper-parameters, of any class: audio_files_dir, sr, channels, sample_length, min_duration, max_duration,

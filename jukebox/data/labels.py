@@ -1,8 +1,8 @@
 """What a song is conditioned on, as one row of numbers, and the part of the lyrics that belongs to a window of audio.
 
 `Labeller` makes rows from names and text; `EmptyLabeller` makes empty ones where a model has no labels. The columns of
-a row are in `jukebox/utils/label_row.py`; which characters a window sees is in `lyric_window.py`, how names become ids
-in `artist_genre_processor.py`, how text becomes tokens in `text_processor.py`, where labels of files come from in
+a row are in `jukebox/utils/label_row.py`. Which characters a window sees is in `lyric_window.py`, how names become ids
+in `artist_genre_processor.py`. How text becomes tokens is in `text_processor.py`, where labels of files come from in
 `metadata.py`.
 
     python -m jukebox.data.labels build --audio_files_dir=D      makes label tables from a folder (build_labels.py)

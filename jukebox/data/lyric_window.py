@@ -60,7 +60,7 @@ def get_timed_lyric_tokens(
 ) -> tuple[list[int], list[int]]:
     """The lyrics of a window where it is known when each token is sung.
 
-    The window of tokens is centred on those that sound in [offset, offset + duration); where none does, on the place
+    The window of tokens is centred on those that sound in [offset, offset + duration). If none does, it is centred
     between the last one before and the first one after.
 
     Args:

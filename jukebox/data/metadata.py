@@ -10,8 +10,8 @@ For each of the three, the first that says something counts:
 Lyrics from any of these may have times, in any dialect of `stamps.py`. Timed ones in song.lrc, .srt or .vtt win over
 others; times of lower sources go to lyrics that are the same words. Case does not matter in names of such files.
 
-Whatever is wrong with the labels of a file, the file is used with what is left, and `Notices` says so once for each
-kind of trouble. Change here where labels come from.
+Whatever is wrong with the labels of a file, the file is used with what is left. `Notices` says so once for each kind of
+trouble. Change here where labels come from.
 """
 
 from __future__ import annotations

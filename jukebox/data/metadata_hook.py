@@ -22,8 +22,8 @@ from jukebox.utils.errors import UserError
 def load_hook(path: str) -> Callable[[str, bool], Any]:
     """Returns the function `get_metadata` of a Python file.
 
-    The source is compiled here rather than imported: an import leaves bytecode beside the user's file, and runs that
-    bytecode when the file is edited to the same length within a second.
+    The source is compiled here rather than imported. An import leaves bytecode beside the user's file, and runs it even
+    if the file is edited to the same length within a second.
 
     Raises:
         UserError: there is no such file, it cannot be run, or it defines no such function.

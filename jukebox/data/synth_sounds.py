@@ -1,9 +1,8 @@
 """The sounds of the synthesised songs: instruments, drums and a voice, each a short piece of float32 samples.
 
-Every sound begins at phase 0, rises and falls smoothly to silence within its own length, and is the same each time it
-is asked for, so that models can learn it from few songs. Tonal sounds are read out of a table of one period, made of
-sine harmonics below the Nyquist frequency. Change here how things sound; which sounds a song is made of is in
-`synthesizer.py`.
+Every sound begins at phase 0, and rises and falls smoothly to silence within its own length. It is the same each time,
+so that models can learn it from few songs. Tonal sounds are read out of a table of one period, made of sine harmonics
+below the Nyquist frequency. Change here how things sound; which sounds a song is made of is in `synthesizer.py`.
 """
 
 from __future__ import annotations

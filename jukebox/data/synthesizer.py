@@ -6,7 +6,7 @@
 
     python -m jukebox.data.synthesizer --out=DIR --songs=64 --seconds=30 --sr=22050 --format=flac
 
-A song depends only on its seed. All onsets are on multiples of `hop` samples, so a VQ-VAE whose codes span a hop sees
+A song depends only on its seed. All onsets are on multiples of `hop` samples. So a VQ-VAE whose codes span a hop sees
 each sound at the same place of a code. Change here what the songs are; how they sound is in `synth_sounds.py`.
 """
 

@@ -73,8 +73,8 @@ class TextProcessor:
         """Brings text to the vocabulary.
 
         A character of the vocabulary stays; a backslash becomes a line end; any other is transliterated to ASCII, of
-        which the known characters stay. Each character is cleaned by itself, so clean(a + b) == clean(a) + clean(b),
-        except that a vocabulary beyond ASCII first composes accents with their letters (NFC).
+        which the known characters stay. Each character is cleaned by itself, so clean(a + b) == clean(a) + clean(b).
+        Only a vocabulary beyond ASCII first composes accents with their letters (NFC).
         """
         if self._compose:
             text = unicodedata.normalize("NFC", text)

@@ -2,7 +2,7 @@
 
     audio -> codes (VQ-VAE) -> tokens with labels in front -> layers 1 .. the last wanted one -> [L, D] of each wanted
 
-Windows are independent of each other and of the batch that they run in: each is encoded by itself, from audio that
+Windows are independent of each other and of the batch that they run in. Each is encoded by itself, from audio that
 begins and ends where it does, as in training. Change here what a window is conditioned on and how it runs; which
 windows a file has and where results go is in `feature_writer.py`.
 """
@@ -120,8 +120,8 @@ class Extractor:
     def run(self, windows: Sequence[AudioWindow]) -> Iterator[tuple[int, Tensor]]:
         """Activations of a batch of windows, one layer after the other.
 
-        Position i has seen codes 0 .. i - 1 of its window (and the labels, and the codes above of all positions): it
-        is what the model knows when it predicts code i.
+        Position i has seen codes 0 to i - 1 of its window, the labels, and the codes above of all positions. It is what
+        the model knows when it predicts code i.
 
         Args:
             windows: of any lengths; shorter ones are filled up after their end, where causal layers do not look.

@@ -2,9 +2,9 @@
 
     files that are not done -> decoded in the background -> windows -> batches across files -> arrays and notes
 
-Every position of a file is taken from one window. Windows begin at multiples of the hop; the last one is moved back
-so that it ends at the end of the file, and gives the positions that are still missing. For 20 positions, a context of
-8 and a hop of 8 or 5 (# taken, . context):
+Every position of a file is taken from one window. Windows begin at multiples of the hop. The last one is moved back so
+that it ends at the end of the file, and gives the positions that are still missing. For 20 positions, a context of 8
+and a hop of 8 or 5 (# taken, . context):
 
     hop 8   ########                    hop 5   ########
                     ########                         ...#####
@@ -12,8 +12,8 @@ so that it ends at the end of the file, and gives the positions that are still m
                                                             ......##
 
 A file shorter than one context is one short window; nothing is padded. What is left of a file after its last whole
-position is not used, and a file shorter than one position is filled up with silence. Change here the order of things;
-what a window gives is in `activations.py`, what is written in `results.py`.
+position is not used. A file shorter than one position is filled up with silence. Change here the order of things; what
+a window gives is in `activations.py`, what is written in `results.py`.
 """
 
 from __future__ import annotations

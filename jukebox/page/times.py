@@ -52,12 +52,12 @@ def to_array(values: Any) -> np.ndarray:
 def character_times(alignment: Any, seconds_per_row: float, shift: int = 0) -> CharacterTimes:
     """Decides which character is sung when, from the attention of the music to the lyrics.
 
-    Of all paths through the alignment that never go back in the lyrics (they may wait, and they may skip), the one with
-    the largest sum of log(attention + floor) is taken, where the floor is a twentieth of the usual peak; among equally
-    good ones, the one that waits. So a row that looks elsewhere for a moment does not move the light. The path is found
-    by dynamic programming (Viterbi; forward transitions cost nothing, backward ones are forbidden) in time proportional
-    to rows * characters. Before the first and after the last row whose attention on the path exceeds a fifth of the
-    usual peak, nothing is lit.
+    A path through the alignment never goes back in the lyrics; it may wait, and it may skip. The path with the largest
+    sum of log(attention + floor) is taken. The floor is a twentieth of the usual peak. Among equally good paths the one
+    that waits is taken. So a row that looks elsewhere for a moment does not move the light. The path is found by
+    dynamic programming (Viterbi; forward transitions cost nothing, backward ones are forbidden) in time proportional to
+    rows * characters. Before the first and after the last row whose attention on the path exceeds a fifth of the usual
+    peak, nothing is lit.
 
     Args:
         alignment: float array or tensor [rows, characters], weights >= 0; row r is the music from r * seconds_per_row.

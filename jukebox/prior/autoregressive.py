@@ -73,8 +73,8 @@ class PositionEmbedding(nn.Module):
 class ConditionalAutoregressive2D(nn.Module):
     """Predicts each token from those before it, and from conditioning (paper, section 4).
 
-    The sequence is shifted right by one: position i holds token i - 1, and position 0 the label embedding `y_cond` or a
-    learned start token. To this the position embedding and `x_cond` are added; `x_cond` is not shifted, since the
+    The sequence is shifted right by one: position i holds token i - 1. Position 0 holds the label embedding `y_cond` or
+    a learned start token. To this the position embedding and `x_cond` are added. `x_cond` is not shifted, since the
     codes of the level above are known for position i itself.
 
     Args:

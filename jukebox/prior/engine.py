@@ -195,8 +195,8 @@ class Engine:
 def threads_for(model: torch.nn.Module) -> Iterator[None]:
     """One thread for the steps of a small model on the processor, as many as there are for others.
 
-    A step of a small model is hundreds of calls of microseconds: two threads gain 4 % on it, and where other work holds
-    a core they wait for each other at every call and take seven times as long.
+    A step of a small model is hundreds of calls of microseconds, and two threads gain 4 % on it. If other work holds a
+    core, they wait for each other at every call and take seven times as long.
     """
     threads = torch.get_num_threads()
     first = next(model.parameters())

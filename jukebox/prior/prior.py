@@ -1,8 +1,7 @@
 """The prior of one level: VQ-VAE codes in, their probability or new codes out (paper, section 4).
 
-Joins the autoregressive model with what it is conditioned on. A level below the top reads the codes of the level
-above; the top level reads timing, and lyrics in one of the two designs of `lyrics.py`. Sampling loops are in
-`engine.py`.
+Joins the autoregressive model with what it is conditioned on. A level below the top reads the codes of the level above.
+The top level reads timing, and lyrics in one of the two designs of `lyrics.py`. Sampling loops are in `engine.py`.
 """
 
 from __future__ import annotations

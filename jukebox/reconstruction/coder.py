@@ -1,7 +1,7 @@
 """Songs of any length through one level of a VQ-VAE, in windows, with the numbers of one long pass.
 
 Convolutions look a known way to both sides. Each window is read with that much more on either side, and what is over
-the neighbours is dropped, so no seam can be heard or counted. Change here how long windows are.
+the neighbours is dropped. So no seam can be heard or counted. Change here how long windows are.
 """
 
 from __future__ import annotations

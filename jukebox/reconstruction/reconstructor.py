@@ -1,7 +1,7 @@
 """The order of things: take each song through a VQ-VAE, write its files, and the page after each song.
 
 A song leaves `item_{i}/`: the original and each level as audio and as a spectrogram. Then the report and, last of all,
-the page are written again, so that after an interruption there is a whole page of the songs that were done. Change here
+the page are written again. So after an interruption there is a complete page of the songs that were done. Change here
 what is written and under which names; what is measured is in `figures.py`, what the page says in `page.py`.
 """
 

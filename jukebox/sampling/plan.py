@@ -1,8 +1,8 @@
 """What a run will cost, before any weight is read: windows, tokens, memory and time of each level.
 
 Counting is arithmetic on hyper-parameters: modules are built on the meta device, caches are sized by their patterns.
-Time is an estimate: the level's own transformer is built on the device with as few layers as keep weights from staying
-in caches, a chunk and some tokens are run through it, and the result is scaled to all layers, tokens and songs. Change
+Time is an estimate. The level's own transformer is built on the device, with only as many layers as do not fit the
+caches. A chunk and some tokens are run through it, and the result is scaled to all layers, tokens and songs. Change
 here what is counted; what windows there are is decided by `schedule` of `utils/sample_utils.py`.
 """
 
@@ -158,8 +158,8 @@ def measure_speed(
 ) -> Speed:
     """Times a shortened copy of a level's transformer on the device itself, within about two seconds.
 
-    At most some songs and tokens are run; larger batches are taken to cost in proportion. On a CPU in fp16, which may
-    be a hundred times slower, it is run in float32 and slowed down as a product of matrices is.
+    At most some songs and tokens are run; larger batches are taken to cost in proportion. A CPU may be a hundred times
+    slower in fp16. There it is run in float32, and slowed down as a product of matrices is.
     """
     slow_step = slow_given = 1.0
     songs, batch = batch, min(batch, _SONGS.get(device.type, 32))

@@ -51,8 +51,8 @@ def split_prompts(prompts: str | Sequence[Any]) -> list[Any]:
 def load_prompts(audio_files: str | Sequence[Any], duration: int, hps: Any) -> Tensor:
     """Reads the beginnings of audio files as prompts.
 
-    Files of any format, rate and number of channels are resampled and mixed to mono. Silence is put in front of a
-    file that is shorter than `duration`, so that its end still meets the music that continues it; a warning says so.
+    Files of any format, rate and number of channels are resampled and mixed to mono. Silence is put in front of a file
+    that is shorter than `duration`, so that its end meets the music that continues it. A warning says so.
 
     Args:
         audio_files: a list of files or of samples [T] or [T, channels] at `hps.sr`, or names of files separated by

@@ -1,8 +1,8 @@
 """What a run knows about itself on the disk, so that nothing is lost when it dies.
 
 `DIR/state.pth.tar` is replaced after every window: the codes so far, which levels are written out, and the settings
-that the tokens depend on. A resumed run reads it, checks that it was started with the same settings, and makes
-the next window just as the dead run would have: draws are functions of position (`streams.py`), so there is no random
+that the tokens depend on. A resumed run reads it and checks that it was started with the same settings. It makes the
+next window as the interrupted run would have. Draws are functions of position (`streams.py`), so there is no random
 state to keep.
 
     {"version": 2, "settings": {...}, "zs": [int32 [N, T_level], ...], "done": [levels],

@@ -1,6 +1,6 @@
 """The walk along one level: which window makes which tokens, and the calls of the prior that make them.
 
-A prior sees one context of `n_ctx` tokens at a time. A longer song is made window by window; each window begins at a
+A prior sees one context of `n_ctx` tokens at a time. A longer song is made window by window. Each window begins at a
 multiple of the hop, takes what is already there as its prefix and adds the rest. The last one is moved back so that it
 ends exactly at the end of the song. For 20 tokens, a context of 8 and a hop of 5 (p known before, # new):
 
@@ -226,8 +226,8 @@ def sample_level(
 ) -> list[Tensor]:
     """Makes a level by windows.
 
-    Where `total_length` is below the context it adds that many codes to those already there, so a prompt makes the
-    result longer; `walk_level`, which the command line uses, stops at `total_length` instead.
+    If `total_length` is below the context it adds that many codes to those already there, so a prompt makes the result
+    longer. `walk_level`, which the command line uses, stops at `total_length` instead.
 
     Args:
         zs, labels, sampling_kwargs, level, prior: as in `sample_single_window`.

@@ -4,12 +4,11 @@
     CODES_DIR/part_R/index.json       segments: song, first sample, samples, where its codes begin; and the songs
     CODES_DIR/part_R/level_L.bin      codes of level L of all segments, one after the other
 
-Each process writes a part; reading takes all parts together. An index is written after the codes it speaks of, so a
-run that is killed resumes after the last one. Segments are looked up one by one: a run writes those that it misses, so
-priors of all levels, chunks of all lengths and songs that came later share a folder. Without `aug_shift` a segment is
-one training chunk, encoded by itself as in training from audio. With it a segment is a whole song, and chunks begin at
-codes of the top level.
-Change here the form of the files and how chunks are cut from songs.
+Each process writes a part; reading takes all parts together. An index is written after the codes it speaks of, so a run
+that is killed resumes after the last one. Segments are looked up one by one, and a run writes those that are missing.
+So priors of all levels, chunks of all lengths and songs that came later share a folder. Without `aug_shift` a segment
+is one training chunk, encoded by itself as in training from audio. With it a segment is a whole song, and chunks begin
+at codes of the top level. Change here the form of the files and how chunks are cut from songs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Exponential moving averages of a model's weights, kept in float32.
 
-Three of the same kind: `EMA` keeps one average per parameter, `FusedEMA` one flat vector per type of parameter (a few
-operations for the whole model), `CPUEMA` keeps them in host memory and looks only at every `freq`-th step. All average
-the parameters that are trained when they are built; frozen ones are left as they are. A warm-up limits decays to
-(1 + t) / (10 + t) at update t, from 0 on, so that an average forgets the weights it began with in a few updates.
+Three of the same kind: `EMA` keeps one average per parameter. `FusedEMA` keeps one flat vector per type of parameter,
+with a few operations for the whole model. `CPUEMA` keeps averages in host memory and looks only at every `freq`-th
+step. All average the parameters that are trained when they are built; frozen ones are left as they are. A warm-up
+limits decays to (1 + t) / (10 + t) at update t, from 0 on. So an average forgets the weights it began with in a few
+updates.
 """
 
 from __future__ import annotations

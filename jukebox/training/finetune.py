@@ -1,9 +1,9 @@
 """Fine-tuning: only some layers of a prior or the decoders of a VQ-VAE in training, and weights from a model with other
 label tables.
 
-The rows of an embedding belong to names. Where a checkpoint's tables are known, a row goes to the same name in the new
-tables, and names that the checkpoint does not know keep a fresh row. Change here which parameters count as embeddings,
-and how names of two tables are matched.
+The rows of an embedding belong to names. If a checkpoint's tables are known, a row goes to the same name in the new
+tables. Names that the checkpoint does not know keep a fresh row. Change here which parameters count as embeddings, and
+how names of two tables are matched.
 """
 
 from __future__ import annotations

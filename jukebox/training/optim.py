@@ -1,6 +1,6 @@
 """Adam as the released models were trained with, and the choice of its implementation.
 
-The numbers are fixed: epsilon is added to the root of the second moment before bias correction, and weight decay is
+The numbers are fixed: epsilon is added to the root of the second moment before bias correction. Weight decay is
 multiplied by the bias-corrected step size. `apex.optimizers.FusedAdam` gives the same ones and is taken where it is
 installed.
 """

@@ -1,9 +1,9 @@
 """What a training run needs, before anything is loaded or allocated: parameters, and memory per process.
 
 Weights, gradients, optimizer state and average are counted exactly, on modules without memory. Activations are those
-that the backward pass keeps, counted while fake tensors run through the real modules, plus one recomputed layer where
-layers are recomputed; what an allocator loses and what kernels need for a moment is not in it. Change here what is
-planned.
+that the backward pass keeps, counted while fake tensors run through the real modules. If layers are recomputed, one
+recomputed layer is added. What an allocator loses and what kernels need for a moment is not counted. Change here what
+is planned.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def layers_to_shard(model: nn.Module) -> list[nn.Module]:
 def modules_to_shard(model: nn.Module) -> list[nn.Module]:
     """The modules that gather their weights at once, in the order in which they are sharded.
 
-    Numbers that are gathered together must be of one type. Where matrices are in half precision, a layer gathers only
-    these; its biases and norms, one number in a thousand, stay in float32 and come with all that is in no layer. For
+    Numbers that are gathered together must be of one type. If matrices are in half precision, a layer gathers only
+    these. Its biases and norms, one number in a thousand, stay in float32 and come with all that is in no layer. For
     this the whole model must go first: it does not reach into what is sharded already.
     """
     layers = layers_to_shard(model)

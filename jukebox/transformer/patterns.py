@@ -24,8 +24,8 @@ Drawn for 12 positions in 3 blocks of 4 (rows: queries, columns: keys, # seen, `
     ###########.   ........###.   ..#...#...#.   ....####....   # ...#...#....
     ############   ........####   ...#...#...#   ....####....   # ...#...#....
 
-A new pattern: write a subclass here, give it a number in `KINDS`, name that number in an order of `orders.py`, and add
-the reshaped product that computes it quickly to `products.py`; `tests/transformer/test_patterns.py` then checks it.
+A new pattern: write a subclass here, give it a number in `KINDS`, and name that number in an order of `orders.py`. Add
+the reshaped product that computes it quickly to `products.py`. `tests/transformer/test_patterns.py` then checks it.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class Summary(Pattern):
 class LyricPrefix(Pattern):
     """Positions of the lyrics in front of the music, up to the next multiple of the number of blocks.
 
-    The released models round the prefix up by the *number of blocks*, and an exact multiple gains one more unit: with
+    The released models round the prefix up by the *number of blocks*, and an exact multiple gains one more unit. With
     384 characters and 64 blocks these layers read 448 positions, 64 of them music. Causality holds all the same.
     """
 

@@ -1,7 +1,7 @@
 """One new token through all layers with as few operator calls as possible.
 
-A small model spends its time in calls, not in arithmetic, so this path looks up nothing per token that can be looked up
-once, writes keys and values in one copy, reads the cache through views and folds scales into the products. It is the
+A small model spends its time in calls, not in arithmetic. So this path looks up nothing per token that can be looked up
+once. It writes keys and values in one copy, reads the cache through views and folds scales into the products. It is the
 fast twin of `Transformer.forward(x, caches=caches)` for a single position; `tests/transformer/test_transformer.py`
 holds them together.
 """

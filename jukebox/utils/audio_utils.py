@@ -111,8 +111,8 @@ def calculate_bandwidth(dataset: Any, hps: HasRate, duration: float = 600) -> di
     """Estimates how loud a data set is, so that losses can be divided by it.
 
     Reads items rank, rank + s, rank + 2s, ... with s = max(16, number of ranks) until sr * duration samples (all
-    channels counted) have been seen, and reduces over ranks. A data set with fewer such items than that: all of them
-    are used, then the items between them (rank + 1, ...) once each, so a handful of songs gives an estimate too.
+    channels counted) have been seen, and reduces over ranks. If there are fewer such items, all of them are used, then
+    the items between them (rank + 1, ...) once each. So a handful of songs gives an estimate too.
 
     Args:
         dataset: `dataset[i]` is audio [T, C], or (audio, labels, ...).

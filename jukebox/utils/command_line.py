@@ -3,9 +3,9 @@
     def main(name="", bs=1): ...
     run_command(main, [Flag("name", "", "name of the run"), Flag("bs", 1, "batch size")], "Trains a model.")
 
-Flags are read by the rules of the `fire` library: `--k=v`, `--k v`, `--k` for True, `--nok` for False, dashes as good
-as underscores, and its parser for values (`--y_bins=10,100` is a tuple). A flag whose default is text keeps its value
-as it was typed, and one whose default is True or False takes only these, or yes, no, 1 and 0. Nothing here imports
+Flags are read by the rules of the `fire` library: `--k=v`, `--k v`, `--k` for True, `--nok` for False. Dashes are as
+good as underscores. Values are read by its parser: `--y_bins=10,100` is a tuple. A flag whose default is text keeps its
+value as it was typed. One whose default is True or False takes only these, or yes, no, 1 and 0. Nothing here imports
 torch: help and usage errors come at once.
 """
 
@@ -151,8 +151,8 @@ def run_command(
 ) -> NoReturn:
     """Runs a script's main function with its command line, then ends the process.
 
-    Errors that a user can put right (UserError, HyperparamsError) become one `error:` line on stderr and exit status 2,
-    without a traceback; Ctrl-C ends with status 130. Other exceptions are our faults and keep their traceback.
+    Errors that a user can fix (UserError, HyperparamsError) become one `error:` line on stderr and exit status 2,
+    without a traceback. Ctrl-C ends with status 130. Other exceptions are our faults and keep their traceback.
 
     Args:
         main: called with the flags as keywords; what it returns is the exit status (None: 0).
@@ -227,8 +227,8 @@ def import_lazily(module: str, *places: str) -> Callable[[str], Any]:
 def wait_politely() -> None:
     """Lets threads that wait for each other spin for microseconds only, then sleep; works before PyTorch is imported.
 
-    On a machine that does other work as well, spinning takes the cores that the others need to arrive; sleeping at
-    once costs where steps are short. A training step of the demo models on two cores, in seconds (VQ-VAE / prior):
+    On a machine that does other work as well, spinning takes the cores that the others need to arrive. Sleeping at once
+    costs time if steps are short. A training step of the demo models on two cores, in seconds (VQ-VAE / prior):
 
         GNU OpenMP's own way     0.22 / 0.16 idle      0.89 / 0.60 beside a busy process
         asleep at once           0.42 / 0.23          0.34 / 0.30

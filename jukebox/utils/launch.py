@@ -106,7 +106,7 @@ def abort_job(status: int) -> NoReturn:
 def leave_job(status: int = 0) -> NoReturn:
     """Ends one of several processes whose work is done, without Python's own clearing up.
 
-    Threads that PyTorch's communication leaves running may ask for the interpreter while it goes; Python before 3.14
+    Threads that PyTorch's communication leaves running may ask for the interpreter while it ends. Python before 3.14
     then unwinds them, C++ calls that fatal, and the launcher calls a finished job failed.
     """
     mpi = sys.modules.get("mpi4py.MPI")

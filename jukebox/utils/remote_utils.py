@@ -142,9 +142,9 @@ def fetch(remote_path: str, again: bool = False, progress: bool = True) -> str:
 def damage(path: Path, size: int | None = None, sha256: str | None = None) -> str:
     """What is wrong with a downloaded file, or "".
 
-    The whole file is read only where it changed after its digest was noted. A file without such a note (it came by
-    another way) is taken as it is and its digest is noted, unless it is empty or a size or digest is given that it
-    does not have.
+    The whole file is read only where it changed after its digest was noted. A file without such a note came by another
+    way: it is taken as it is and its digest is noted. It is refused if it is empty, or if it has another size or digest
+    than the given one.
     """
     found = path.stat()
     if found.st_size == 0:

@@ -148,8 +148,8 @@ class BottleneckBlock(Quantizer):
     def update_k(self, x: Tensor, codes: Tensor) -> dict[str, Tensor]:
         """Moves the codebook towards a batch and revives unused codes.
 
-        A batch with numbers that are not finite, on any process, leaves codebook and running averages as they are: its
-        step is not used either, and one such number would stay in them for good. So does a codebook without a start.
+        A batch with numbers that are not finite, on any process, leaves codebook and running averages as they are. Its
+        step is not used either, and one such number would stay in them. So does a codebook without a start.
 
         Args:
             x: encoder outputs [R, D].

@@ -1,8 +1,8 @@
 """Reconstruction and spectral losses between two pieces of audio.
 
-Change here how a reconstruction is judged. Audio is [N, T, C] in [-1, 1]. Losses are divided by the data's bandwidth
-(its mean l1, l2 or spectral size, measured once per data set) so that their weights carry over between data sets.
-Source: Jukebox (arXiv 2005.00341), section 3.3 and appendix B.1.
+Change here how a reconstruction is judged. Audio is [N, T, C] in [-1, 1]. Losses are divided by the data's bandwidth,
+its mean l1, l2 or spectral size, measured once per data set. So their weights carry over between data sets. Source:
+Jukebox (arXiv 2005.00341), section 3.3 and appendix B.1.
 """
 
 from __future__ import annotations

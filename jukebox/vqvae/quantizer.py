@@ -21,7 +21,7 @@ class Quantizer(nn.Module):
     """Latents [N, C, L] of one level to codes, and codes to vectors.
 
     A class of this kind is called with (l_bins, emb_width, mu, threshold), see `BottleneckBlock`, and defines `encode`,
-    `decode` and `forward`; the other methods are for those that learn otherwise than by gradients.
+    `decode` and `forward`. The other methods are for those that learn otherwise than by gradients.
     """
 
     discrete = True  # False: `encode` passes latents through, of which a prior cannot learn

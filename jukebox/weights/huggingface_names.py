@@ -24,7 +24,7 @@ _RESIDUAL = r"resnet_block\.(\d+)\.conv1d_([12])\.(weight|bias)"
 def _encoder_stage(rest: str, downs: int) -> str | None:
     """Names inside one stage of an encoder with `downs` strided convolutions.
 
-    Theirs is one list in which convolutions and residual stacks take turns, and `proj_out`; ours has pairs of the two
+    Theirs is one list in which convolutions and residual stacks take turns, and `proj_out`. Ours has pairs of the two
     in a list that ends with that last convolution.
     """
     if found := re.fullmatch(r"proj_out\.(weight|bias)", rest):

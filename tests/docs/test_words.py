@@ -1,4 +1,4 @@
-"""Help, messages and pages use the words that the table of CONTRIBUTING.md asks for.
+"""Help, messages and pages use the words that the table of CONTRIBUTING.md asks for; sentences are short.
 
 Texts in jukebox/ are all strings of the source but docstrings: help of flags, messages, descriptions of
 hyper-parameters. Docstrings and comments are held to the same words.
@@ -33,6 +33,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
     if path.name not in ("CONTRIBUTING.md", "README.ja.md")
 )
+MOST_WORDS = 25  # of a sentence
 # What a phrase of the table may be part of.
 RIGHT = ("there is no", "there are no", "there was no", "is no longer", "are no longer")
 # Words in another sense than the table's: (file, words around them) and why.
@@ -80,6 +81,18 @@ def explanations(source: str) -> Iterator[str]:
     yield from (token.string for token in tokens if token.type == tokenize.COMMENT)
 
 
+def long_sentences(source: str) -> list[str]:
+    """Sentences of docstrings that have too many words; lists, tables, drawings and sections are left out."""
+    nodes = ast.walk(ast.parse(source))
+    texts = [ast.get_docstring(node) for node in nodes if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))]
+    prose = [re.split(r"^(?:Args|Attributes|Returns|Yields|Raises):", text or "", flags=re.M)[0] for text in texts]
+    paragraphs = [
+        part for text in prose for part in text.split("\n\n") if not re.search(r"^ {4}|\||\S {3}", part, re.M)
+    ]
+    sentences = [s for part in paragraphs for s in re.split(r"(?<=[.!?])\s+", " ".join(part.split()))]
+    return [sentence for sentence in sentences if len(sentence.split()) > MOST_WORDS]
+
+
 def offences(path: Path, texts: Iterator[str]) -> list[str]:
     name = path.relative_to(ROOT).as_posix()
     kept = [words for file, words in EXCEPTIONS if file == name]
@@ -102,6 +115,11 @@ def test_docstrings_and_comments_use_plain_words() -> None:
     assert not found, "\n".join(found)
 
 
+def test_sentences_of_docstrings_are_short() -> None:
+    found = [f"{path.name}: {text}" for path in SOURCES for text in long_sentences(path.read_text(encoding="utf-8"))]
+    assert not found, f"more than {MOST_WORDS} words:\n" + "\n".join(found)
+
+
 def test_exceptions_are_needed() -> None:
     for file, words in EXCEPTIONS:
         text = " ".join((ROOT / file).read_text(encoding="utf-8").split())
@@ -122,6 +140,12 @@ def test_exceptions_are_needed() -> None:
 )
 def test_the_finder_of_words(text: str, found: int) -> None:
     assert len(found_in(text)) == found
+
+
+def test_the_finder_of_long_sentences() -> None:
+    long, short = " ".join(["word"] * 26) + ".", " ".join(["word"] * 25) + "."
+    assert long_sentences(f'"""{short}\n\n    {long}\n\nArgs:\n    x: {long}\n"""') == []
+    assert long_sentences(f'def f():\n    """{short} {long}"""') == [long]
 
 
 def test_the_reader_of_texts() -> None:

@@ -1,8 +1,8 @@
 """Audio files in: any part of any file, at any rate.
 
-Reading goes through PyAV (FFmpeg): any common format, sample-exact from any offset, as if the whole file had been
-decoded and resampled and the part cut out. Arrays are float32 [channels, T] in [-1, 1], as decoders give them. Change
-here what is made of a file's samples; decoders are driven in `reader.py`.
+Reading goes through PyAV (FFmpeg): any common format, sample-exact from any offset. The result is as if the whole file
+had been decoded and resampled and the part cut out. Arrays are float32 [channels, T] in [-1, 1], as decoders give them.
+Change here what is made of a file's samples; decoders are driven in `reader.py`.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def _read_links(
 def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None, approx: bool) -> np.ndarray:
     """Samples [first, first + wanted) of the file resampled to `rate`, fewer where it ends.
 
-    The resampler starts on a source sample that falls on a sample of the result, and early enough for its filter, so
-    the result is the same as if it had run from the start of the file.
+    The resampler starts on a source sample that falls on a sample of the result, and early enough for its filter. So
+    the result is the same as from the start of the file.
     """
     ratio = Fraction(reader.rate, rate)  # source samples per sample of the result
     if ratio == 1:

@@ -151,8 +151,8 @@ class AudioReader:
         return round((frame.pts - self._first.pts) * self.stream.time_base * self.rate)
 
     def _pieces(self, frames: Iterator[Any]) -> Iterator[tuple[Any, int, np.ndarray | None]]:
-        """(frame, samples, None) for frames of the file's rate; for each run of another the first frame and its audio,
-        float32 [channels, samples], at the file's rate."""
+        """(frame, samples, None) for frames of the file's rate. For each run of another rate: the first frame, and
+        audio at the file's rate, float32 [channels, samples]."""
         run: list[Any] = []
 
         def joined() -> tuple[Any, int, np.ndarray]:
@@ -174,7 +174,7 @@ class AudioReader:
             yield joined()
 
     def _read_from(self, frames: Iterator[Any], start: int, stop: int | None, approx: bool) -> np.ndarray | None:
-        """Collects [start, stop) from frames; None where the first frame's place is unknown or after the start, or
+        """Collects [start, stop) from frames. None if the first frame's place is unknown or after the start, or if
         another rate would have to be resampled from its beginning."""
         parts: list[np.ndarray] = []
         here = -1  # place of the next sample

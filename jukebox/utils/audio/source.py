@@ -1,8 +1,8 @@
 """The bytes of an audio file, as FFmpeg is given them.
 
 FFmpeg opens no file itself: it would take a colon in a name for a protocol, and an error of the disk for the end. Here
-is also what some files need before a demuxer can take them as they are meant: an Ogg file may hold several streams
-one after the other, and the size in a WAV file's header ends at 4 GiB. Change here what is known of such files.
+is also what some files need before a demuxer can read them correctly. An Ogg file may hold several streams one after
+the other. The size in a WAV file's header ends at 4 GiB. Change here what is known of such files.
 """
 
 from __future__ import annotations

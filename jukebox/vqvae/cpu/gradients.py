@@ -1,6 +1,6 @@
 """The layers of `layers.py` with gradients, for training on a CPU.
 
-A residual block keeps its input and its hidden activations, nothing else; computing the hidden ones again would halve
+A residual block keeps its input and its hidden activations, nothing else. Computing the hidden ones again would halve
 that and take half as long again. Change here what is kept and how gradients are gathered; tests compare every gradient
 with automatic differentiation of the plain modules.
 """

@@ -1,6 +1,6 @@
 """The layers of encoders and decoders as matrix products of shifted rows, in tiles that stay in cache.
 
-Activations are rows, [N, T, C]: then each tap of a convolution over time reads a plain slice, and a layer is a sum of
+Activations are rows, [N, T, C]. So each tap of a convolution over time reads a plain slice, and a layer is a sum of
 matrix products. It walks along the rows in tiles:
 
     x      |......done......|====tile====|..............|      [T, C] of each item
@@ -8,7 +8,7 @@ matrix products. It walks along the rows in tiles:
     hidden                  |===tile====|                      relu(bias + sum over taps of rows * weight)
     out                     |===tile====|                      x + hidden * weight, in place without gradients
 
-`rows` keeps what a tile still needs of the rows before it, which may be overwritten by then; so tiles are exact at
+`rows` keeps what a tile still needs of the rows before it, which may be overwritten by then. So tiles are exact at
 every length, stride and dilation, the zero padding at both ends included.
 
 Change here how one layer is computed. Nothing here knows gradients; `gradients.py` does.
@@ -223,7 +223,7 @@ class UpsampledRows:
             out[:, out.shape[1] - self.stride // 2 :].zero_()
 
     def load(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Positions start - 1 to end + 1 of x, and start * s - s / 2 to end * s + s / 2 of the result.
+        """Positions start - 1 to end + 1 of x. Of the result: start * s - s / 2 to end * s + s / 2.
 
         Outside of their lengths both are zero.
         """

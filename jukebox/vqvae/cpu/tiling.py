@@ -1,8 +1,8 @@
 """Encoders and decoders on a CPU: the same numbers as the plain modules in a fraction of the time and memory.
 
-The plain modules have PyTorch map and clear fresh pages for each layer's output and reorder it for each convolution;
-here the layers of `layers.py` run on rows, [N, T, C], in tiles. Without gradients residual blocks work in place
-and few items run at a time, so an activation or two is all that is held; with gradients see `gradients.py`.
+The plain modules have PyTorch map and clear fresh pages for each layer's output and reorder it for each convolution.
+Here the layers of `layers.py` run on rows, [N, T, C], in tiles. Without gradients residual blocks work in place and few
+items run at a time, so only an activation or two is held. With gradients see `gradients.py`.
 
 Change here which inputs take this path and how layers are strung together; tests compare both paths. `disabled()`
 switches it off. Hooks on inner modules do not run here.
