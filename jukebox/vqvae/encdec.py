@@ -104,24 +104,16 @@ class Encoder(nn.Module):
     `latent` gives what the last stage makes, calling the module what every stage makes.
 
     Args:
-        input_emb_width: audio channels.
-        output_emb_width: channels of the latent, and between stages.
-        downs_t, strides_t: per stage, l + 1 of them.
+        channels: of the audio.
+        emb_width: channels of the latent, and between stages.
+        stages: (down, stride) of each, see `EncoderConvBlock`.
         config: the residual stacks.
     """
 
-    def __init__(
-        self,
-        input_emb_width: int,
-        output_emb_width: int,
-        downs_t: Sequence[int],
-        strides_t: Sequence[int],
-        config: ConvConfig,
-    ):
+    def __init__(self, channels: int, emb_width: int, stages: Sequence[tuple[int, int]], config: ConvConfig):
         super().__init__()
-        widths = [input_emb_width, *[output_emb_width] * len(downs_t)]
         self.level_blocks = nn.ModuleList(
-            EncoderConvBlock(*stage, config) for stage in zip(widths, widths[1:], downs_t, strides_t, strict=False)
+            EncoderConvBlock(emb_width if i else channels, emb_width, *stage, config) for i, stage in enumerate(stages)
         )
 
     @property
@@ -147,20 +139,10 @@ class Decoder(nn.Module):
     Arguments are as in `Encoder`.
     """
 
-    def __init__(
-        self,
-        input_emb_width: int,
-        output_emb_width: int,
-        downs_t: Sequence[int],
-        strides_t: Sequence[int],
-        config: ConvConfig,
-    ):
+    def __init__(self, channels: int, emb_width: int, stages: Sequence[tuple[int, int]], config: ConvConfig):
         super().__init__()
-        self.level_blocks = nn.ModuleList(
-            DecoderConvBlock(output_emb_width, output_emb_width, down, stride, config)
-            for down, stride in zip(downs_t, strides_t, strict=True)
-        )
-        self.out = nn.Conv1d(output_emb_width, input_emb_width, 3, 1, 1)
+        self.level_blocks = nn.ModuleList(DecoderConvBlock(emb_width, emb_width, *stage, config) for stage in stages)
+        self.out = nn.Conv1d(emb_width, channels, 3, 1, 1)
 
     @property
     def blocks(self) -> list[DecoderConvBlock]:

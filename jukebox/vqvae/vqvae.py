@@ -96,13 +96,10 @@ class VQVAE(nn.Module):
         use_bottleneck, threshold = more.pop("use_bottleneck", True), more.pop("revival_threshold", 1.0)
         quantizer = more.pop("quantizer", "codebook")
         config = ConvConfig.of(**more)
-
-        def stages(level: int) -> tuple[int, int, Sequence[int], Sequence[int], ConvConfig]:
-            last = level + 1
-            return x_channels, emb_width, downs_t[:last], strides_t[:last], config.scaled(multipliers[level])
-
-        self.encoders = nn.ModuleList(TiledEncoder(*stages(level)) for level in range(levels))
-        self.decoders = nn.ModuleList(TiledDecoder(*stages(level)) for level in range(levels))
+        stages = list(zip(downs_t, strides_t, strict=True))
+        shapes = [(x_channels, emb_width, stages[: i + 1], config.scaled(by)) for i, by in enumerate(multipliers)]
+        self.encoders = nn.ModuleList(TiledEncoder(*shape) for shape in shapes)
+        self.decoders = nn.ModuleList(TiledDecoder(*shape) for shape in shapes)
         self.bottleneck = Bottleneck(l_bins, emb_width, mu, levels, threshold, quantizer if use_bottleneck else None)
 
     # ------------------------------------------------------------------------------------------ codes

@@ -25,9 +25,9 @@ def test_stages_change_the_length_by_stride_to_the_power_of_down() -> None:
 def test_levels_stack_stages() -> None:
     config = ConvConfig(width=4, depth=1)
     x = torch.randn(1, 2, 48)
-    *_, latent = Encoder(2, 5, [1, 1, 2], [2, 6, 2], config)(x)
+    *_, latent = Encoder(2, 5, [(1, 2), (1, 6), (2, 2)], config)(x)
     assert latent.shape == (1, 5, 1)
-    assert Decoder(2, 5, [1, 1, 2], [2, 6, 2], config)(latent).shape == x.shape
+    assert Decoder(2, 5, [(1, 2), (1, 6), (2, 2)], config)(latent).shape == x.shape
 
 
 @pytest.mark.parametrize("down, stride", [(1, 1), (2, 3), (0, 2), (1, 0)])

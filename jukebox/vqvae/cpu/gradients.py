@@ -17,7 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from jukebox.vqvae.cpu import layers
-from jukebox.vqvae.resnet import ResConv1DBlock
+from jukebox.vqvae.resnet import Resnet1D
 
 
 class _ResidualStack(Function):
@@ -185,8 +185,9 @@ class _UpsampleConv3(Function):
         return grad_x, grad_weight, grad_bias, grad_taps, grad.sum((0, 1)), None
 
 
-def residual_stack(x: Tensor, blocks: Sequence[ResConv1DBlock]) -> Tensor:
+def stack(x: Tensor, stack: Resnet1D) -> Tensor:
     """Residual blocks in a row, [N, T, C] -> [N, T, C]."""
+    blocks = stack.residual_blocks
     geometry = [(block.dilation, block.res_scale) for block in blocks]
     params = [parameter for block in blocks for parameter in block.tensors()]
     return _ResidualStack.apply(x, geometry, *params) if geometry else x

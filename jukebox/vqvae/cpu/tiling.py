@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,16 @@ def needs_gradients(module: nn.Module, x: Tensor) -> bool:
     return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in module.parameters()))
 
 
+class Layers(Protocol):
+    """The layers on rows [N, T, C]: `_Plain`, or the module `gradients`."""
+
+    def stack(self, x: Tensor, stack: Resnet1D) -> Tensor: ...
+    def conv3(self, x: Tensor, conv: nn.Conv1d) -> Tensor: ...
+    def downsample(self, x: Tensor, conv: nn.Conv1d) -> Tensor: ...
+    def upsample(self, x: Tensor, conv: nn.ConvTranspose1d) -> Tensor: ...
+    def upsample_conv3(self, x: Tensor, conv: nn.ConvTranspose1d, after: nn.Conv1d) -> Tensor: ...
+
+
 class _Plain:
     """Layers without gradients; the residual stack works in place."""
 
@@ -82,31 +93,6 @@ class _Plain:
         return layers.upsample_conv3(upsampled, layers.side_by_side(after), layers.bias_of(after))
 
 
-class _WithGradients:
-    """Layers that automatic differentiation knows."""
-
-    def __init__(self, like: Tensor):
-        pass
-
-    def stack(self, x: Tensor, stack: Resnet1D) -> Tensor:
-        return gradients.residual_stack(x, stack.residual_blocks)
-
-    def conv3(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
-        return gradients.conv3(x, conv)
-
-    def downsample(self, x: Tensor, conv: nn.Conv1d) -> Tensor:
-        return gradients.downsample(x, conv)
-
-    def upsample(self, x: Tensor, conv: nn.ConvTranspose1d) -> Tensor:
-        return gradients.upsample(x, conv)
-
-    def upsample_conv3(self, x: Tensor, conv: nn.ConvTranspose1d, after: nn.Conv1d) -> Tensor:
-        return gradients.upsample_conv3(x, conv, after)
-
-
-Layers = _Plain | _WithGradients
-
-
 def _run(module: nn.Module, body: Callable[[Layers, Tensor], Tensor], x: Tensor, largest: int) -> Tensor:
     """Runs a function of rows on [N, C, T]; the result is [N, C', T'] lying in memory as [N, T', C'].
 
@@ -118,7 +104,7 @@ def _run(module: nn.Module, body: Callable[[Layers, Tensor], Tensor], x: Tensor,
     """
     rows = x.transpose(1, 2)
     if needs_gradients(module, x):
-        return body(_WithGradients(x), rows).transpose(1, 2)
+        return body(gradients, rows).transpose(1, 2)
     plain = _Plain(x)
     together = max(1, TOGETHER_ELEMENTS // max(largest, 1))
     return torch.cat([body(plain, piece) for piece in rows.split(together)]).transpose(1, 2)

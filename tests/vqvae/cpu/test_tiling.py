@@ -38,8 +38,8 @@ def modules(size: tuple) -> list[tuple[nn.Module, Tensor]]:
     torch.manual_seed(samples)
     config = ConvConfig(6, depth, m_conv, growth, cycle)
     upsampler = TiledDecoderConvBlock(5, 7, down, stride, replace(config, res_scale=True, blocks_name="blocks"))
-    encoder = TiledEncoder(2, 5, [down, 1], [stride, 2], config)
-    decoder = TiledDecoder(2, 5, [down, 1], [stride, 2], replace(config, reverse_decoder_dilation=True))
+    encoder = TiledEncoder(2, 5, [(down, stride), (1, 2)], config)
+    decoder = TiledDecoder(2, 5, [(down, stride), (1, 2)], replace(config, reverse_decoder_dilation=True))
     latent = torch.randn(items, 5, 7)
     return [(encoder, torch.randn(items, 2, samples)), (decoder, latent), (upsampler, latent)]
 
@@ -123,13 +123,13 @@ def test_the_switch_and_the_inputs_that_take_the_plain_path() -> None:
 
 def test_frozen_modules_keep_nothing_for_a_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where nobody switched gradients off: they run in place, as without gradients."""
-    monkeypatch.setattr(tiling, "_WithGradients", None)
+    monkeypatch.setattr(tiling, "gradients", None)
     for module, x in modules(SIZES[0]):
         module.requires_grad_(False)
         with torch.no_grad():
             expected = run(module, x)
         assert torch.equal(run(module, x), expected)
-        with pytest.raises(TypeError):
+        with pytest.raises(AttributeError):
             run(module, x.clone().requires_grad_())
 
 
