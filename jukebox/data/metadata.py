@@ -253,7 +253,7 @@ class FolderMetadata:
 
     def unused_rows(self, names: Iterable[str]) -> list[str]:
         """One line for each table with rows about none of the folder's files or with a file twice, and one for files
-        with labels beside no song; empty where all is used.
+        with labels beside no song. Empty if all is used.
         """
         names = list(names)
         lines: list[str] = []

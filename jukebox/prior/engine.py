@@ -1,7 +1,7 @@
 """Sampling from an autoregressive model: take a prompt in, then one token after another.
 
-Owns the caches and the random numbers. `prefill` runs given tokens in as few passes as memory allows; `draw` makes new
-ones, by the native library where there is one (`jukebox/native`), else by PyTorch through `TokenStep`, its twin.
+Owns the caches and the random numbers. `prefill` runs given tokens in as few passes as memory allows. `draw` makes new
+ones: by the native library if there is one (`jukebox/native`), else by PyTorch through `TokenStep`, its twin.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def pick_engine(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[
         ("native" or "eager", why it is not native: a few words, or nothing where it is or where "eager" was wanted).
 
     Raises:
-        ValueError: "native" is wanted and cannot be had, or an unknown name.
+        ValueError: "native" is wanted and cannot be built, or an unknown name.
     """
     if wanted not in ENGINES:
         raise ValueError(f"engine={wanted}: choose one of {', '.join(ENGINES)}")

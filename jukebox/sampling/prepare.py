@@ -77,7 +77,7 @@ def with_engine(settings: Settings, device: torch.device, report: Silent, state:
     """Settings with the engine that will draw; a resumed run keeps its own unless another is asked for.
 
     Raises:
-        UserError: the engine that is asked for cannot be had.
+        UserError: the engine that is asked for cannot be built.
     """
     earlier = {level.engine for level in state.options} if state is not None and settings.engine == "auto" else set()
     try:
