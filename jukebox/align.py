@@ -41,9 +41,9 @@ finished run with it.
     score    linear x sharp x mass"""
 
 FLAGS = [
-    Flag("model", "", "the model that made the run, as for sample.py"),
-    Flag("weights_from", "", "folder with its weights in the Hugging Face layout, as for sample.py"),
-    Flag("logdir", "", "folder of the run, which holds level_0, level_1, ..."),
+    Flag("model", "", "the model that made the run, as for sample.py", kind="paths"),
+    Flag("weights_from", "", "folder with its weights in the Hugging Face layout, as for sample.py", kind="path"),
+    Flag("logdir", "", "folder of the run, which holds level_0, level_1, ...", kind="path"),
     Flag("find", False, "judge all heads that look at lyrics, and keep the best one"),
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is"),
     Flag("dtype", "", "fp16, bf16 or fp32; fp16 on CUDA, else fp32"),

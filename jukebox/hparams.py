@@ -77,6 +77,7 @@ class FrozenHyperparams(Hyperparams):
 
 DEFAULTS: dict[str, Hyperparams] = {}  # group -> key -> default
 DESCRIPTIONS: dict[str, str] = {}  # key -> one line for --help and the reference page
+PATHS = ("local_logdir", "audio_files_dir", "labels_dir", "metadata_py", "codes_dir", "restore_vqvae", "restore_prior")
 HPARAMS_REGISTRY: dict[str, Hyperparams] = {}  # set name -> key -> value
 
 # Keys that take values of another type than their default has.

@@ -6,6 +6,7 @@ The command line; the order of things is in `reconstruction/reconstructor.py`, w
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +15,16 @@ if not __package__:  # as a script, whose folder would hide installed packages
 
 from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
-from jukebox.utils.flag_values import DAMAGED, FORMATS, choice, device_name, number, seconds_of, whole_numbers
+from jukebox.utils.flag_values import (
+    DAMAGED,
+    FORMATS,
+    choice,
+    device_name,
+    find_files,
+    number,
+    seconds_of,
+    whole_numbers,
+)
 from jukebox.utils.progress import progress_bar, write_line
 
 DESCRIPTION = """\
@@ -31,17 +41,21 @@ left out, and those that break off are named; then the exit status is 1.
 
 FLAGS = [
     Flag(
-        "model", "", "a key of MODELS, or the folder or checkpoint of a training run; only its VQ-VAE is read", "what"
+        "model",
+        "",
+        "a key of MODELS, or the folder or checkpoint of a training run; only its VQ-VAE is read",
+        "what",
+        "path",
     ),
-    Flag("audio_file", "", "songs, separated by commas", "what"),
-    Flag("audio_files_dir", "", "or a folder of songs, searched with all below it", "what"),
+    Flag("audio_file", "", "songs: separated by commas, repeated, or a pattern such as 't*.wav'", "what", "files"),
+    Flag("audio_files_dir", "", "or a folder of songs, searched with all below it", "what", "path"),
     Flag(
         "damaged",
         DAMAGED[0],
         "files that cannot be read to their end: refuse leaves them out, keep uses what can be read",
         "what",
     ),
-    Flag("name", "", "folder to write to", "what"),
+    Flag("name", "", "folder to write to", "what", "path"),
     Flag("levels", None, "levels to decode from, 0 the finest, such as 0,2; all", "what"),
     Flag("offset", 0.0, "where to start, in seconds of each file", "what"),
     Flag("seconds", None, "how much of each file to take, in seconds; up to its end", "what"),
@@ -148,7 +162,7 @@ def is_about(error: UserError, path: str) -> bool:
     return isinstance(error, AudioError) or str(error).startswith(path)
 
 
-def find_songs(audio_file: str, audio_files_dir: str) -> list[tuple[str, str]]:
+def find_songs(audio_file: str | Sequence[str], audio_files_dir: str) -> list[tuple[str, str]]:
     """Path and name of each song.
 
     Raises:
@@ -164,12 +178,7 @@ def find_songs(audio_file: str, audio_files_dir: str) -> list[tuple[str, str]]:
         if not names:
             raise UserError(f"--audio_files_dir={audio_files_dir}: there is no audio file in it or below")
         return [(os.path.join(audio_files_dir, name), name) for name in names]
-    # a name that exists as it is is not cut at its commas
-    paths = [audio_file] if os.path.exists(audio_file) else [p.strip() for p in audio_file.split(",") if p.strip()]
-    for path in paths:
-        if not os.path.isfile(path):
-            raise UserError(f"--audio_file={path}: there is no such file")
-    return [(path, os.path.basename(path)) for path in paths]
+    return [(path, os.path.basename(path)) for path in find_files("audio_file", audio_file)]
 
 
 def command() -> NoReturn:

@@ -52,10 +52,18 @@ the files over N processes.
   python jukebox/represent.py --model=5b --audio_files_dir=music --out=features --layers=36"""
 
 FLAGS = [
-    Flag("model", "", "5b, 5b_lyrics, 1b_lyrics, another key of MODELS, or runs, as for sample.py", "what"),
-    Flag("weights_from", "", "folder with the model's weights in the Hugging Face layout, as for sample.py", "what"),
-    Flag("audio_files_dir", "", "folder of audio files, searched with all below it", "what"),
-    Flag("out", "", "folder to write to", "what"),
+    Flag(
+        "model", "", "5b, 5b_lyrics, 1b_lyrics, another key of MODELS, or runs, as for sample.py", "what", kind="paths"
+    ),
+    Flag(
+        "weights_from",
+        "",
+        "folder with the model's weights in the Hugging Face layout, as for sample.py",
+        "what",
+        "path",
+    ),
+    Flag("audio_files_dir", "", "folder of audio files, searched with all below it", "what", "path"),
+    Flag("out", "", "folder to write to", "what", "path"),
     Flag(
         "damaged",
         DAMAGED[0],

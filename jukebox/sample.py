@@ -49,14 +49,21 @@ made; the same command with --resume continues.
   your own model   --model=logs/my_upsampler,logs/my_prior --name=out/mine"""
 
 FLAGS = [
-    Flag("model", "", "5b, 5b_lyrics, 1b_lyrics, another key of MODELS, or runs: logs/RUN[,logs/RUN2,...]", "what"),
+    Flag(
+        "model",
+        "",
+        "5b, 5b_lyrics, 1b_lyrics, another key of MODELS, or runs: logs/RUN[,logs/RUN2,...]",
+        "what",
+        kind="paths",
+    ),
     Flag(
         "weights_from",
         "",
         "folder with the model's weights in the Hugging Face layout; without --model its config.json is followed",
         "what",
+        "path",
     ),
-    Flag("name", "", "folder to write to", "what"),
+    Flag("name", "", "folder to write to", "what", "path"),
     Flag(
         "mode", "ancestral", "ancestral (from nothing), primed (from audio), continue or upsample (from codes)", "what"
     ),
@@ -82,15 +89,21 @@ FLAGS = [
         "per level, low to high: new tokens of a window as a fraction of the context; cut to the levels",
         "lengths",
     ),
-    Flag("audio_file", "", "prompts for --mode=primed, any format, separated by commas", "given"),
+    Flag(
+        "audio_file",
+        "",
+        "prompts for --mode=primed, any format: separated by commas, repeated, or a pattern such as 't*.wav'",
+        "given",
+        "files",
+    ),
     Flag(
         "damaged", "refuse", "prompts that cannot be read to their end: refuse them, or keep what can be read", "given"
     ),
-    Flag("codes_file", "", "data.pth.tar of an earlier run, for --mode=continue and --mode=upsample", "given"),
+    Flag("codes_file", "", "data.pth.tar of an earlier run, for --mode=continue and --mode=upsample", "given", "path"),
     Flag("artist", "", "artist of all songs; a demo text if left out, as genre and lyrics", "labels"),
     Flag("genre", "", "genre of all songs", "labels"),
     Flag("lyrics", "", r"lyrics of all songs; a backslash is a line end", "labels"),
-    Flag("lyrics_file", "", "the same from a text file in UTF-8, with or without times", "labels"),
+    Flag("lyrics_file", "", "the same from a text file in UTF-8, with or without times", "labels", "path"),
     Flag("lyric_line", 1, "which of several lines of lyrics on the same stamp is sung", "labels"),
     *(Flag(name, "", signal.description, "labels") for name, signal in SIGNALS.items()),
     Flag(
@@ -98,6 +111,7 @@ FLAGS = [
         "",
         "JSON file with a list of {artist, genre, lyrics, total_length_in_seconds, offset_in_seconds}, one per song",
         "labels",
+        "path",
     ),
     Flag(
         "list_artists",

@@ -13,7 +13,7 @@ import shlex
 import textwrap
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jukebox.hparams import DEFAULTS, DESCRIPTIONS, HPARAMS_REGISTRY, Hyperparams, setup_hparams
+from jukebox.hparams import DEFAULTS, DESCRIPTIONS, HPARAMS_REGISTRY, PATHS, Hyperparams, setup_hparams
 from jukebox.training.checks import check_training
 from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.gone import gone_key
@@ -47,7 +47,7 @@ def flags() -> list[Flag]:
     """--hps and every hyper-parameter, in the groups of `hparams.py`."""
     first = [Flag("hps", "", "sets of hyper-parameters, joined from left to right; flags win over them", "sets")]
     return first + [
-        Flag(key, default, DESCRIPTIONS[key], group)
+        Flag(key, default, DESCRIPTIONS[key], group, "path" if key in PATHS else "")
         for group, keys in DEFAULTS.items()
         for key, default in keys.items()
     ]

@@ -186,15 +186,21 @@ def build(
 
 
 FLAGS = [
-    Flag("audio_files_dir", "", "folder of songs with their labels, searched recursively"),
-    Flag("out", "", "folder for the tables; empty: that of the songs"),
+    Flag("audio_files_dir", "", "folder of songs with their labels, searched recursively", kind="path"),
+    Flag("out", "", "folder for the tables; empty: that of the songs", kind="path"),
     Flag(
         "vocab",
         "",
         f"text file with the characters of the lyrics; {COLLECT}: those of the songs; empty: the standard ones",
+        kind="path",
     ),
     Flag("labels_v3", True, "one id for a whole genre; False: one for each word of it"),
-    Flag("metadata_py", "", "Python file with your own get_metadata(filename, test) -> (artist, genre, lyrics)"),
+    Flag(
+        "metadata_py",
+        "",
+        "Python file with your own get_metadata(filename, test) -> (artist, genre, lyrics)",
+        kind="path",
+    ),
     Flag("lyric_line", 1, LYRIC_LINE),
     Flag("sample_length", 0, "samples of a training chunk, if known: it sets a lower limit to min_duration"),
     Flag("sr", 44100, "sample rate of the model, in Hz"),

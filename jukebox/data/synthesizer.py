@@ -317,7 +317,7 @@ def write_songs(
 
 
 FLAGS = [
-    Flag("out", "", "folder for the songs"),
+    Flag("out", "", "folder for the songs", kind="path"),
     Flag("songs", 32, "how many"),
     Flag("seconds", 30.0, "length of each"),
     Flag("sr", 22050, "sample rate in Hz"),

@@ -22,7 +22,7 @@ from jukebox.sampling.settings import Settings
 from jukebox.utils.dist_utils import given_device
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
-from jukebox.utils.flag_values import DAMAGED
+from jukebox.utils.flag_values import DAMAGED, find_files
 
 
 def tile_songs(items: Sequence[Any], hps: Any) -> list[Any]:
@@ -39,13 +39,10 @@ def split_prompts(prompts: str | Sequence[Any]) -> list[Any]:
     """
     from jukebox.utils.audio.read import mono
 
-    if isinstance(prompts, str):
-        names = [prompts] if os.path.exists(prompts) else prompts.split(",")
-        prompts = [name.strip() for name in names if name.strip()]
-    for prompt in prompts:
-        if not hasattr(prompt, "shape") and not os.path.isfile(prompt):
-            raise UserError(f"--audio_file={prompt}: there is no such file")
-    return [mono(prompt) if hasattr(prompt, "shape") else os.fspath(prompt) for prompt in prompts]
+    found: list[Any] = []
+    for prompt in [prompts] if isinstance(prompts, str) else prompts:
+        found += [mono(prompt)] if hasattr(prompt, "shape") else find_files("audio_file", [prompt])
+    return found
 
 
 def load_prompts(audio_files: str | Sequence[Any], duration: int, hps: Any) -> Tensor:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from jukebox.utils.errors import UserError, did_you_mean
+from jukebox.utils.flag_values import expand_path
 from jukebox.utils.gone import gone_name
 from jukebox.utils.launch import abort_job, leave_job, read_launch
 from jukebox.version import __version__
@@ -34,7 +35,8 @@ _BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, 
 class Flag:
     """One flag: its name without dashes, its default, one line that says what it is for, and a heading in the help.
 
-    `kind` is for those whose default does not tell: "bool", or "text" for one that may lack a value: True.
+    `kind` is for those whose default does not tell: "bool"; "text" for one that may lack a value: True; "path" may
+    have `~` and `$VAR`; "paths" for several with commas between them; "files" for those that may also be repeated.
     """
 
     name: str
@@ -90,7 +92,15 @@ def parse_flags(arguments: Sequence[str], flags: Sequence[Flag], instead: Instea
                 values[name] = True
                 continue
             text = words.pop(0)
-        values[name] = _parse_value(flag, text)
+        if flag.kind != "files":
+            values[name] = _parse_value(flag, text)
+            continue
+        texts = [text]
+        while not equals and words and not _is_flag(words[0]):  # as a shell writes out a pattern
+            texts.append(words.pop(0))
+        before = values.get(name, [])
+        texts = [*([before] if isinstance(before, str) else before), *texts]
+        values[name] = texts if len(texts) > 1 else text
     return values
 
 
@@ -104,6 +114,10 @@ def _wants_bool(flag: Flag) -> bool:
 
 
 def _parse_value(flag: Flag, text: str) -> Any:
+    if flag.kind == "path":
+        return expand_path(text)
+    if flag.kind == "paths":
+        return ",".join(map(expand_path, text.split(",")))
     if flag.kind == "text" or isinstance(flag.default, str):
         return text
     if _wants_bool(flag):

@@ -65,7 +65,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
     Args:
         path: where the file will be.
-        mode: "wb", or "w" for text, which is written as utf-8 with newlines as they are.
+        mode: "wb", or "w" for text, which is written as utf-8 with newlines as they are. What is not utf-8, as in old
+            names of files, becomes `\\udcXX`, which JSON reads as the same name.
 
     Raises:
         WriteError: the disk is full, or the file cannot be written for another reason of the system's. What the block
@@ -77,7 +78,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     try:
         os.makedirs(folder, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".tmp", dir=folder)
-        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
         with os.fdopen(handle, mode, **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()

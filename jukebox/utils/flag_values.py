@@ -6,7 +6,9 @@ checked where the command is carried out.
 
 from __future__ import annotations
 
+import glob
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,6 +94,47 @@ def number(
     if below is not None and value >= below:
         raise UserError(f"--{flag}={value}: must be below {below:g}")
     return float(value)
+
+
+def expand_path(text: str) -> str:
+    """A path with `~` and `$VAR` put in; one that exists as it is, and an address, stay as they are."""
+    if not text or "://" in text or os.path.lexists(text):
+        return text
+    return os.path.expandvars(os.path.expanduser(text))
+
+
+def find_files(flag: str, given: str | Sequence[str]) -> list[str]:
+    """The files that a flag names, in order.
+
+    Args:
+        given: once or several times: a path, a pattern such as `t*.wav`, or several of them with commas between them. A
+            name that exists as it is is not cut at its commas and is not a pattern.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    files: list[str] = []
+    for text in [given] if isinstance(given, str) else given:
+        parts = os.fspath(text).split(",")
+        while parts:
+            for end in range(len(parts), 0, -1):
+                name = ",".join(parts[:end])
+                if found := _matches(name) or _matches(name.strip()):
+                    break
+            else:
+                end = 1
+                if parts[0].strip():
+                    raise UserError(f"--{flag}={parts[0].strip()}: there is no such file")
+            files += found
+            parts = parts[end:]
+    return files
+
+
+def _matches(name: str) -> list[str]:
+    path = expand_path(name)
+    if os.path.isfile(path):
+        return [path]
+    return sorted(filter(os.path.isfile, glob.glob(path))) if glob.has_magic(path) else []
 
 
 def per_level(flag: str, value: Any, levels: int) -> list[Any]:

@@ -9,6 +9,7 @@ hold.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import decimal
 import fractions
@@ -112,7 +113,10 @@ def load_pickled(file: str | IO[bytes], map_location: Any = "cpu", mmap: bool = 
     """What `torch.save` wrote, of tensors, plain types and those of `SAFE`; raises whatever PyTorch does."""
     import torch
 
-    with torch.serialization.safe_globals([(kind, name) for name, kind in SAFE.items()]):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.serialization.safe_globals([(kind, name) for name, kind in SAFE.items()]))
+        if isinstance(file, str) and file.encode(errors="ignore").decode() != file:  # PyTorch opens UTF-8 names only
+            file, mmap = stack.enter_context(open(file, "rb")), False
         content = torch.load(file, map_location=map_location, mmap=mmap, weights_only=True)
     return _finished(content, {})
 

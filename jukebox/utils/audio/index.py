@@ -95,7 +95,7 @@ class AudioIndex:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        digest = hashlib.sha256(os.fspath(self.folder.resolve()).encode()).hexdigest()[:24]
+        digest = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:24]
         self._places = [self.folder / INDEX_NAME, _cache_folder() / "audio_index" / f"{digest}.json"]
         self._entries: dict[str, AudioEntry] = {}
         for place in reversed(self._places):

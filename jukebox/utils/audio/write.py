@@ -58,7 +58,7 @@ def write_audio(
     if x.ndim != 2 or x.shape[1] not in (1, 2):
         raise ValueError(f"audio of shape {list(x.shape)}: expected [T], [T, 1] or [T, 2]")
     x = np.clip(np.nan_to_num(x), -1.0, 1.0)
-    tags = {key: str(value) for key, value in (tags or {}).items() if str(value)}
+    tags = {key: str(value).encode(errors="replace").decode() for key, value in (tags or {}).items() if str(value)}
     with atomic_write(path) as file:
         if extension == "mp3":
             stream = io.BytesIO()
