@@ -252,8 +252,8 @@ class FolderMetadata:
         return found
 
     def unused_rows(self, names: Iterable[str]) -> list[str]:
-        """One line for each table with rows about none of the folder's files or with a file twice, and one for files
-        with labels beside no song. Empty if all is used.
+        """One line for each table with rows about none of the folder's files or with a file twice. One more for
+        files with labels beside no song. Empty if all is used.
         """
         names = list(names)
         lines: list[str] = []
