@@ -27,6 +27,8 @@ from typing import Any
 from jukebox.data.label_tables import TABLES, Table, canonical, find_tables, fold, read_table, stem_of
 from jukebox.data.lrc import Lyrics, fit_times, parse_lyrics
 from jukebox.data.text_files import read_text
+from jukebox.utils.audio.id3 import genre_name
+from jukebox.utils.audio.index import LYRIC_TAG
 from jukebox.utils.label_row import SIGNALS
 
 UNKNOWN = "unknown"
@@ -118,7 +120,7 @@ class FolderMetadata:
             tags: the file's own tags, names in lower case.
             duration: seconds of the song.
         """
-        sources = [self._read_json(name), self._read_txt(name), *self._rows_about(name), _from_tags(tags)]
+        sources = [self._read_json(name), self._read_txt(name), *self._rows_about(name), *_from_tags(tags)]
         values: dict[str, str] = {}
         lyrics: list[str] = []
         for source in sources:
@@ -289,6 +291,12 @@ class FolderMetadata:
         )
 
 
-def _from_tags(tags: Mapping[str, str]) -> dict[str, str | None]:
-    words = next((text for key, text in tags.items() if key.startswith(("lyrics", "unsyncedlyrics"))), None)
-    return dict(artist=tags.get("artist") or tags.get("album_artist"), genre=tags.get("genre"), lyrics=words)
+def _from_tags(tags: Mapping[str, str]) -> list[dict[str, str | None]]:
+    """What a file's tags say; those of lyrics one by one, that with times by its name first."""
+    found = sorted(
+        (key for key in tags if LYRIC_TAG.match(key)), key=lambda key: not key.startswith(("sync", "wm/lyrics_sync"))
+    )
+    names = {"artist": tags.get("artist") or tags.get("album_artist"), "genre": genre_name(tags.get("genre", ""))}
+    sources: list[dict[str, str | None]] = [names]
+    sources += [{"lyrics": tags[key]} for key in found]
+    return sources

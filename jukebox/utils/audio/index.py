@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from jukebox.utils.audio.id3 import read_synced_lyrics
 from jukebox.utils.audio.read import EXTENSIONS, about_audio, probe_audio
 from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.errors import UserError
@@ -22,8 +24,9 @@ from jukebox.utils.files import atomic_write
 from jukebox.utils.progress import progress_bar
 
 INDEX_NAME = ".jukebox_index.json"
-VERSION = 2
-KEPT_TAGS = ("artist", "album_artist", "genre", "title")  # and those that begin with "lyrics" or "unsyncedlyrics"
+VERSION = 3
+KEPT_TAGS = ("artist", "album_artist", "genre", "title")  # and those of lyrics
+LYRIC_TAG = re.compile(r"(?:wm/)?(?:un)?(?:sync(?:ed|hroni[sz]ed)?)?[ _-]?lyrics")  # how their names begin
 QUIET_BELOW = 200  # new files; a shorter scan shows no progress bar
 
 
@@ -171,7 +174,9 @@ def _probe(path: Path) -> AudioEntry:
         facts = about_audio(path)
     except AudioError as error:
         return AudioEntry(size, mtime_ns, error=str(error))
-    kept = {k: t for k, t in facts.tags.items() if k in KEPT_TAGS or k.startswith(("lyrics", "unsyncedlyrics"))}
+    kept = {k: t for k, t in facts.tags.items() if k in KEPT_TAGS or LYRIC_TAG.match(k)}
+    if path.suffix.lower() == ".mp3" and (synced := read_synced_lyrics(path)):
+        kept["syncedlyrics"] = synced
     return AudioEntry(size, mtime_ns, facts.seconds, kept, facts.error, str(facts.cut))
 
 
