@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from jukebox.hparams import Hyperparams
+    from jukebox.loaders import Model
     from jukebox.prior.prior import SimplePrior
     from jukebox.sampling.alignment import HeadScore, get_alignment, rank_heads
 else:
@@ -80,10 +81,10 @@ def main(
     dtype = dtype or usual_dtype(torch_device)
 
     saved = load_torch(levels[0] / "data.pth.tar")
+    if misfit := what_does_not_fit(saved, found):
+        raise UserError(f"{levels[0]} was not made by --model={model}, it holds {misfit}: give the model that made it")
     labels, z = saved["labels"][-1], saved["zs"][-1].to(torch_device)
-    if labels is None or z.shape[1] == 0:
-        raise UserError(f"{levels[0]} holds no codes and labels of the top level: it was not made by --model={model}")
-    if not any(len(info["full_tokens"]) > int(find) for info in labels["info"]):
+    if not any(len(info.get("full_tokens") or ()) > int(find) for info in labels["info"]):
         raise UserError(f"no song of {logdir} has {'two letters of ' * find}lyrics, so there is nothing to align")
     count = len(found.levels)
     hps = Hyperparams({"hop_fraction": [0.5] * count, **saved.get("hps", {})}, levels=count)
@@ -122,6 +123,31 @@ def finished_levels(logdir: str) -> list[Path]:
     if not levels:
         raise UserError(f"--logdir={logdir} holds no finished level: give the folder that --name of sample.py named")
     return levels
+
+
+def what_does_not_fit(saved: object, model: "Model") -> str:
+    """What of the data of a level is of another model than the one given; "" where all fits."""
+    saved = saved if isinstance(saved, dict) else {}
+    assert model.top is not None
+    zs, labels = saved.get("zs"), saved.get("labels") or [None]
+    if not zs or zs[-1].shape[1] == 0 or not labels[-1]:
+        return "no codes and labels of the top level"
+    hps, row = model.top.hps, model.top.labeller.row
+    y, tokens = labels[-1]["y"], [token for info in labels[-1]["info"] for token in info.get("full_tokens") or []]
+    if len(zs) != len(model.levels):
+        return f"codes of {len(zs)} levels, not {len(model.levels)}"
+    if y.shape[1] != row.size:
+        return f"label rows of {y.shape[1]} numbers, not {row.size}"
+    for what, values, end in (
+        ("code", zs[-1], hps.l_bins),
+        ("genre", y[:, row.genre], hps.y_bins[0]),
+        ("artist", y[:, row.artist], hps.y_bins[1]),
+        ("character", tokens, hps.n_vocab),
+    ):
+        largest = int(max(values, default=0) if isinstance(values, list) else values.max())
+        if largest >= end:
+            return f"{what} {largest}, which are 0 to {end - 1} there"
+    return ""
 
 
 def table(scores: list["HeadScore"]) -> str:
