@@ -50,7 +50,7 @@ SETTINGS = {
 }
 
 
-def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alignments: Any, hps: Any) -> None:
+def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alignments: Any, hps: object) -> None:
     """Writes the player page of one level and the files that it needs, each atomically and the page last.
 
         index.html               every item: player, waveform, lyrics that light up, alignment, labels, settings
@@ -100,7 +100,7 @@ def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alig
 
 
 def _item(
-    folder: Path, i: int, samples: np.ndarray, info: Mapping[str, Any], part: Any, alignment: Any, hps: Any
+    folder: Path, i: int, samples: np.ndarray, info: Mapping[str, Any], part: Any, alignment: Any, hps: object
 ) -> tuple[str, list[tuple[float, int]]]:
     """Writes the files of one item. Returns its section of the page and the times at which the light moves."""
     seconds, shift = len(samples) / _get(hps, "sr"), _get(hps, "alignment_shift") or 0
@@ -169,7 +169,7 @@ def _times(lyrics: str, alignment: Any, seconds: float, shift: int) -> tuple[Cha
     return times, ""
 
 
-def _audio_file(folder: Path, i: int, samples: np.ndarray, hps: Any) -> Path:
+def _audio_file(folder: Path, i: int, samples: np.ndarray, hps: object) -> Path:
     """Finds the audio of an item, or writes it as 16-bit WAV, and puts it into the item's folder too."""
     kinds = sorted(FORMATS, key=lambda kind: kind != _get(hps, "format"))
     path = next((p for kind in kinds if (p := folder / f"item_{i}.{kind}").is_file()), None)
@@ -213,7 +213,7 @@ def _alignment(i: int, heading: str, changes: list[tuple[float, int]], seconds: 
 # --------------------------------------------------------------------------------------------------------- the page
 
 
-def _page(folder: Path, sections: list[str], data: list[dict[str, Any]], zs: Any, hps: Any) -> str:
+def _page(folder: Path, sections: list[str], data: list[dict[str, Any]], zs: Any, hps: object) -> str:
     match = re.fullmatch(r"level_(\d+)", folder.name)
     level = int(match[1]) if match else _get(hps, "level")
     name = _text(Path(_text(_get(hps, "name")) or folder.absolute().parent.name).name) or "Jukebox"
@@ -239,7 +239,7 @@ def _page(folder: Path, sections: list[str], data: list[dict[str, Any]], zs: Any
 # ----------------------------------------------------------------------------------------------------- small things
 
 
-def _get(hps: Any, key: str) -> Any:
+def _get(hps: object, key: str) -> Any:
     return hps.get(key) if isinstance(hps, Mapping) else getattr(hps, key, None)
 
 

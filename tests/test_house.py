@@ -202,3 +202,42 @@ def test_no_file_knows_the_number_of_a_column() -> None:
 def test_the_finder_of_numbered_columns() -> None:
     source = "y[:, 3:4]; y[i, :2]; ys[:, 0]; y[:, row.artist]; y[0]; x[:, 1]; y[:4, row.times]; y[:, :n]"
     assert numbered_columns(source) == ["y[:, 3:4]", "y[i, :2]", "ys[:, 0]"]
+
+
+# --------------------------------------------------------------------------------------------------- types of parts
+
+PARTS = {"hps", "prior", "priors", "vqvae", "model", "training", "labeller", "optimizer", "opt", "schedule", "scaler"}
+PARTS |= {"average", "ema", "wrapped", "car", "kv", "vqvae_hps", "kept"}
+
+
+def untyped_parts(source: str) -> list[str]:
+    """Parameters, fields and variables with the name of a part of the model whose type is Any, or a list of Any."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        name, annotation = "", None
+        if isinstance(node, ast.arg):
+            name, annotation = node.arg, node.annotation
+        elif isinstance(node, ast.AnnAssign):
+            name, annotation = ast.unparse(node.target).rpartition(".")[2], node.annotation
+        inner: ast.AST | None = annotation
+        while isinstance(inner, (ast.BinOp, ast.Subscript)):  # `Any | None`, `Sequence[Any]`
+            inner = inner.left if isinstance(inner, ast.BinOp) else inner.slice
+        if name.strip("_") in PARTS and isinstance(inner, ast.Name) and inner.id == "Any":
+            found.append(f"line {node.lineno}: {name}: {ast.unparse(annotation)}")  # type: ignore[arg-type]
+    return found
+
+
+def test_parts_of_the_model_have_types() -> None:
+    found = [f"{path.relative_to(ROOT)}, {use}" for path in FILES for use in untyped_parts(path.read_text())]
+    assert not found, "give a class, a protocol or object:\n" + "\n".join(found)
+
+
+def test_the_finder_of_untyped_parts() -> None:
+    source = """
+def f(prior: Any, hps: Mapping[str, Any], priors: Sequence[Any | None], n: Any, *, vqvae: VQVAE): pass
+class C:
+    model: Any = None
+    def __init__(self, **hps: int): self._vqvae: Any = 1
+"""
+    found = {use.partition(": ")[2] for use in untyped_parts(source)}
+    assert found == {"prior: Any", "priors: Sequence[Any | None]", "model: Any", "_vqvae: Any"}

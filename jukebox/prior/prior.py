@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, overload
 
 import torch
 from torch import Tensor, nn
@@ -204,6 +204,12 @@ class SimplePrior(nn.Module):
 
     # ------------------------------------------------------------------------------------------ conditioning
 
+    @overload
+    def get_y(self, labels: Mapping[str, Any], start: int) -> Tensor | None: ...
+    @overload
+    def get_y(
+        self, labels: Mapping[str, Any], start: int, get_indices: Literal[True]
+    ) -> tuple[Tensor | None, list[list[int]] | None]: ...
     def get_y(
         self, labels: Mapping[str, Any], start: int, get_indices: bool = False
     ) -> Tensor | None | tuple[Tensor | None, list[list[int]] | None]:

@@ -16,7 +16,7 @@ good alignment; how it is shown is the page's business.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +24,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jukebox.hparams import Hyperparams
+from jukebox.prior.prior import SimplePrior
 from jukebox.utils.precision import read_dtype
 from jukebox.utils.sample_utils import get_starts, split_batch
 from jukebox.utils.torch_utils import empty_cache
 
+Labels = Mapping[str, Any]
 MAP_BYTES = 2**28  # of the attention weights of one layer that are in memory at a time
 
 
 def get_alignment(
-    x: Any,
+    x: object,
     zs: Sequence[Tensor],
-    labels: Any,
-    prior: Any,
+    labels: Labels,
+    prior: SimplePrior,
     fp16: bool,
-    hps: Any,
+    hps: Hyperparams,
     dtype: torch.dtype | None = None,
     head: tuple[int, int] | None = None,
     one_window: bool = False,
@@ -65,22 +68,22 @@ def get_alignment(
     Raises:
         ValueError: the prior has no lyrics or names no head.
     """
-    head = head or (prior.alignment_layer, prior.alignment_head)
-    if not prior.n_tokens or None in head:
+    layer, number = head or (prior.alignment_layer, prior.alignment_head)
+    if not prior.n_tokens or layer is None or number is None:
         raise ValueError(
             "this prior has no lyrics, or no alignment_layer and alignment_head: align.py --find finds them"
         )
     level = hps.levels - 1
     hop = max(1, int(hps.hop_fraction[level] * prior.n_ctx))
     dtype = read_dtype(fp16, dtype)
-    found = _lyric_maps(zs[level], labels, prior, dtype, hop, [head[0]], {head}, one_window)
-    return [maps[head] for maps in found]
+    found = _lyric_maps(zs[level], labels, prior, dtype, hop, [layer], {(layer, number)}, one_window)
+    return [maps[layer, number] for maps in found]
 
 
 def _lyric_maps(
     z: Tensor,
-    labels: Any,
-    prior: Any,
+    labels: Labels,
+    prior: SimplePrior,
     dtype: torch.dtype,
     hop: int,
     layers: Collection[int],
@@ -98,6 +101,7 @@ def _lyric_maps(
         maps: list[dict[tuple[int, int], np.ndarray]] = [{} for _ in songs]
         for start in reversed(starts):  # so that the rows of earlier windows stay
             y, indices = places[start]
+            assert y is not None and indices is not None
             weights = _attention(prior, z[songs, start : start + prior.n_ctx], y[songs], dtype, layers)
             for of_song, i in zip(maps, songs.tolist(), strict=True):
                 for layer, head in heads or [(one, head) for one in layers for head in range(weights[one].shape[1])]:
@@ -112,11 +116,13 @@ def _lyric_maps(
             yield {key: whole[:total, :-1] for key, whole in of_song.items()}
 
 
-def _attention(prior: Any, z: Tensor, y: Tensor, dtype: torch.dtype, layers: Collection[int]) -> dict[int, np.ndarray]:
+def _attention(
+    prior: SimplePrior, z: Tensor, y: Tensor, dtype: torch.dtype, layers: Collection[int]
+) -> dict[int, np.ndarray]:
     """{layer: [songs, heads, n_ctx, n_tokens]} for one window of some songs."""
     ordered = sorted(layers)
     with torch.inference_mode():
-        recorded = prior.z_forward(z, [], y, dtype=dtype, get_attn_weights=set(ordered))
+        recorded: Any = prior.z_forward(z, [], y, dtype=dtype, get_attn_weights=set(ordered))
     return {layer: weights.float().cpu().numpy() for layer, weights in zip(ordered, recorded, strict=True)}
 
 
@@ -168,7 +174,12 @@ def judge(alignment: np.ndarray) -> tuple[float, float, float]:
 
 
 def rank_heads(
-    zs: Sequence[Tensor], labels: Any, prior: Any, fp16: bool, hps: Any, dtype: torch.dtype | None = None
+    zs: Sequence[Tensor],
+    labels: Labels,
+    prior: SimplePrior,
+    fp16: bool,
+    hps: Hyperparams,
+    dtype: torch.dtype | None = None,
 ) -> list[HeadScore]:
     """Judges every head of every lyric layer on some songs, the best first.
 

@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jukebox.loaders import use_prior
+from jukebox.hparams import Hyperparams
+from jukebox.loaders import Prior, use_prior
+from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.alignment import get_alignment
 from jukebox.sampling.options import LevelOptions, SamplingKwargs
 from jukebox.sampling.prompts import starting_lengths
@@ -43,9 +45,9 @@ def run_levels(
     zs: Sequence[Tensor],
     labels: Sequence[Any],
     options: Sequence[LevelOptions | SamplingKwargs],
-    priors: Sequence[Any],
+    priors: Sequence[Prior | None],
     sample_levels: Sequence[int],
-    hps: Any,
+    hps: Hyperparams,
     state: RunState | None = None,
     alignments: list[np.ndarray] | None = None,
     report: Silent | None = None,
@@ -85,8 +87,8 @@ class LevelMaker:
     zs: list[Tensor]
     labels: Sequence[Any]
     options: Sequence[LevelOptions]
-    priors: Sequence[Any]
-    hps: Any
+    priors: Sequence[Prior | None]
+    hps: Hyperparams
     state: RunState | None
     alignments: list[np.ndarray] | None
     report: Silent
@@ -101,13 +103,15 @@ class LevelMaker:
     def _level(self, level: int) -> None:
         device, top = self.zs[level].device, len(self.zs) - 1
         advice = self._elsewhere(level, device)
-        if level < top and self.alignments is None and wants_alignment(self.priors[top]):
+        own, aligning = self.priors[level], self.priors[top]
+        assert own is not None
+        if level < top and self.alignments is None and aligning is not None and wants_alignment(aligning):
             with enough_memory("aligning the lyrics", advice):
-                use_prior(self.priors[top], device, self._align)
+                use_prior(aligning, device, self._align)
         with enough_memory(f"loading or running the prior of level {level}", advice):
-            use_prior(self.priors[level], device, lambda prior: self._make(prior, level))
+            use_prior(own, device, lambda prior: self._make(prior, level))
         with enough_memory(f"decoding level {level}", advice):  # the prior has gone by now
-            x = self.priors[level].decode(self.zs[level:], start_level=level, bs_chunks=max(1, self.zs[level].shape[0]))
+            x = own.decode(self.zs[level:], start_level=level, bs_chunks=max(1, self.zs[level].shape[0]))
         data = level_data(x, self.zs, self.labels, self.options, self.alignments, self.hps)
         if self.keep is not None:
             self.keep(level, data)
@@ -128,13 +132,13 @@ class LevelMaker:
         dtype = dtype_name(self.options[level].dtype)
         return f"{go_on} when {device} is free of other work, or with --device=cpu --dtype={dtype}"
 
-    def _make(self, prior: Any, level: int) -> None:
+    def _make(self, prior: SimplePrior, level: int) -> None:
         """Makes the codes of a level, and of the top level the alignments."""
         self._make_codes(prior, level)
         if level == len(self.zs) - 1 and self.alignments is None:
             self._align(prior)
 
-    def _make_codes(self, prior: Any, level: int) -> None:
+    def _make_codes(self, prior: SimplePrior, level: int) -> None:
         total = self.hps.sample_length // prior.raw_to_tokens
         hop = int(self.hps.hop_fraction[level] * prior.n_ctx)
         n, known = self.zs[level].shape
@@ -173,16 +177,16 @@ class LevelMaker:
             self.state.zs = self.zs
             self.state.save()
 
-    def _align(self, prior: Any) -> None:
+    def _align(self, prior: SimplePrior) -> None:
         dtype = self.options[-1].dtype
         if wants_alignment(prior) and self.labels[-1] is not None:
             labels = self.labels[-1]
             self.alignments = get_alignment(None, self.zs, labels, prior, False, self.hps, dtype, one_window=True)
 
 
-def wants_alignment(prior: Any) -> bool:
+def wants_alignment(prior: Prior) -> bool:
     """Whether a prior reads lyrics and says which head shows where they are."""
-    return prior is not None and bool(prior.n_tokens) and None not in (prior.alignment_layer, prior.alignment_head)
+    return bool(prior.n_tokens) and None not in (prior.alignment_layer, prior.alignment_head)
 
 
 def level_data(
@@ -191,7 +195,7 @@ def level_data(
     labels: Sequence[Any],
     options: Sequence[LevelOptions],
     alignments: list[np.ndarray] | None,
-    hps: Any,
+    hps: Hyperparams,
 ) -> dict[str, Any]:
     """What `data.pth.tar` holds of a level: audio x [N, T, 1] decoded from it, and the rest as in `run_levels`."""
     return {
@@ -209,7 +213,7 @@ def labels_of(data: Mapping[str, Any]) -> dict[str, Any] | None:
     return next((labels for labels in reversed(data["labels"]) if labels is not None), None)
 
 
-def write_level(folder: Path, data: dict[str, Any], hps: Any) -> None:
+def write_level(folder: Path, data: dict[str, Any], hps: object) -> None:
     """Writes a folder: audio of each item, data.pth.tar, and the page last.
 
     Args:
@@ -256,7 +260,7 @@ def remove_levels(folder: Path, inputs: Collection[str]) -> None:
                 emptied.rmdir()
 
 
-def tags(info: Mapping[str, Any], hps: Any) -> dict[str, str]:
+def tags(info: Mapping[str, Any], hps: object) -> dict[str, str]:
     """What an item's file says about itself."""
     words = {key: info.get(key) for key in ("artist", "genre", "lyrics")}
     said = {key: value for key, value in words.items() if isinstance(value, str) and value and value != "n/a"}
@@ -296,5 +300,5 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _get(hps: Any, key: str) -> Any:
+def _get(hps: object, key: str) -> Any:
     return hps.get(key) if isinstance(hps, Mapping) else getattr(hps, key, None)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jukebox.hparams import Hyperparams
+from jukebox.loaders import Prior
 from jukebox.sampling.levels import run_levels
 from jukebox.sampling.prompts import device_of, encode_prompts
 
@@ -25,9 +27,9 @@ def _sample(
     zs: Sequence[Tensor | None],
     labels: Sequence[Labels | None],
     sampling_kwargs: Sequence[SamplingKwargs],
-    priors: Sequence[Any],
+    priors: Sequence[Prior | None],
     sample_levels: Sequence[int],
-    hps: Any,
+    hps: Hyperparams,
     **more: Any,
 ) -> list[Tensor]:
     """Makes levels from the highest down.
@@ -77,8 +79,8 @@ def primed_sample(
     x: Tensor,
     labels: Sequence[Labels | None],
     sampling_kwargs: Sequence[SamplingKwargs],
-    priors: Sequence[Any],
-    hps: Any,
+    priors: Sequence[Prior | None],
+    hps: Hyperparams,
     **more: Any,
 ) -> list[Tensor]:
     """Continues audio.
@@ -97,8 +99,8 @@ def continue_sample(
     zs: Sequence[Tensor | None],
     labels: Sequence[Labels | None],
     sampling_kwargs: Sequence[SamplingKwargs],
-    priors: Sequence[Any],
-    hps: Any,
+    priors: Sequence[Prior | None],
+    hps: Hyperparams,
     **more: Any,
 ) -> list[Tensor]:
     """Continues codes, see `load_codes`, at every level that has a prior. Arguments and result as in `_sample`."""
@@ -109,15 +111,15 @@ def upsample(
     zs: Sequence[Tensor | None],
     labels: Sequence[Labels | None],
     sampling_kwargs: Sequence[SamplingKwargs],
-    priors: Sequence[Any],
-    hps: Any,
+    priors: Sequence[Prior | None],
+    hps: Hyperparams,
     **more: Any,
 ) -> list[Tensor]:
     """Makes the levels below the top from codes of the top. Arguments and result as in `_sample`."""
     return _sample(zs, labels, sampling_kwargs, priors, _levels(priors[:-1]), hps, **more)
 
 
-def _levels(priors: Sequence[Any]) -> list[int]:
+def _levels(priors: Sequence[Prior | None]) -> list[int]:
     return [level for level, prior in enumerate(priors) if prior is not None]
 
 

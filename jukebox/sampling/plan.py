@@ -9,9 +9,9 @@ here what is counted; what windows there are is decided by `schedule` of `utils/
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -19,6 +19,7 @@ from jukebox.loaders import Level, Model, bare_prior
 from jukebox.make_models import half_matrices
 from jukebox.prior.engine import Engine
 from jukebox.prior.logits import SamplingOptions
+from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.utils.errors import UserError
@@ -26,6 +27,7 @@ from jukebox.utils.memory import free_bytes
 from jukebox.utils.precision import half_dtype, torch_dtype
 from jukebox.utils.sample_utils import Window, schedule
 from jukebox.utils.torch_utils import empty_cache
+from jukebox.vqvae.vqvae import VQVAE
 
 RESERVE = 0.9  # share of the free memory that a run plans with
 _SONGS = {"cpu": 4}  # most songs that are timed at once; 32 on other devices
@@ -72,7 +74,7 @@ class LevelPlan:
 
 
 def plan_level(
-    settings: Settings, level: int, known: int, songs: int, vqvae: Any, device: torch.device, dtype: str, free: int
+    settings: Settings, level: int, known: int, songs: int, vqvae: VQVAE, device: torch.device, dtype: str, free: int
 ) -> LevelPlan:
     """Plans one level.
 
@@ -94,14 +96,14 @@ def plan_level(
     return LevelPlan(level, found.n_ctx, windows, songs, weights, per_song, min(batch, songs), settings.chunk[level])
 
 
-def prior_bytes(prior: Any, dtype: str) -> int:
+def prior_bytes(prior: SimplePrior, dtype: str) -> int:
     """Bytes of a prior's parameters, its matrices in `dtype` and all else in float32; shared ones count once."""
     size = torch_dtype(dtype).itemsize
     matrices = {id(module.w) for module in prior.modules() if type(module).__name__ == "Conv1D"}
     return sum(p.numel() * (size if id(p) in matrices else 4) for p in prior.parameters())
 
 
-def song_bytes(prior: Any, dtype: str) -> int:
+def song_bytes(prior: SimplePrior, dtype: str) -> int:
     """Bytes that one song of a batch takes: keys and values as their patterns keep them, conditioning, activations."""
     size = torch_dtype(dtype).itemsize
     model = prior.prior
@@ -154,7 +156,7 @@ class Speed:
 
 
 def measure_speed(
-    level: Level, vqvae: Any, batch: int, device: torch.device, dtype: str, engine: str = "auto"
+    level: Level, vqvae: VQVAE, batch: int, device: torch.device, dtype: str, engine: str = "auto"
 ) -> Speed:
     """Times a shortened copy of a level's transformer on the device itself, within about two seconds.
 
@@ -214,7 +216,7 @@ def _shortened(level: Level) -> tuple[int, int]:
     return min(hps.prior_depth, -(-256_000_000 // per_layer)), hps.prior_depth
 
 
-def _clock(device: torch.device, work: Any) -> float:
+def _clock(device: torch.device, work: Callable[[], object]) -> float:
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)

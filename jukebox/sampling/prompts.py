@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from jukebox.hparams import Hyperparams, take_hparams
-from jukebox.loaders import LazyPrior
+from jukebox.loaders import LazyPrior, Prior
 from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.utils.dist_utils import given_device
@@ -25,7 +25,7 @@ from jukebox.utils.files import load_torch
 from jukebox.utils.flag_values import DAMAGED, find_files
 
 
-def tile_songs(items: Sequence[Any], hps: Any) -> list[Any]:
+def tile_songs(items: Sequence[Any], hps: Hyperparams) -> list[Any]:
     """One entry for each song of this process: a short list starts over, and song numbers count over all processes."""
     songs = take_hparams(hps, "songs").get("songs")
     return [items[song % len(items)] for song in (range(hps.n_samples) if songs is None else songs)]
@@ -45,7 +45,7 @@ def split_prompts(prompts: str | Sequence[Any]) -> list[Any]:
     return found
 
 
-def load_prompts(audio_files: str | Sequence[Any], duration: int, hps: Any) -> Tensor:
+def load_prompts(audio_files: str | Sequence[Any], duration: int, hps: Hyperparams) -> Tensor:
     """Reads the beginnings of audio files as prompts.
 
     Files of any format, rate and number of channels are resampled and mixed to mono. Silence is put in front of a file
@@ -108,7 +108,7 @@ def starting_lengths(settings: Settings) -> list[int]:
     return [min(n, settings.prompt_length // hop) for n, hop in zip(have, settings.model.hops, strict=True)]
 
 
-def load_inputs(settings: Settings, hps: Hyperparams, report: Silent) -> Any:
+def load_inputs(settings: Settings, hps: Hyperparams, report: Silent) -> Tensor | None:
     """Audio prompts [N, T, 1], or None; read before any model is."""
     if settings.prompt_length is None or settings.mode != "primed":
         return None
@@ -120,7 +120,9 @@ def load_inputs(settings: Settings, hps: Hyperparams, report: Silent) -> Any:
     return prompts
 
 
-def starting_codes(settings: Settings, prompts: Any, priors: list[Any], hps: Hyperparams) -> list[torch.Tensor]:
+def starting_codes(
+    settings: Settings, prompts: Tensor | None, priors: Sequence[Prior | None], hps: Hyperparams
+) -> list[Tensor]:
     """Codes per level that a run begins with, [N, T_level]."""
     if prompts is not None:
         return encode_prompts(prompts, priors)
@@ -129,9 +131,10 @@ def starting_codes(settings: Settings, prompts: Any, priors: list[Any], hps: Hyp
     return [torch.zeros(hps.n_samples, 0, dtype=torch.long) for _ in priors]
 
 
-def encode_prompts(x: Tensor, priors: Sequence[Any], labels: Sequence[Any] = ()) -> list[Tensor]:
+def encode_prompts(x: Tensor, priors: Sequence[Prior | None], labels: Sequence[Any] = ()) -> list[Tensor]:
     """Codes of audio [N, T, 1] at every level, low to high, by the VQ-VAE that belongs to the priors."""
     top = priors[-1]
+    assert top is not None
     x = x[:, : x.shape[1] // top.raw_to_tokens * top.raw_to_tokens]
     x = x.mean(dim=2, keepdim=True).to(device_of(priors, labels))
     vqvae = top._vqvae if isinstance(top, LazyPrior) else top
@@ -139,7 +142,7 @@ def encode_prompts(x: Tensor, priors: Sequence[Any], labels: Sequence[Any] = ())
         return list(vqvae.encode(x, start_level=0, end_level=len(priors), bs_chunks=x.shape[0]))
 
 
-def device_of(priors: Sequence[Any], labels: Sequence[Any]) -> torch.device:
+def device_of(priors: Sequence[Prior | None], labels: Sequence[Any]) -> torch.device:
     """Where codes belong: with the labels or the weights, on the processor only where both are."""
     devices = [entry["y"].device for entry in labels if entry is not None]
     devices += [prior.device for prior in priors if prior is not None]
@@ -222,7 +225,7 @@ def check_codes(codes_file: str, zs: Sequence[Tensor], levels: int, bins: int, m
 
 
 def load_codes(
-    codes_file: str | os.PathLike[str], duration: int | None, priors: Sequence[Any] | None, hps: Any
+    codes_file: str | os.PathLike[str], duration: int | None, priors: Sequence[Prior | None] | None, hps: Hyperparams
 ) -> list[Tensor]:
     """Reads the codes of an earlier run, to continue or to upsample them.
 
@@ -243,17 +246,15 @@ def load_codes(
     priors = priors or [None] * len(zs)
     if len(zs) != len(priors):
         raise UserError(f"--codes_file={codes_file} holds codes of {len(zs)} levels, the model has {len(priors)}")
-    if duration is not None and zs[-1].shape[1] * priors[-1].raw_to_tokens < duration:
-        raise UserError(
-            f"--codes_file={codes_file} holds {zs[-1].shape[1] * priors[-1].raw_to_tokens} samples, not {duration}: "
-            "ask for a shorter prompt"
-        )
     hops = [1 if prior is None else prior.raw_to_tokens for prior in priors]
+    have = zs[-1].shape[1] * hops[-1]
+    if duration is not None and have < duration:
+        raise UserError(f"--codes_file={codes_file} holds {have} samples, not {duration}: ask for a shorter prompt")
     device = getattr(priors[-1], "device", given_device())
     return [z.to(device) for z in cut_codes(zs, hops, duration, hps)]
 
 
-def cut_codes(zs: Sequence[Tensor], hops: Sequence[int], duration: int | None, hps: Any) -> list[Tensor]:
+def cut_codes(zs: Sequence[Tensor], hops: Sequence[int], duration: int | None, hps: Hyperparams) -> list[Tensor]:
     """The first `duration` samples of codes with these samples per token, tiled to the songs of this process."""
     rows = tile_songs(range(zs[-1].shape[0]), hps)
     return [z[rows, : None if duration is None else duration // hop].long() for z, hop in zip(zs, hops, strict=True)]

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.options import LevelOptions, SamplingKwargs
 from jukebox.sampling.streams import window_noise
 from jukebox.utils.errors import UserError
@@ -44,7 +45,7 @@ def sample_window(
     labels: Labels,
     options: LevelOptions,
     level: int,
-    prior: Any,
+    prior: SimplePrior,
     start: int,
     end: int,
     progress: Progress | None = None,
@@ -134,12 +135,12 @@ def walk_level(
     labels: Labels,
     options: LevelOptions,
     level: int,
-    prior: Any,
+    prior: SimplePrior,
     total_length: int,
     hop_length: int,
     after_window: Callable[[list[Tensor]], None] | None = None,
     progress: Progress | None = None,
-    hps: Any = None,
+    hps: object = None,
 ) -> list[Tensor]:
     """Makes a level up to exactly `total_length` tokens; arguments as in `sample_window`.
 
@@ -168,7 +169,13 @@ def walk_level(
 
 
 def sample_single_window(
-    zs: Sequence[Tensor], labels: Labels, sampling_kwargs: SamplingKwargs, level: int, prior: Any, start: int, hps: Any
+    zs: Sequence[Tensor],
+    labels: Labels,
+    sampling_kwargs: SamplingKwargs,
+    level: int,
+    prior: SimplePrior,
+    start: int,
+    hps: object,
 ) -> list[Tensor]:
     """Makes what is missing in the window that begins at `start`.
 
@@ -196,9 +203,9 @@ def sample_partial_window(
     labels: Labels,
     sampling_kwargs: SamplingKwargs,
     level: int,
-    prior: Any,
+    prior: SimplePrior,
     tokens_to_sample: int,
-    hps: Any,
+    hps: object,
 ) -> list[Tensor]:
     """Adds `tokens_to_sample` codes to what exists; the window is as far back as possible.
 
@@ -219,10 +226,10 @@ def sample_level(
     labels: Labels,
     sampling_kwargs: SamplingKwargs,
     level: int,
-    prior: Any,
+    prior: SimplePrior,
     total_length: int,
     hop_length: int,
-    hps: Any,
+    hps: object,
 ) -> list[Tensor]:
     """Makes a level by windows.
 
