@@ -83,6 +83,8 @@ def sample_window(
     if options.seed is not None:
         noise = window_noise(options.seed, options.songs or range(n), level, start, end - start, known)
 
+    chosen: dict[str, Any] = {} if options.engine == "auto" else {"engine": options.engine}
+
     def run(first: int, last: int) -> Tensor:
         part = slice(first, last)
         codes = prior.sample(
@@ -96,7 +98,7 @@ def sample_window(
             chunk_size=options.chunk_size,
             noise=None if noise is None else noise[part].to(z.device),
             progress=progress,
-            **({} if options.engine == "auto" else {"engine": options.engine}),
+            **chosen,
         )
         return codes[:, known:]
 
