@@ -207,7 +207,7 @@ def test_the_finder_of_numbered_columns() -> None:
 # --------------------------------------------------------------------------------------------------- types of parts
 
 PARTS = {"hps", "prior", "priors", "vqvae", "model", "training", "labeller", "optimizer", "opt", "schedule", "scaler"}
-PARTS |= {"average", "ema", "wrapped", "car", "kv", "vqvae_hps", "kept"}
+PARTS |= {"average", "ema", "wrapped", "car", "kv", "vqvae_hps"}
 
 
 def untyped_parts(source: str) -> list[str]:
