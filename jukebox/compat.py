@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from jukebox.hparams import Hyperparams, all_defaults, pick, take_hparams
-from jukebox.training.ema import AverageOptions, WeightAverage, make_ema
+from jukebox.training.ema import EMA, AverageOptions, make_ema
 from jukebox.training.optim import Adam, OptimizerOptions, make_optimizer
 from jukebox.training.parallel import wrap_for_ranks
 from jukebox.training.scaler import LossScaler, make_scaler
@@ -40,7 +40,7 @@ def get_optimizer(model: nn.Module, hps: object) -> tuple[torch.optim.Optimizer,
     return optimizer, schedule, make_scaler(hps.fp16, hps.fp16_loss_scale, hps.fp16_scale_window)
 
 
-def get_ema(model: nn.Module, hps: object) -> WeightAverage | None:
+def get_ema(model: nn.Module, hps: object) -> EMA | None:
     """The average of a model's weights that the hyper-parameters ask for, without a warm-up as ever."""
     options = replace(pick(AverageOptions, _whole(hps)), ema_warmup=False)
     return make_ema(model.parameters(), options, dist.get_world_size())

@@ -152,9 +152,7 @@ def make_songs_in(
     if state is None:
         remove_earlier(folder, settings, flags)
         given, levels = [z.shape[1] for z in maker.zs], settings.sample_levels
-        maker.state = RunState(
-            folder, state_settings(settings, songs), maker.zs, [], list(maker.options), given, levels
-        )
+        maker.state = RunState(folder, settings.fingerprint(songs), maker.zs, [], list(maker.options), given, levels)
         maker.state.save()
     maker.make(settings.sample_levels)
     return 0
@@ -163,10 +161,6 @@ def make_songs_in(
 def with_dtype(settings: Settings, device: torch.device) -> Settings:
     """Settings with the type that was asked for, or half precision on GPUs and single precision elsewhere."""
     return replace(settings, dtype=settings.dtype or usual_dtype(device))
-
-
-def state_settings(settings: Settings, songs: range) -> dict[str, Any]:
-    return {**settings.fingerprint(), "songs": list(songs)}
 
 
 def open_state(
@@ -190,7 +184,7 @@ def open_state(
             report.message(f"{folder} holds no interrupted run: starting from the beginning")
         return None
     state = RunState.load(folder)
-    new = state_settings(settings, songs)
+    new = settings.fingerprint(songs)
     if resume:
         check_same(state.settings, new)
         return state
@@ -230,12 +224,6 @@ def would_open(
         return None
 
 
-def _inputs(settings: Settings, flags: Mapping[str, Any]) -> list[str]:
-    """The files that a run reads."""
-    names = [settings.codes_file, *settings.prompts, *(flags.get(key) for key in ("metas", "lyrics_file"))]
-    return [str(name) for name in names if name]
-
-
 def made_levels(folder: Path, settings: Settings) -> list[Path]:
     """Data of levels in a folder that a new run would remove; one that it continues from is not among them."""
     read = Path(settings.codes_file).resolve() if settings.codes_file else None
@@ -244,8 +232,9 @@ def made_levels(folder: Path, settings: Settings) -> list[Path]:
 
 def remove_earlier(folder: Path, settings: Settings, flags: Mapping[str, Any]) -> None:
     """Removes what an earlier run has left in the folder, so that nothing of it is among the new songs."""
+    inputs = [settings.codes_file, *settings.prompts, *(flags.get(key) for key in ("metas", "lyrics_file"))]
     (folder / STATE_FILE).unlink(missing_ok=True)
-    remove_levels(folder, _inputs(settings, flags))
+    remove_levels(folder, [str(name) for name in inputs if name])
 
 
 def clean_up(folder: Path) -> None:

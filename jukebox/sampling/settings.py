@@ -66,8 +66,8 @@ class Settings:
             for level, fraction in zip(self.model.levels, self.hop_fraction, strict=True)
         ]
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Plain values that the tokens depend on; a resumed run must have equal ones."""
+    def fingerprint(self, songs: range) -> dict[str, Any]:
+        """Plain values that the tokens of some songs depend on; a resumed run must have equal ones."""
         return {
             "model": self.model.name,
             "mode": self.mode,
@@ -82,6 +82,7 @@ class Settings:
             "seed": self.seed,
             "dtype": self.dtype,
             **self.model.marks(self.sample_levels),
+            "songs": list(songs),
         }
 
     def hps(self, folder: Path, songs: range, flags: Mapping[str, Any]) -> Hyperparams:

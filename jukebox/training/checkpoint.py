@@ -20,7 +20,7 @@ import torch
 
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import load_checkpoint, save_checkpoint
-from jukebox.training.ema import WeightAverage, averaged_state, counters, read_counters
+from jukebox.training.ema import EMA, averaged_state, counters, read_counters
 from jukebox.training.saved_shards import load_shards, save_shards
 from jukebox.training.step import Training
 from jukebox.utils import dist_adapter as dist
@@ -208,7 +208,7 @@ def restore_whole(training: Training, checkpoint: Mapping[str, Any]) -> None:
         training.average.load_state_dict({"averages": averages, **read_counters(saved, int(checkpoint["step"]))})
 
 
-def average_entry(training: Training, average: WeightAverage) -> dict[str, Any]:
+def average_entry(training: Training, average: EMA) -> dict[str, Any]:
     """What of an average `averaged_state` does not tell: the float32 values of half parameters, and its counters."""
     pairs = zip(training.named_parameters(), average.averages(), strict=True)
     return {"weights": {n: a for (n, p), a in pairs if p.dtype != torch.float32}, **counters(average)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,39 +20,17 @@ from torch import nn
 from jukebox.utils.precision import dtype_name
 
 
-class WeightAverage(Protocol):
-    """What training asks of an average."""
-
-    mu: float
-    params: list[nn.Parameter]  # those that are averaged, in order
-    start: float  # share of the weights that it began with, in [0, 1]
-
-    def advance(self) -> float:
-        """Counts one step and returns its decay, in [0, 1]; for a caller that moves the average itself."""
-
-    def step(self) -> None:
-        """Moves the average towards the parameters as they are now."""
-
-    def swap(self) -> None:
-        """Exchanges parameters and average; half parameters are rounded on the way."""
-
-    def averages(self) -> list[torch.Tensor]:
-        """One float32 tensor for each averaged parameter, in order, sharing memory with the average."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """`averages` and `start` as above, and `calls`: steps so far."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resumes where another average of the same parameters was, whatever its kind."""
-
-
 class EMA:
     """average = mu * average + (1 - mu) * parameter, for each parameter, at every step.
 
     Args:
-        params: what to average.
+        params: what to average; those that are not trained are left out.
         mu: decay per step.
         warmup: begin with the smaller decays of a warm-up.
+
+    Attributes:
+        params: those that are averaged, in order.
+        start: share of the weights that it began with, in [0, 1]; calls: steps so far.
     """
 
     freq = 1  # steps between two updates
@@ -67,6 +45,7 @@ class EMA:
         self.state = [parameter.detach().float().clone() for parameter in self.params]
 
     def advance(self) -> float:
+        """Counts one step and returns its decay, in [0, 1]; for a caller that moves the average itself."""
         self.calls += 1
         if self.calls % self.freq:
             return 1.0
@@ -77,6 +56,7 @@ class EMA:
 
     @torch.no_grad()
     def step(self) -> None:
+        """Moves the average towards the parameters as they are now."""
         decay = self.advance()
         if self.state:
             torch._foreach_mul_(self.state, decay)
@@ -84,19 +64,23 @@ class EMA:
 
     @torch.no_grad()
     def swap(self) -> None:
-        for parameter, average in zip(self.params, self.state, strict=True):
-            weights = parameter.detach().float().clone()
+        """Exchanges parameters and average; half parameters are rounded on the way."""
+        for parameter, average in zip(self.params, self.averages(), strict=True):
+            weights = parameter.detach().to(average.device, torch.float32, copy=True)
             parameter.copy_(average)
             average.copy_(weights)
 
     def averages(self) -> list[torch.Tensor]:
+        """One float32 tensor for each averaged parameter, in order, sharing memory with the average."""
         return self.state
 
     def state_dict(self) -> dict[str, Any]:
+        """`averages`, `calls` and `start`."""
         return {"averages": self.averages(), "calls": self.calls, "start": self.start}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resumes where another average of the same parameters was, whatever its kind."""
         for average, value in zip(self.averages(), state["averages"], strict=True):
             average.copy_(value)
         self.calls = int(state["calls"])
@@ -129,13 +113,6 @@ class CPUEMA(EMA):
         for parameter, average in zip(self.params, self.state, strict=True):
             average.mul_(decay).add_(parameter.detach().to("cpu", torch.float32), alpha=1.0 - decay)
 
-    @torch.no_grad()
-    def swap(self) -> None:
-        for parameter, average in zip(self.params, self.state, strict=True):
-            weights = parameter.detach().to("cpu", torch.float32, copy=True)
-            parameter.copy_(average)
-            average.copy_(weights)
-
 
 class FusedEMA(EMA):
     """The averages of all parameters of one type in one flat vector: `state` has one for each of `fp16`, `fp32`, ..."""
@@ -165,13 +142,6 @@ class FusedEMA(EMA):
         if self.params:
             torch._foreach_add_(self._averages, [p.detach().float() for p in self.params], alpha=1.0 - decay)
 
-    @torch.no_grad()
-    def swap(self) -> None:
-        for parameter, average in zip(self.params, self._averages, strict=True):
-            weights = parameter.detach().float().clone()
-            parameter.copy_(average)
-            average.copy_(weights)
-
     def averages(self) -> list[torch.Tensor]:
         return self._averages
 
@@ -194,7 +164,7 @@ class AverageOptions:
     bs: int
 
 
-def make_ema(params: Iterable[nn.Parameter], options: AverageOptions, world_size: int) -> WeightAverage | None:
+def make_ema(params: Iterable[nn.Parameter], options: AverageOptions, world_size: int) -> EMA | None:
     """The average that the options ask for."""
     if not options.ema:
         return None
@@ -204,7 +174,7 @@ def make_ema(params: Iterable[nn.Parameter], options: AverageOptions, world_size
     return (FusedEMA if options.ema_fused else EMA)(params, mu, options.ema_warmup)
 
 
-def counters(average: WeightAverage | None) -> dict[str, Any]:
+def counters(average: EMA | None) -> dict[str, Any]:
     """What of an average's state is not a tensor."""
     state = {} if average is None else average.state_dict()
     return {key: value for key, value in state.items() if key != "averages"}
@@ -215,7 +185,7 @@ def read_counters(saved: Mapping[str, Any], step: int) -> dict[str, Any]:
     return {"calls": saved.get("calls") or step, "start": saved.get("start")}
 
 
-def tell_start(average: WeightAverage | None) -> str:
+def tell_start(average: EMA | None) -> str:
     """A line that says how much of an average is still the weights it began with; empty where that is at most 5 %."""
     if average is None or average.start <= 0.05:
         return ""
@@ -225,7 +195,7 @@ def tell_start(average: WeightAverage | None) -> str:
     )
 
 
-def averaged_state(model: nn.Module, average: WeightAverage | None) -> dict[str, torch.Tensor]:
+def averaged_state(model: nn.Module, average: EMA | None) -> dict[str, torch.Tensor]:
     """The state dict with averaged weights in the parameters' types; float32 ones share the average's memory."""
     state = model.state_dict(keep_vars=True)
     by_parameter: dict[int, torch.Tensor] = {}
@@ -235,7 +205,7 @@ def averaged_state(model: nn.Module, average: WeightAverage | None) -> dict[str,
 
 
 @contextlib.contextmanager
-def averaged_weights(average: WeightAverage | None) -> Iterator[None]:
+def averaged_weights(average: EMA | None) -> Iterator[None]:
     """Gives parameters their averaged weights for a while and then exactly the raw ones back.
 
     Unlike two swaps this loses no digit of a half parameter's average. The raw weights wait in host memory.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from jukebox.training.ema import CPUEMA, WeightAverage
+from jukebox.training.ema import CPUEMA, EMA
 
 if TYPE_CHECKING:
     from apex.optimizers import FusedAdam
@@ -212,6 +212,6 @@ def make_optimizer(
     return Adam(params, **values), f"Adam{name}"
 
 
-def can_average(optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> bool:
+def can_average(optimizer: torch.optim.Optimizer, average: EMA | None) -> bool:
     """Whether an optimizer moves the average in the same pass over the weights; if not, the average has a `step`."""
     return average is not None and not isinstance(average, CPUEMA) and hasattr(optimizer, "average_into")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from jukebox.training.ema import WeightAverage
+from jukebox.training.ema import EMA
 from jukebox.transformer.transformer import ResAttnBlock
 from jukebox.utils import dist_adapter as dist
 from jukebox.vqvae.encdec import Decoder, Encoder
@@ -137,7 +137,7 @@ class Shards:
                 module.reshard()  # type: ignore[operator]
                 module.set_reshard_after_forward(True, recurse=False)  # type: ignore[operator]
 
-    def merged_state(self, average: WeightAverage | None) -> dict[str, torch.Tensor]:
+    def merged_state(self, average: EMA | None) -> dict[str, torch.Tensor]:
         """The whole state dict in host memory on rank 0, tensor by tensor, with averaged weights if there are any.
 
         The other processes take part and get an empty dict.

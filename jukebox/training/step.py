@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jukebox.hparams import Hyperparams, pick
 from jukebox.prior.prior import SimplePrior
-from jukebox.training.ema import AverageOptions, WeightAverage, averaged_weights, make_ema
+from jukebox.training.ema import EMA, AverageOptions, averaged_weights, make_ema
 from jukebox.training.optim import OptimizerOptions, ScaledOptimizer, can_average, make_optimizer
 from jukebox.training.parallel import wrap_for_ranks
 from jukebox.training.scaler import LossScaler, clip_scale, gradient_norm, is_fit, make_scaler
@@ -77,7 +77,7 @@ class Training:
     optimizer_name: str
     schedule: Schedule
     scaler: LossScaler
-    average: WeightAverage | None
+    average: EMA | None
     device: torch.device
     options: StepOptions
     shards: Shards | None = None
@@ -196,7 +196,7 @@ def batch_items(batch: Batch) -> int:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    average: WeightAverage | None,
+    average: EMA | None,
     batches: Iterable[Batch],
     options: StepOptions,
     device: torch.device,
