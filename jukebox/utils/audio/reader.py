@@ -8,6 +8,7 @@ entered, what damaged packets mean, and how frames become arrays.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,6 +20,7 @@ from jukebox.utils.audio.source import Source, Span
 from jukebox.utils.errors import UserError
 
 PREROLL = 0.5  # seconds decoded before the first wanted sample after a seek, so that codecs have settled
+SHORTEST = 64  # samples (of the slower rate) that the resampler is given at least
 GAP = 0.05  # seconds; time stamps that continue later than this after a frame mean that something is missing between
 _WHOLE_64 = ("s64", "s64p")  # sample formats that PyAV makes no arrays of
 MAX_BAD = 0.1  # share of packets that may be damaged before a file counts as undecodable
@@ -84,7 +86,10 @@ class AudioReader:
         self.stream = self.container.streams.best("audio")
         if self.stream is None:
             raise AudioError(f"{self.file} has no audio in it")
-        self._bad = self._packets = self._lost = self._here = self._wanted = 0
+        self._bad = self._packets = self._lost = self._here = self._wanted = self._silent = self._gaps = 0
+        numbered = self.container.format.name == "flac"  # each frame says where it belongs, and has a checksum
+        if numbered:
+            self.stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self.rate = 1
         first = next(self._frames(), None)
         if first is None:
@@ -95,6 +100,10 @@ class AudioReader:
             raise AudioError(f"cannot decode {self.file}: its header says {self.rate:,} samples a second")
         # Where every sample has its own time stamp, a frame's place in the file is known after a seek.
         self._exact = first.pts is not None and (Fraction(1, self.rate) / self.stream.time_base).denominator == 1
+        if self.container.format.name == "ogg" and self.stream.codec_context.name == "flac":
+            self._exact = False  # the stamps on its last page are wrong
+        self._origin = 0 if numbered and self._exact else first.pts
+        self._gap = 0 if numbered and self._exact else GAP * self.rate
         # Vorbis stamps single frames wrongly: believe two that agree.
         self._doubtful = self.stream.codec_context.name == "vorbis"
         # What the header says; 0 where it says nothing.
@@ -137,7 +146,7 @@ class AudioReader:
         """Frames from the last entry point before a sample on; none where the file has no way in."""
         import av
 
-        stamp = self._first.pts + int(Fraction(sample, self.rate) / self.stream.time_base)
+        stamp = self._origin + int(Fraction(sample, self.rate) / self.stream.time_base)
         try:
             self.container.seek(stamp, stream=self.stream, backward=True)
         except (av.error.FFmpegError, OSError):
@@ -148,7 +157,7 @@ class AudioReader:
         """Index of a frame's first sample, counted from the first sample of the file."""
         if not self._exact or frame.pts is None:
             return None
-        return round((frame.pts - self._first.pts) * self.stream.time_base * self.rate)
+        return round((frame.pts - self._origin) * self.stream.time_base * self.rate)
 
     def _pieces(self, frames: Iterator[Any]) -> Iterator[tuple[Any, int, np.ndarray | None]]:
         """(frame, samples, None) for frames of the file's rate. For each run of another rate: the first frame, and
@@ -180,8 +189,9 @@ class AudioReader:
         here = -1  # place of the next sample
         expected: int | None = None  # by the stamp of the frame before
         entered = False  # somewhere in the file, and not at its beginning
+        gap = GAP * self.rate if approx else self._gap
         for frame, samples, audio in self._pieces(frames):
-            place = 0 if frame is self._first else self._place(frame)
+            place = self._place(frame)
             if here < 0:
                 if frame is self._first or approx:
                     here = start if approx else 0
@@ -193,11 +203,11 @@ class AudioReader:
                 else:
                     here = place
                 entered = frame is not self._first
-            elif place is not None and GAP * self.rate < place - here <= self._length - here:  # something is missing
-                silent = max(0, place - max(here, start))
+            if place is not None and gap < place - here <= self._length - here:  # something is missing
+                silent = max(0, (place if stop is None else min(place, stop)) - max(here, start))
                 parts.append(np.zeros((1, silent), np.float32))
-                if silent:
-                    self.notes.append(f"{self.file}: {silent / self.rate:.2f} s are damaged, and silent here")
+                self._silent += silent
+                self._gaps += silent > 0
                 here = place
             if entered and audio is not None:
                 return None
@@ -214,6 +224,9 @@ class AudioReader:
             return None
         if self._lost:
             self.notes.append(f"{self.file}: {self._lost} of {self._packets} packets are damaged and left out")
+        if self._gaps:
+            seconds = f"{self._silent / self.rate:.2f} s in {self._gaps} place{'s' if self._gaps > 1 else ''}"
+            self.notes.append(f"{self.file}: {seconds} are damaged, and silent here")
         return _side_by_side([np.zeros((1, 0), np.float32), *parts])
 
     def _note_end(self, here: int, stop: int | None) -> None:
@@ -283,12 +296,18 @@ def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
     if from_rate == to_rate or x.shape[1] == 0:
         return x
+    wanted = math.ceil(x.shape[1] * to_rate / from_rate)
+    # Of fewer samples than its filter has, the resampler gives none.
+    missing = SHORTEST * max(1, math.ceil(from_rate / to_rate)) - x.shape[1]
+    if missing > 0:
+        x = np.pad(x, ((0, 0), (0, missing)))
     layout = "mono" if x.shape[0] == 1 else "stereo"
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x, dtype=np.float32), format="fltp", layout=layout)
     frame.sample_rate, frame.pts = from_rate, 0
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=to_rate)
     parts = [out.to_ndarray() for out in [*resampler.resample(frame), *resampler.resample(None)]]
-    return np.concatenate([x[:, :0], *parts], axis=1)  # a few samples may give none
+    y = np.concatenate([x[:, :0], *parts], axis=1)
+    return y[:, :wanted] if missing > 0 else y
 
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:

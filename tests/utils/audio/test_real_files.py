@@ -379,3 +379,63 @@ def test_names_of_both_forms_are_two_files(tmp_path: Path) -> None:
         wav(tmp_path / unicodedata.normalize(form, "Café.wav"), tone(seconds))
     assert probe_audio(tmp_path / "Caf\u00e9.wav")[0] == pytest.approx(0.5)
     assert probe_audio(tmp_path / "Cafe\u0301.wav")[0] == pytest.approx(1.0)
+
+
+# ------------------------------------------------------------------------------------------------- small faults
+
+
+def encode(file: Path, container: str, codec: str, x: np.ndarray, rate: int = SR, frame: int | None = None) -> None:
+    import av
+
+    with av.open(str(file), "w", format=container) as out:
+        stream = out.add_stream(codec, rate=rate, layout="mono")
+        if frame:
+            stream.codec_context.options = {"frame_size": str(frame)}
+        stream.codec_context.open(strict=False)
+        size = stream.codec_context.frame_size or None
+        converter = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=size)
+        whole = av.AudioFrame.from_ndarray(x.astype(np.float32)[None], format="fltp", layout="mono")
+        whole.sample_rate, whole.pts = rate, 0
+        for piece in [*converter.resample(whole), *converter.resample(None), None]:
+            for packet in stream.encode(piece):
+                out.mux(packet)
+
+
+@pytest.mark.parametrize("rate", [100, 101, 1000, 8000, 44100])
+@pytest.mark.parametrize("samples", [1, 3, 10, 20, 31, 100])
+def test_the_shortest_files_have_their_whole_length(tmp_path: Path, rate: int, samples: int) -> None:
+    file = wav(tmp_path / "a.wav", np.full(samples, 0.5), rate)
+    for sr in (100, 11025, 44100):
+        x, _ = load_audio(file, sr, channels=1)
+        assert abs(x.shape[1] - samples * sr / rate) <= 1
+        if x.shape[1] > 20:
+            assert np.abs(x).max() > 0.3
+
+
+def test_ogg_flac_is_right_up_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "a.oga"
+    encode(file, "ogg", "flac", np.random.RandomState(0).uniform(-0.5, 0.5, 8 * SR))
+    whole, _ = load_audio(file, SR, channels=1)
+    assert whole.shape[1] == 8 * SR and probe_audio(file)[0] == pytest.approx(8, abs=1e-3)
+    for start in (5 * SR, 8 * SR - 12_000, 8 * SR - 5000, 8 * SR - 100):
+        np.testing.assert_array_equal(load_audio(file, SR, start, 90, channels=1)[0], whole[:, start : start + 90])
+
+
+@pytest.mark.parametrize("place", [0.01, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("flips", [1, 3])
+def test_damage_in_a_flac_is_said_and_silent(tmp_path: Path, place: float, flips: int) -> None:
+    """Each frame has a checksum; a damaged one is left out, and what follows stays where it was."""
+    file = tmp_path / "a.flac"
+    write_audio(file, np.random.RandomState(1).uniform(-0.5, 0.5, 10 * SR), SR)
+    whole, _ = load_audio(file, SR, channels=1)
+    content = bytearray(file.read_bytes())
+    for i in range(flips):
+        content[int(len(content) * place) + 40_000 * i] ^= 4
+    file.write_bytes(content)
+    told: list[str] = []
+    x, _ = load_audio(file, SR, channels=1, tell=told.append)
+    other = (x != whole)[0]
+    assert x.shape == whole.shape and 0 < other.sum() < flips * 0.25 * SR and not x[0, other].any()
+    assert f"in {flips} place" in told[-1] and "damaged, and silent here" in told[-1]
+    part, _ = load_audio(file, SR, 4 * SR, SR, channels=1)
+    np.testing.assert_array_equal(part, x[:, 4 * SR : 5 * SR])
