@@ -5,9 +5,12 @@ PYTHON ?= python3
 VENV ?= .venv
 FOLDER ?= tests/golden
 PYTEST_ARGS ?=
+# 1: PyTorch for processors only, a fraction of the size. auto: where there is no driver of a GPU. Else: the usual build.
+CPU ?=
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+# Nothing is compiled that may never be imported: 170 MB less.
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -16,13 +19,14 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-venv: $(VENV)/.installed ## .venv with requirements.txt and the package
+venv: $(VENV)/.installed $(VENV)/.installed-monitor ## .venv with requirements.txt, the package and TensorBoard (CPU=1: no CUDA)
 	@echo "$(VENV) is ready"
 
 dev: $(VENV)/.installed-dev ## the same with requirements-dev.txt
 	@echo "$(VENV) is ready to work on the code"
 
 # Songs of 10 s on whatever device is there; the same command is in README.md.
+sample: CPU := $(or $(CPU),auto)
 sample: $(VENV)/.installed native ## hear it: two songs by the demo model, and the page to play them
 	$(PY) jukebox/sample.py --model=demo --name=samples/demo --n_samples=2 --sample_length_in_seconds=10 \
 		--total_sample_length_in_seconds=10 --artist="anna bell" --genre=disco \
@@ -94,9 +98,13 @@ $(VENV)/.created:
 
 # torch by its pin before anything else: a package that asks for any torch must find this one.
 $(VENV)/.installed: $(VENV)/.created requirements.txt setup.py
-	$(PIP) $$(grep '^torch==' requirements.txt)
+	sh tools/install-torch.sh $(PY) $$(grep '^torch==' requirements.txt) $(CPU)
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/.installed-monitor: $(VENV)/.installed tensorboardX/setup.py
+	$(PIP) ./tensorboardX
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt

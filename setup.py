@@ -37,7 +37,6 @@ setup(
         "torch>=2.8",
         "numpy>=1.26",
         "av>=14",
-        "librosa>=0.10.2",
         "soundfile>=0.12.1",
         "fire>=0.6",
         "safetensors>=0.4.3",
@@ -46,6 +45,7 @@ setup(
         "Unidecode>=1.3.8",
     ],
     extras_require={
+        "analysis": ["librosa>=0.10.2"],
         "mpi": ["mpi4py>=4", "mpich>=4.2; platform_system != 'Windows'"],
     },
 )

@@ -84,8 +84,11 @@ def test_torch_is_pinned_first() -> None:
 
 
 def test_ranges_hold_the_tested_versions_and_nothing_else() -> None:
+    """The extra for analysis is no part of what runs; tests pin it."""
     tested, wanted = pins("requirements.txt"), {r.name.lower(): r for r in ranges("setup.py")}
-    assert set(tested) == set(wanted)
+    analysis = {name: requirements for name, requirements in pins("requirements-dev.txt").items() if name == "librosa"}
+    tested |= analysis
+    assert set(tested) == set(wanted) and "librosa" not in pins("requirements.txt")
     for name, requirement in wanted.items():
         for pin in tested[name]:
             assert requirement.specifier.contains(version(pin)), f"{pin} lies outside of {requirement}"
@@ -94,6 +97,84 @@ def test_ranges_hold_the_tested_versions_and_nothing_else() -> None:
 def test_the_monitor_pins_what_training_was_tested_with() -> None:
     monitor = {r.name.lower(): version(r) for r in ranges("tensorboardX/setup.py")}
     assert monitor["tensorboardx"] == version(pins("requirements.txt")["tensorboardx"][0])
+
+
+def make_plan(*words: str, venv: Path) -> str:
+    """What `make` would type."""
+    if shutil.which("make") is None:
+        pytest.skip("there is no make")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("MAKE") and key != "CPU"}
+    words = ("make", "--dry-run", *words, f"VENV={venv}")
+    return subprocess.run(words, cwd=ROOT, env=clean, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "cpu", "monitor"),
+    [
+        (["sample"], "auto", False),
+        (["sample", "CPU=0"], "0", False),
+        (["sample", "CPU=1"], "1", False),
+        (["venv"], "", True),
+        (["venv", "CPU=1"], "1", True),
+        (["tests"], "", False),
+    ],
+)
+def test_make_chooses_the_build_of_torch(words: list[str], cpu: str, monitor: bool, tmp_path: Path) -> None:
+    plan = make_plan(*words, venv=tmp_path / "venv")
+    (line,) = [line for line in plan.splitlines() if "tools/install-torch.sh" in line]
+    assert line.split()[-1] == (cpu or "requirements.txt)")
+    assert ("./tensorboardX" in plan) is monitor
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+@pytest.mark.parametrize(
+    ("cpu", "driver", "index_is_there", "tries"),
+    [
+        ("0", False, True, ["usual"]),
+        ("", False, True, ["usual"]),
+        ("1", False, True, ["processors"]),
+        ("1", False, False, ["processors", "usual"]),
+        ("auto", True, True, ["usual"]),
+    ],
+)
+def test_installing_torch(cpu: str, driver: bool, index_is_there: bool, tries: list[str], tmp_path: Path) -> None:
+    log, packages = tmp_path / "log", tmp_path / "packages"
+    for part in ("test", "bin"):
+        (packages / "torch" / part).mkdir(parents=True)
+    (packages / "torch" / "bin" / "torch_shm_manager").touch()
+    fake = tmp_path / "python"
+    fake.write_text(
+        f'''#!/bin/sh
+[ "$1" = -c ] && {{ echo "{packages}"; exit 0; }}
+echo "$@" >> "{log}"
+case "$*" in *--index-url*) exit {0 if index_is_there else 1} ;; esac
+'''
+    )
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    for file in (fake, tmp_path / "nvidia-smi"):
+        file.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}" if driver else os.environ["PATH"]
+    script = [str(ROOT / "tools" / "install-torch.sh"), str(fake), "torch==2.13.0", *([cpu] if cpu else [])]
+    subprocess.run(["sh", *script], env={**os.environ, "PATH": path}, check=True, capture_output=True)
+    calls = log.read_text().splitlines()
+    assert ["processors" if "--index-url" in call else "usual" for call in calls] == tries
+    assert all(call.endswith("torch==2.13.0") for call in calls)
+    assert (packages / "torch" / "test").exists() is (tries[0] == "usual") and (
+        packages / "torch" / "bin" / "torch_shm_manager"
+    ).exists()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="older Pythons have pins of their own")
+def test_licences_are_those_of_the_packages() -> None:
+    sys.path.append(str(ROOT / "tools"))
+    import licences
+
+    page = licences.PAGE.read_text(encoding="utf-8")
+    assert page == licences.render(), "type: python tools/licences.py"
+    rows = {name: value for group in licences.on_page().values() for name, value in group.items()}
+    assert "?" not in rows.values() and rows["unidecode"] == "GPL" and "| `unidecode`* |" in page
+    direct = {name for file in ("requirements.txt", "requirements-dev.txt") for name in pins(file)}
+    assert {name.replace("_", "-") for name in direct} <= set(rows)
 
 
 @pytest.fixture(scope="module")

@@ -105,3 +105,12 @@ def test_bandwidth_of_nothing_and_of_short_items() -> None:
     with pytest.raises(ValueError, match="no items"):
         calculate_bandwidth(Data(0), SimpleNamespace(sr=8000))
     assert calculate_bandwidth(Data(2, length=100), SimpleNamespace(sr=8000))["spec"] > 0
+
+
+@pytest.mark.parametrize(("n_fft", "hop", "window"), [(2048, 256, 1536), (512, 50, 240)])
+def test_magnitudes_are_those_of_librosa(n_fft: int, hop: int, window: int) -> None:
+    import librosa
+
+    x = np.random.default_rng(0).standard_normal((2, 4000)).astype(np.float32)
+    theirs = np.abs(librosa.stft(x, n_fft=n_fft, hop_length=hop, win_length=window, pad_mode="reflect"))
+    np.testing.assert_allclose(stft_magnitude(torch.from_numpy(x), n_fft, hop, window), theirs, atol=2e-4)
