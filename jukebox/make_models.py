@@ -239,7 +239,9 @@ def make_prior(
         checkpoint = load_checkpoint(hps.restore_prior)
         if labeller is None and hps.labels and not hps.labels_dir and checkpoint.get("labels"):
             sample_length = hps.n_ctx * vqvae.hop_lengths[hps.level]
-            labeller = Labeller.from_state({**checkpoint["labels"], "sample_length": sample_length})
+            labeller = Labeller.from_state(
+                {**checkpoint["labels"], "sample_length": sample_length, "signals": hps.get("signals", "")}
+            )
         with torch.device("meta"):
             prior = build_prior(hps, vqvae, labeller)
         load_weights(prior, checkpoint, hps.restore_prior)

@@ -28,7 +28,7 @@ from jukebox.page.pictures import alignment_picture, waveform_path
 from jukebox.page.times import CharacterTimes, character_times, lines_of, lrc, to_array
 from jukebox.utils.files import atomic_write, link_or_copy
 from jukebox.utils.flag_values import FORMATS
-from jukebox.utils.label_row import LabelRow
+from jukebox.utils.label_row import SIGNALS, LabelRow
 
 # Flags that the page shows where the run has them.
 SETTINGS = {
@@ -135,6 +135,7 @@ def _item(
             path.unlink(missing_ok=True)  # left by an earlier page that had more to show
 
     rows = [("Artist", artist), ("Genre", genre)]
+    rows += [(name.capitalize(), _text(info.get(name))) for name in SIGNALS]
     if part is not None:
         rows.append(("Part of the song", f"{clock(part[1])} to {clock(part[1] + seconds)} of {clock(part[0])}"))
     heading = title or f"Item {i}"

@@ -25,6 +25,7 @@ DECODERS = "decoders"  # as finetune_layers of a VQ-VAE
 EMBEDDINGS = ("y_emb.", "prior.x_emb.", "prior.x_out.", "prior.pos_emb.", "prior.start_token")
 RELEASED = {4111: False, 7898: True}  # artists in the released tables -> whether these are the v3 ones
 ARTISTS, GENRES = "y_emb.artist_emb.emb.weight", "y_emb.bow_genre_emb.emb.weight"
+SIGNAL = "y_emb.signal_embs."
 
 
 def chosen_layers(text: str, depth: int) -> list[int]:
@@ -97,6 +98,8 @@ def needs_matching(checkpoint: Mapping[str, Any], prior: SimplePrior) -> bool:
     own, theirs = prior.state_dict(), checkpoint["model"]
     if ARTISTS not in own or ARTISTS not in theirs:
         return False
+    if any(key.startswith(SIGNAL) and key not in theirs for key in own):
+        return True
     if any(own[key].shape != theirs[key].shape for key in (ARTISTS, GENRES)):
         return True
     saved = tables_of(checkpoint)
@@ -122,10 +125,13 @@ def match_labels(checkpoint: dict[str, Any], prior: SimplePrior) -> list[str]:
     mine = prior.labeller
     assert isinstance(mine, Labeller)
     fresh = prior.state_dict()
+    added = [key for key in fresh if key.startswith(SIGNAL) and key not in state]
+    state.update({key: torch.zeros_like(fresh[key]) for key in added})
+    lines = [f"signal {key.split('.')[2]}: new to the checkpoint, without effect at first" for key in added]
     if theirs is None:
         state.update({key: fresh[key].detach().clone() for key in (ARTISTS, GENRES)})
-        return ["the checkpoint's label tables are not known: the embeddings of artists and genres start again"]
-    lines = []
+        lines.append("the checkpoint's label tables are not known: the embeddings of artists and genres start again")
+        return lines
     tables = {
         "artist": (ARTISTS, theirs.ag_processor.artist_ids, mine.ag_processor.artist_ids),
         "genre": (GENRES, theirs.ag_processor.genre_ids, mine.ag_processor.genre_ids),

@@ -20,6 +20,7 @@ from jukebox import save_html as module
 from jukebox.data.labels import EmptyLabeller
 from jukebox.page.times import character_times
 from jukebox.save_html import save_html
+from jukebox.utils.label_row import SIGNALS, Signal
 
 VOID = {"meta", "link", "input", "img", "br", "hr"}
 SVG = {"svg", "path", "use"}
@@ -267,6 +268,16 @@ def test_labels_and_settings_are_shown(tmp_path: Path, song) -> None:
     }  # fmt: skip
     assert page.all("h1")[0]["text"] == "my run"
     assert "2 items, decoded from level 1, a draft" in page.all("header")[0]["text"]
+
+
+def test_signals_are_shown(tmp_path: Path, song, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIGNALS, "mood", Signal("calm or wild", 2, ["calm", "wild"].index))
+    page = write(tmp_path / "level_1", song, [{**info_of(song), "mood": "wild"}, info_of(song)])
+    shown = (
+        [e["text"] for e in page.all("dt") if e["text"] == "Mood"],
+        [e["text"] for e in page.all("dd")].count("wild"),
+    )
+    assert shown == (["Mood"], 1)
 
 
 def test_finest_level_is_called_so(tmp_path: Path, song) -> None:

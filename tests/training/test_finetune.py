@@ -14,6 +14,7 @@ from jukebox.training import finetune, run
 from jukebox.training.finetune import ARTISTS, GENRES, chosen_layers, matching_rows
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
+from jukebox.utils.label_row import SIGNALS, Signal
 
 LABELS = dict(
     prior=True,
@@ -37,7 +38,8 @@ class LabelledData(TinyData):
     def __init__(self, hps: Any, **_: Any) -> None:
         super().__init__(hps)
         if hps.labels:
-            y = torch.tensor([[4000 * 20, 0, 2048, 1, 1], [4000 * 20, 4000, 2048, 2, 2]])
+            moods = [[0], [1]] if hps.signals else [[], []]
+            y = torch.tensor([[4000 * 20, 0, 2048, 1, 1, *moods[0]], [4000 * 20, 4000, 2048, 2, 2, *moods[1]]])
             loader = self.train_loader
 
             class Loader:
@@ -109,6 +111,23 @@ def test_the_same_tables_are_taken_as_they_are(capsys: pytest.CaptureFixture[str
     assert "artist names" not in capsys.readouterr().out
     torch.testing.assert_close(again["raw_model"][ARTISTS], old["raw_model"][ARTISTS], rtol=0, atol=1e-6)
     assert again["step"] == 3 * old["step"]  # and the optimizer goes on as well
+
+
+def test_a_new_signal_starts_without_effect_and_learns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SIGNALS, "mood", Signal("calm or wild", 3, ["calm", "wild"].index))
+    values = {**LABELS, **tables("old", ["ann", "ben"], ["jazz", "rock"])}
+    old = train(name="old", **values)
+    more = dict(signals="mood", restore_prior="logs/old/checkpoint_latest.pth.tar", ema=False)
+    capsys.readouterr()
+    still, moved = (train(name=f"new{lr}", **{**values, "lr": lr}, **more) for lr in (1e-12, 0.01))
+    assert "signal mood: new to the checkpoint, without effect at first" in capsys.readouterr().out
+    for key, value in old["model"].items():
+        torch.testing.assert_close(still["model"][key], value, rtol=0, atol=1e-6)
+    assert still["model"]["y_emb.signal_embs.mood.emb.weight"].abs().max() < 1e-6
+    assert [row.abs().max() > 1e-3 for row in moved["model"]["y_emb.signal_embs.mood.emb.weight"]] == [1, 1, 0]
+    assert moved["labels"]["signals"] == "mood"
 
 
 def test_the_order_of_the_same_names_counts() -> None:
