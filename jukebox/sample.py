@@ -102,7 +102,7 @@ FLAGS = [
     Flag("codes_file", "", "data.pth.tar of an earlier run, for --mode=continue and --mode=upsample", "given", "path"),
     Flag("artist", "", "artist of all songs; a demo text if left out, as genre and lyrics", "labels"),
     Flag("genre", "", "genre of all songs", "labels"),
-    Flag("lyrics", "", r"lyrics of all songs; a backslash is a line end", "labels"),
+    Flag("lyrics", "", r"lyrics of all songs; \n, \r\n and a backslash are line ends", "labels"),
     Flag("lyrics_file", "", "the same from a text file in UTF-8, with or without times", "labels", "path"),
     Flag("lyric_line", 1, "which of several lines of lyrics on the same stamp is sung", "labels"),
     *(Flag(name, "", signal.description, "labels") for name, signal in SIGNALS.items()),

@@ -22,6 +22,7 @@ from jukebox.data.artist_genre_processor import ARTIST_TABLE, GENRE_TABLE, Artis
 from jukebox.data.lrc import LYRIC_LINE, read_lyric_line
 from jukebox.data.metadata import UNKNOWN, FolderMetadata, Notices, SongLabels
 from jukebox.data.metadata_hook import call_hook, load_hook
+from jukebox.data.spelling import spelling_notes
 from jukebox.data.text_processor import VOCABULARY, TextProcessor, make_vocabulary, read_vocabulary
 from jukebox.utils.audio.index import AudioIndex, find_audio_files
 from jukebox.utils.command_line import Flag, run_command
@@ -35,8 +36,7 @@ COLLECT = "auto"  # as --vocab: take the characters from the lyrics
 class LabelSet:
     """Tables made from a folder's songs, and what a model needs to know of them.
 
-    `vocab` is None for the standard alphabet. `dropped` counts characters of the lyrics that the vocabulary lacks, most
-    frequent first.
+    `vocab` is None for the standard alphabet.
     """
 
     artist_ids: dict[str, int]
@@ -46,7 +46,6 @@ class LabelSet:
     max_bow_genre_size: int
     min_duration: float
     max_duration: float
-    dropped: list[tuple[str, int]]
 
     @property
     def y_bins(self) -> list[int]:
@@ -105,10 +104,6 @@ def make_label_set(songs: Iterable[tuple[SongLabels, float]], v3: bool = True, v
         vocab = "".join(sorted(make_vocabulary(labels.lyrics for labels, _ in songs)))
         if not vocab:
             raise UserError(f"--vocab={COLLECT} takes the characters of the lyrics, and no song has any: leave it out")
-    processor = TextProcessor(v3, vocab)
-    dropped = Counter(
-        c for labels, _ in songs for c in labels.lyrics if c not in "\r" and not processor.clean_character(c)
-    )
     seconds = [duration for _, duration in songs]
     return LabelSet(
         artist_ids=_number(artists),
@@ -119,7 +114,6 @@ def make_label_set(songs: Iterable[tuple[SongLabels, float]], v3: bool = True, v
         # The timing embeddings refuse lengths within a sample or so of the maximum, so a second is left.
         min_duration=float(math.floor(min(seconds))),
         max_duration=float(math.floor(max(seconds)) + 2),
-        dropped=dropped.most_common(),
     )
 
 
@@ -166,9 +160,9 @@ def build(
         print(f"wrote {path}")
     for line in notices.lines():
         print(line)
-    if made.dropped:
-        shown = " ".join(f"{c!r} x{n}" for c, n in made.dropped[:12])
-        print(f"characters of the lyrics that the vocabulary lacks: {shown} (--vocab={COLLECT} keeps all)")
+    processor = TextProcessor(made.v3, made.vocab)
+    for line in spelling_notes(processor, (labels.lyrics for labels, _ in songs), f"--vocab={COLLECT} keeps all"):
+        print(line)
     low = made.min_duration
     chunk = limits["sample_length"] / limits["sr"]
     if chunk > low:

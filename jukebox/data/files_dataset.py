@@ -303,13 +303,13 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         assert self.labeller is not None and self._reader is not None
         seen = set(self.notices.counts)
         labels = call_hook(self.get_metadata, self.files[song], test, name, self.notices, self._lyric_line)
-        labels = labels_for(self.labeller, labels, self.notices, name)
-        times = labels.times
-        if times is None and labels.lyrics:
+        if labels.times is None and labels.lyrics:
             times = self._reader.read_times(name, labels.lyrics, self.durations[song] / self.sr)
+            labels = replace(labels, times=times)
+        labels = labels_for(self.labeller, labels, self.notices, name)
         for kind in self.notices.counts.keys() - seen:
             print(f"labels: {kind} (first: {self.notices.examples[kind]})", file=sys.stderr, flush=True)
-        return replace(labels, times=times)
+        return labels
 
     def _name(self, filename: str) -> str:
         return os.path.relpath(filename, self.folder).replace(os.sep, "/")

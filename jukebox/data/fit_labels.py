@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from jukebox.data.labels import Labeller
 from jukebox.data.metadata import UNKNOWN, Notices, SongLabels
+from jukebox.data.spelling import read_for, spelt_otherwise
 from jukebox.utils.errors import UserError
 from jukebox.utils.label_row import read_signal
 
@@ -41,6 +42,10 @@ def labels_for(labeller: Labeller, labels: SongLabels, notices: Notices, name: s
     if labels.artist.strip() and ag.artist_name(labels.artist) not in ag.artist_ids:
         _note_unknown(notices, "artist", labels.artist, ag.nearest_artists, name)
     if labeller.n_tokens:
+        lyrics, times = read_for(labeller.text_processor, labels.lyrics, labels.times)
+        labels = replace(labels, lyrics=lyrics, times=None if times is None else tuple((a, b) for a, b in times))
+        if spelt_otherwise(labeller.text_processor, lyrics):
+            notices.add("letters of the lyrics are spelt with others; labels build --vocab=auto keeps them", name)
         clean = labeller.text_processor.clean(labels.lyrics)
         if not clean.strip():
             notices.add("no lyrics", name)

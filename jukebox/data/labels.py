@@ -19,6 +19,7 @@ import torch
 
 from jukebox.data.artist_genre_processor import ARTIST_TABLE, GENRE_TABLE, ArtistGenreProcessor, TableSource
 from jukebox.data.lyric_window import Times, get_relevant_lyric_tokens, get_timed_lyric_tokens
+from jukebox.data.spelling import spelling_notes
 from jukebox.data.text_processor import VOCABULARY, TextProcessor, read_vocabulary
 from jukebox.utils.errors import UserError
 from jukebox.utils.label_row import LabelRow, read_signal
@@ -237,14 +238,8 @@ class Labeller:
         return lines
 
     def unknown_characters(self, lyrics: str) -> list[str]:
-        """One line if the vocabulary lacks characters of some lyrics, which are left out; else empty."""
-        clean = self.text_processor.clean_character
-        lost = dict.fromkeys(c for c in lyrics if not c.isspace() and not clean(c))
-        if not lost:
-            return []
-        shown = " ".join(list(lost)[:12]) + (" ..." if len(lost) > 12 else "")
-        rest = "" if any(clean(c).strip() for c in lyrics) else "; nothing is left of them"
-        return [f"characters of the lyrics that the model does not know are left out: {shown}{rest}"]
+        """What some lyrics lose or change in the model's alphabet, a line for each kind; empty if all stays."""
+        return spelling_notes(self.text_processor, [lyrics], "a model trained with labels build --vocab=auto keeps all")
 
     # --------------------------------------------------------------------------------------------- storing
 

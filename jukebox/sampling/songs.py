@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from jukebox.data.labels import EmptyLabeller
 from jukebox.data.lrc import parse_lyrics, read_lyric_line
 from jukebox.data.metadata import as_text
+from jukebox.data.spelling import read_for
 from jukebox.hparams import Hyperparams
 from jukebox.loaders import Level, Model
 from jukebox.sampling.metas import OFFSET, TOTAL, read_lyrics, read_metas
@@ -171,15 +173,23 @@ def make_labels(model: Model, metas: list[dict[str, Any]], device: torch.device,
         if level is None:
             labels.append(None)
             continue
-        labels.append(level.labeller.get_batch_labels(metas, device))
+        labels.append(level.labeller.get_batch_labels([_as_read(meta, level) for meta in metas], device))
         lines = [line for meta in metas for line in level.labeller.unknown_names(meta["artist"], meta["genre"])]
         if level.n_tokens:
-            lines += [line for meta in metas for line in level.labeller.unknown_characters(meta["lyrics"])]
+            lines += level.labeller.unknown_characters("\n".join(dict.fromkeys(meta["lyrics"] for meta in metas)))
         for line in dict.fromkeys(lines):
             if line not in told:
                 told.add(line)
                 report.message(line)
     return labels
+
+
+def _as_read(meta: dict[str, Any], level: Level) -> dict[str, Any]:
+    """What is said about a song, its lyrics as the alphabet of a level's model can spell them."""
+    if isinstance(level.labeller, EmptyLabeller) or not level.n_tokens:
+        return meta
+    lyrics, times = read_for(level.labeller.text_processor, meta["lyrics"], meta.get("times"))
+    return {**meta, "lyrics": lyrics, **({} if times is None else {"times": times})}
 
 
 def _demo(model: Model) -> dict[str, str]:

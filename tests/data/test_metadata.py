@@ -215,6 +215,8 @@ def test_each_kind_of_trouble_is_told_once_with_its_count() -> None:
     assert notices.lines() == [
         "10000 of the files: artist is not in the label table, it counts as 'unknown' "
         "(first: 0.mp3: 'Elli', nearest are ella, nina)",
+        "5000 of the files: letters of the lyrics are spelt with others; labels build --vocab=auto keeps them "
+        "(first: 0.mp3)",
         "5000 of the files: no lyrics (first: 1.mp3)",
     ]
     assert fit(made, lyrics="😀😀😀😀la")[1][0].startswith("1 of the files: more than 30 %")

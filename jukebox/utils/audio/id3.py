@@ -1,6 +1,6 @@
 """ID3 tags of MP3 files: what FFmpeg does not write or read.
 
-Written: version 2.3 with artist, genre, lyrics and comment as frames of their own; FFmpeg makes frames for free text of
+Written: version 2.3 with artist, genre, lyrics and comment as frames of their own. FFmpeg makes frames for free text of
 lyrics and comments, which players do not show. Read: lyrics with times (SYLT), and genres that are numbers. Source:
 id3.org, ID3 tag versions 2.3.0 and 2.4.0.
 """
