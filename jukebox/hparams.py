@@ -92,6 +92,7 @@ _ALSO: dict[str, tuple[type, ...]] = {
 _NONE_TYPES: dict[str, tuple[type, ...]] = {
     "min_duration": (int, float),
     "max_duration": (int, float),
+    "song_duration": (int, float),
     "hvqvae_multipliers": (list, tuple),
     "dilation_cycle": (int,),
     "max_bow_genre_size": (int,),
@@ -150,6 +151,8 @@ _group(
     train_test_split=(0.9, "share of the songs used for training; the rest is held out"),
     min_duration=(None, "shortest song used, in seconds; also the lower end of the length embedding"),
     max_duration=(None, "songs are shorter than this, in seconds; also the upper end of the timing embeddings"),
+    song_duration=(None, "seconds of the songs that a model knows; sampling takes them where no length is given"),
+    song_lyrics=("", 'lyrics that a model can sing; sampling takes them where none are given, and a poem for ""'),
     n_tokens=(0, "lyric characters in one window"),
     n_vocab=(0, "size of the lyric vocabulary, the unknown character included"),
     use_tokens=(False, "condition on lyrics"),
@@ -696,6 +699,8 @@ demo_prior = _register(
     n_tokens=96,  # all lyrics of a song of 10 s
     min_duration=7.0,
     max_duration=30.0,
+    song_duration=10.04,
+    song_lyrics="mila sola timi\nkalu mesi loki\nsama tole kisu\n",
     prime_loss_fraction=0.02,  # syllables are drawn at random: there is little to predict
     alignment_layer=3,
     alignment_head=0,

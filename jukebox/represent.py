@@ -52,9 +52,7 @@ the files over N processes.
   python jukebox/represent.py --model=5b --audio_files_dir=music --out=features --layers=36"""
 
 FLAGS = [
-    Flag(
-        "model", "", "5b, 5b_lyrics, 1b_lyrics, another key of MODELS, or runs, as for sample.py", "what", kind="paths"
-    ),
+    Flag("model", "", "demo, 5b, 1b_lyrics, another key of MODELS, or runs, as for sample.py", "what", kind="paths"),
     Flag(
         "weights_from",
         "",

@@ -42,6 +42,7 @@ Makes music with a trained model, level by level, and writes each level to NAME/
 codes and a page to listen to. Start it under mpiexec -n N to split the songs over N processes. Ctrl-C keeps what is
 made; the same command with --resume continues.
 
+  to hear it       --model=demo --name=out/demo
   from nothing     --model=1b_lyrics --name=out/new --sample_length_in_seconds=20 --artist=... --genre=... --lyrics=...
   from a file      --model=1b_lyrics --name=out/primed --mode=primed --audio_file=a.mp3 --prompt_length_in_seconds=12
   from a run       --mode=continue --codes_file=out/new/level_0/data.pth.tar --sample_length_in_seconds=40 ...
@@ -52,7 +53,7 @@ FLAGS = [
     Flag(
         "model",
         "",
-        "5b, 5b_lyrics, 1b_lyrics, another key of MODELS, or runs: logs/RUN[,logs/RUN2,...]",
+        "demo, 5b, 5b_lyrics, 1b_lyrics, another key of MODELS, or runs: logs/RUN[,logs/RUN2,...]",
         "what",
         kind="paths",
     ),

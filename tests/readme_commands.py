@@ -104,7 +104,7 @@ BEHIND = {
     "--hps=vqvae,small_prior": f"{_SMALL_PRIOR} --n_ctx=32 --sample_length=512",
     "--model=demo --name": "--sample_length_in_seconds=1.49 --n_samples=1",  # one window of the upsampler of level 1
     "--mode=primed": "--prompt_length_in_seconds=1.4",
-    "--mode=continue": "--sample_length_in_seconds=1.6",
+    "--mode=continue": "--prompt_length_in_seconds=1.4 --sample_length_in_seconds=1.6",
     "mpiexec -n 2 python jukebox/sample.py": f"--n_samples=2 {PROMPTED}",
     "--name=samples/big": "--sample_length_in_seconds=6",
     "--weights_from": "--sample_length_in_seconds=6",

@@ -78,7 +78,9 @@ def read_sample_length(
             return given
         if int(seconds * sr) > given + top_hop:
             raise UserError(f"--{flag}={seconds:g}: the codes to upsample end there, use {at_most(given, sr)} or less")
-    asked = SECONDS if seconds is None else seconds
+    known = None if model.top is None else model.top.hps.get("song_duration")
+    usual = SECONDS if known is None or known * sr < given + top_hop else min(SECONDS, known)
+    asked = usual if seconds is None else seconds
     length = int(asked * sr) // top_hop * top_hop
     if mode == "upsample":
         length = min(length, given)
@@ -93,7 +95,10 @@ def read_sample_length(
             f"--{flag}={asked:g} leaves nothing to make after {given / sr:.2f} s of {what}: use {least} or more, "
             f"or {shorten}"
         )
-    _tell_cut(remarks, f"--{flag}={asked:g}", asked, length, model)
+    if seconds is None and usual == known:
+        remarks.append(f"not given and taken: --{flag}={asked:.4g}")
+    else:
+        _tell_cut(remarks, f"--{flag}={asked:g}", asked, length, model)
     return length
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,8 @@ def full_metas(
     flag = "total_sample_length_in_seconds"
     total_seconds = seconds_of(flags, flag)
     timed = model.top if model.top is not None and model.top.hps.labels else None
-    usual = int(TOTAL_SECONDS * model.sr)
+    known_seconds = None if timed is None or mode == "upsample" else timed.hps.get("song_duration")
+    usual = int((known_seconds or TOTAL_SECONDS) * model.sr)
     if mode == "upsample":  # the top prior aligns the lyrics at most
         timed, usual = timed if timed is not None and timed.aligns_lyrics else None, said.saved_length
     asked = flags.get("sample_length_in_seconds") or f"{sample_length / model.sr:g}"
@@ -143,6 +145,8 @@ def full_metas(
         meta = said.about(song)
         if {"artist", "genre", "lyrics"} - set(meta):
             demo = demo or _demo(model)
+        if song == 0:
+            remarks += _taken(model, demo, meta)
         meta = {**demo, **meta}
         offset = int(meta[OFFSET] * model.sr) if OFFSET in meta else meta.get("offset", 0)
         seconds = meta.get(TOTAL, total_seconds)
@@ -150,10 +154,10 @@ def full_metas(
             where, total = f"total_length of song {song} of --codes_file", meta["total_length"]
         elif seconds is None:
             where, total = "", _usual_total(timed, usual, offset + sample_length, model.sr)
-            if timed is not None and song == 0 and total < usual:
-                remarks.append(
-                    f"the imagined whole song is {total / model.sr:.1f} s long, the most that the model knows"
-                )
+            if timed is not None and song == 0 and (total < usual or known_seconds):
+                knows = f"the model knows songs of {known_seconds} s"
+                why = knows if known_seconds else "the most that the model knows"
+                remarks.append(f"the imagined whole song is {total / model.sr:.1f} s long, {why}")
         else:
             where = f"{TOTAL} of song {song}" if TOTAL in meta else f"--{flag}"
             total = int(number(flag, seconds, above=0.0) * model.sr)
@@ -195,11 +199,20 @@ def _as_read(meta: dict[str, Any], level: Level) -> dict[str, Any]:
 def _demo(model: Model) -> dict[str, str]:
     """The demo texts, with the first names of the model's own tables where it has some."""
     top = next((level for level in reversed(model.levels) if level is not None), None)
+    words = dict(DEMO, lyrics=(top.hps.get("song_lyrics") if top is not None else "") or DEMO["lyrics"])
     ag = getattr(top.labeller, "ag_processor", None) if top is not None else None
     if ag is None or not ag.own_tables:
-        return dict(DEMO)
+        return words
     names = {"artist": ag.list_artists()[:1], "genre": ag.list_genres()[:1]}
-    return {**DEMO, **{key: found[0] for key, found in names.items() if found}}
+    return {**words, **{key: found[0] for key, found in names.items() if found}}
+
+
+def _taken(model: Model, demo: Mapping[str, str], said: Mapping[str, Any]) -> list[str]:
+    """A line with the words that are taken for a song because nothing is said, of those that the model reads."""
+    conditioned = [level for level in model.levels if level is not None and level.hps.labels]
+    keys = ["artist", "genre"] * bool(conditioned) + ["lyrics"] * any(level.n_tokens for level in conditioned)
+    taken = [f'--{key}="{shorten(demo[key], 60)}"' for key in keys if key not in said]
+    return [f"not given and taken: {' '.join(taken)}"] if taken else []
 
 
 def _limits(hps: Hyperparams) -> tuple[float, float]:

@@ -226,7 +226,36 @@ def test_the_whole_song_is_never_under_the_sample(released: dict[str, Model], ti
     assert settings(released["5b"], sample_length_in_seconds=300).metas[0]["total_length"] == 300 * 44100 // 128 * 128
     made = settings(tiny)  # knows songs below 60 s
     assert made.metas[0]["total_length"] == 60 * 250 - 16
-    assert "the imagined whole song is 59.9 s long" in " ".join(made.remarks)
+    assert "the imagined whole song is 59.9 s long, the most that the model knows" in " ".join(made.remarks)
+
+
+def test_the_demo_model_sings_what_it_knows_where_nothing_is_said(released: dict[str, Model]) -> None:
+    demo = find_model("demo")
+    made = settings(demo)
+    assert made.metas[0]["total_length"] == int(10.04 * 11025) and made.sample_length == 110592
+    assert "\n".join(made.remarks) == (
+        "not given and taken: --sample_length_in_seconds=10.04\n"
+        'not given and taken: --artist="anna bell" --genre="blues" '
+        '--lyrics="mila sola timi kalu mesi loki sama tole kisu"\n'
+        "the imagined whole song is 10.0 s long, the model knows songs of 10.04 s"
+    )
+    level = demo.top
+    assert level is not None and not level.labeller.unknown_characters(made.metas[0]["lyrics"])
+    syllables = made.metas[0]["lyrics"].split()
+    assert all(re.fullmatch("([mlstk][aeiou]){2}", word) for word in syllables)
+    words = dict(artist="otto organ", genre="reggae", lyrics="la")
+    said = settings(demo, sample_length_in_seconds=6, total_sample_length_in_seconds=8, **words)
+    assert said.metas[0]["total_length"] == 8 * 11025 and not any("taken" in line for line in said.remarks)
+    assert settings(demo, sample_length_in_seconds=20).metas[0]["total_length"] == 20 * 11025 // 128 * 128
+    poem = next(line for line in settings(released["5b"]).remarks if "taken" in line)
+    assert poem == 'not given and taken: --artist="Alan Jackson" --genre="Country"'  # a model without lyrics
+    assert '--lyrics="I met a traveller' in " ".join(settings(released["1b_lyrics"]).remarks)
+
+
+def test_help_names_the_demo_model() -> None:
+    assert "demo" in next(flag.help for flag in sample.FLAGS if flag.name == "model") and "--model=demo" in (
+        sample.DESCRIPTION
+    )
 
 
 def test_a_suggested_hop_is_accepted(released: dict[str, Model]) -> None:
@@ -238,7 +267,7 @@ def test_a_suggested_hop_is_accepted(released: dict[str, Model]) -> None:
 
 
 def test_seconds_are_cut_to_tokens_and_it_is_said(released: dict[str, Model]) -> None:
-    made = settings(released["5b"], sample_length_in_seconds=20)
+    made = settings(released["5b"], sample_length_in_seconds=20, artist="a", genre="b")
     assert made.totals() == [110240, 27560, 6890]
     assert made.remarks == ["--sample_length_in_seconds=20 is cut to 19.9982 s, whole tokens of 128 samples"]
 
@@ -386,7 +415,7 @@ def test_codes_without_labels_are_whole_songs_when_they_are_upsampled(tiny: Mode
     upsample = save(100)  # 6.4 s
     assert total(**upsample) == total(**upsample, sample_length_in_seconds=3.2) == 1600
     assert total(**upsample, metas=[{"offset_in_seconds": 10}]) == 2500 + 1600
-    assert settings(tiny, **upsample).remarks == []
+    assert settings(tiny, **upsample, artist="a", genre="b", lyrics="c").remarks == []
     assert total(**{**upsample, "mode": "continue"}) > 14_000  # under 60 s, the model's range
     # The top prior aligns the lyrics of the songs: its timing labels must know them.
     with pytest.raises(UserError, match="^--total_sample_length_in_seconds=300: the model knows songs of 2 s up to"):
