@@ -28,7 +28,7 @@ from jukebox.data.label_tables import TABLES, Table, canonical, find_tables, fol
 from jukebox.data.lrc import Lyrics, fit_times, parse_lyrics
 from jukebox.data.text_files import read_text
 from jukebox.utils.audio.id3 import genre_name
-from jukebox.utils.audio.index import LYRIC_TAG
+from jukebox.utils.audio.scan import LYRIC_TAG
 from jukebox.utils.label_row import SIGNALS
 
 UNKNOWN = "unknown"

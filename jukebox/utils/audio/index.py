@@ -9,44 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
-from jukebox.utils.audio.id3 import read_synced_lyrics
-from jukebox.utils.audio.read import EXTENSIONS, about_audio, probe_audio
+from jukebox.utils.audio.read import EXTENSIONS, probe_audio
 from jukebox.utils.audio.reader import AudioError
+from jukebox.utils.audio.scan import AudioEntry, probe_files, read_entry, stamp
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 from jukebox.utils.progress import progress_bar
 
 INDEX_NAME = ".jukebox_index.json"
 VERSION = 3
-KEPT_TAGS = ("artist", "album_artist", "genre", "title")  # and those of lyrics
-LYRIC_TAG = re.compile(r"(?:wm/)?(?:un)?(?:sync(?:ed|hroni[sz]ed)?)?[ _-]?lyrics")  # how their names begin
 QUIET_BELOW = 200  # new files; a shorter scan shows no progress bar
-
-
-@dataclass(frozen=True)
-class AudioEntry:
-    """One file: `seconds` and `tags`, or an `error` where it cannot be decoded.
-
-    Where it can be decoded in part, it has an error and the seconds of that part. `cut` says that its end is missing.
-    """
-
-    size: int
-    mtime_ns: int
-    seconds: float = 0.0
-    tags: dict[str, str] = field(default_factory=dict)
-    error: str = ""
-    cut: str = ""
-
-    def refusal(self, damaged: str) -> str:
-        """Why the file is left out; "" where it is used. `damaged` as for `load_audio`."""
-        return "" if damaged == "keep" and self.seconds else self.error
 
 
 def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[str, int]]:
@@ -77,13 +54,14 @@ def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[st
             folders.clear()
             continue
         visited.add((folder_itself.st_dev, folder_itself.st_ino))
+        below = "" if Path(path) == root else Path(path).relative_to(root).as_posix()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             if name.startswith("."):
                 continue
             ending = os.path.splitext(name)[1].lower().lstrip(".")
             if ending in EXTENSIONS:
-                names.append((Path(path) / name).relative_to(root).as_posix())
+                names.append(f"{below}/{name}" if below else name)
             else:
                 others[ending] = others.get(ending, 0) + 1
     return sorted(names), others
@@ -97,7 +75,7 @@ class AudioIndex:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self.folder, self._folder = Path(folder), os.fspath(folder)
         digest = hashlib.sha256(os.fsencode(self.folder.resolve())).hexdigest()[:24]
         self._places = [self.folder / INDEX_NAME, _cache_folder() / "audio_index" / f"{digest}.json"]
         self._entries: dict[str, AudioEntry] = {}
@@ -109,7 +87,7 @@ class AudioIndex:
 
         Args:
             names: relative to the folder.
-            workers: threads that open files; None: chosen by the number of processors.
+            workers: files opened at a time; None: chosen by the number of processors.
 
         Returns:
             name -> entry, in the given order.
@@ -118,31 +96,32 @@ class AudioIndex:
         fresh: list[str] = []
         for name in names:
             known = self._entries.get(name)
-            stamp = _stamp(self.folder / name)
-            if known is not None and not known.error and stamp == (known.size, known.mtime_ns):
+            if known is not None and not known.error and stamp(self._path(name)) == (known.size, known.mtime_ns):
                 found[name] = known
             else:
                 found[name] = AudioEntry(0, 0)
                 fresh.append(name)
         if fresh:
-            found.update(self._probe(fresh, workers))
-            self._entries.update({name: found[name] for name in fresh})
-            self._save()
+            total, quiet = len(fresh), len(fresh) < QUIET_BELOW
+            entries = probe_files([self._path(name) for name in fresh], workers)
+            bar = progress_bar(entries, desc="scanning audio files", total=total, unit="file", disable=quiet)
+            try:
+                for name, entry in zip(fresh, bar, strict=True):
+                    found[name] = self._entries[name] = entry
+            finally:  # what is known when the scan is interrupted is kept
+                entries.close()
+                self._save()
         return found
 
-    def _probe(self, names: list[str], workers: int | None) -> dict[str, AudioEntry]:
-        with ThreadPoolExecutor(workers or min(16, 2 * (os.cpu_count() or 1))) as pool:
-            entries = pool.map(lambda name: _probe(self.folder / name), names)
-            total, quiet = len(names), len(names) < QUIET_BELOW
-            bar = progress_bar(entries, desc="scanning audio files", total=total, unit="file", disable=quiet)
-            return dict(zip(names, bar, strict=True))
+    def _path(self, name: str) -> str:
+        return os.path.join(self._folder, name)
 
     def _save(self) -> None:
         """Writes what is known; broken files are looked at again each time, and files that are gone are forgotten."""
         kept = {
             name: asdict(entry)
             for name, entry in sorted(self._entries.items())
-            if not entry.error and (self.folder / name).exists()
+            if not entry.error and os.path.exists(self._path(name))
         }
         text = json.dumps(dict(version=VERSION, files=kept), ensure_ascii=False)
         for place in self._places:
@@ -160,34 +139,14 @@ def _cache_folder() -> Path:
     return cache_folder()
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return (-1, -1)
-    return (stat.st_size, stat.st_mtime_ns)
-
-
-def _probe(path: Path) -> AudioEntry:
-    size, mtime_ns = _stamp(path)
-    try:
-        facts = about_audio(path)
-    except AudioError as error:
-        return AudioEntry(size, mtime_ns, error=str(error))
-    kept = {k: t for k, t in facts.tags.items() if k in KEPT_TAGS or LYRIC_TAG.match(k)}
-    if path.suffix.lower() == ".mp3" and (synced := read_synced_lyrics(path)):
-        kept["syncedlyrics"] = synced
-    return AudioEntry(size, mtime_ns, facts.seconds, kept, facts.error, str(facts.cut))
-
-
 def _read(place: Path) -> dict[str, AudioEntry]:
     """Entries of an index file; none where it is missing, damaged or of another version: it can be made again."""
     try:
         stored = json.loads(place.read_text(encoding="utf-8"))
         if stored["version"] != VERSION:
             return {}
-        return {name: AudioEntry(**entry) for name, entry in stored["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {name: read_entry(entry) for name, entry in stored["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

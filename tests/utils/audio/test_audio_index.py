@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jukebox.utils.audio import index as audio_index
+from jukebox.utils.audio import scan
 from jukebox.utils.audio.index import INDEX_NAME, AudioIndex, find_audio_files, get_duration_sec
 from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.audio.write import write_audio
@@ -29,8 +29,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that were opened."""
     names: list[str] = []
-    original = audio_index.about_audio
-    monkeypatch.setattr(audio_index, "about_audio", lambda path: (names.append(Path(path).name), original(path))[1])
+    original = scan.about_audio
+    monkeypatch.setattr(scan, "about_audio", lambda path: (names.append(Path(path).name), original(path))[1])
     return names
 
 
@@ -116,3 +116,93 @@ def test_links_bring_no_song_twice(tmp_path: Path) -> None:
     (music / "again").symlink_to(music / "a")
     (music / "loop").symlink_to(music)
     assert find_audio_files(music)[0] == ["a/one.wav"]
+
+
+def many(folder: Path, count: int) -> list[str]:
+    write_audio(folder / "0.wav", np.zeros(800), 8000)
+    for i in range(1, count):
+        (folder / f"{i}.wav").write_bytes((folder / "0.wav").read_bytes())
+    return [f"{i}.wav" for i in range(count)]
+
+
+def test_many_files_are_opened_by_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scan, "MANY", 200)
+    names = many(tmp_path, 230)
+    (tmp_path / "77.wav").write_text("no music")
+    odd = os.fsdecode(b"caf\xe9 \n.wav")
+    (tmp_path / odd).write_bytes((tmp_path / "0.wav").read_bytes())
+    found = AudioIndex(tmp_path).look_up([*names, odd], workers=3)
+    assert list(found) == [*names, odd]
+    assert [name for name, entry in found.items() if entry.seconds != 0.1] == ["77.wav"]
+    assert "77.wav" in found["77.wav"].error
+    assert "scanning audio files: 100%" in capfd.readouterr().err
+    monkeypatch.setattr(scan, "MANY", 10**9)
+    assert AudioIndex(tmp_path).look_up([*names, odd]) == found
+
+
+def test_a_file_that_crashes_the_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "MANY", 10)
+    names = many(tmp_path, 60)
+    package = tmp_path / "crash"
+    package.mkdir()
+    (package / "sitecustomize.py").write_text(
+        "import os, builtins\nreal = os.stat\n"
+        "def stat(path, *a, **k):\n"
+        "    if str(path).endswith('/31.wav'): os.abort()\n"
+        "    return real(path, *a, **k)\n"
+        "os.stat = stat\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(package))
+    found = AudioIndex(tmp_path).look_up(names, workers=2)
+    assert [name for name, entry in found.items() if entry.error] == ["31.wav"]
+    assert "31.wav: the decoder crashes" in found["31.wav"].error
+
+
+def test_what_an_interrupted_scan_knows_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = many(tmp_path, 40)
+    original = scan.about_audio
+
+    def about(path: str) -> object:
+        if path.endswith("/30.wav"):
+            raise KeyboardInterrupt
+        return original(path)
+
+    monkeypatch.setattr(scan, "about_audio", about)
+    with pytest.raises(KeyboardInterrupt):
+        AudioIndex(tmp_path).look_up(names, workers=1)
+    assert set(names[:25]) <= set(json.loads((tmp_path / INDEX_NAME).read_text())["files"])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"size": "1"},
+        {"mtime_ns": 1.5},
+        {"seconds": float("nan")},
+        {"seconds": -1.0},
+        {"seconds": None},
+        {"seconds": 1e300},
+        {"tags": ["a"]},
+        {"tags": {"artist": 3}},
+        {"error": None},
+        {"cut": 1},
+        {"more": 1},
+    ],
+)
+def test_an_index_that_holds_something_else_is_made_again(
+    folder: Path, opened: list[str], entry: dict[str, object]
+) -> None:
+    AudioIndex(folder).look_up(["0.wav", "1.wav"])
+    stored = json.loads((folder / INDEX_NAME).read_text())
+    stored["files"]["0.wav"].update(entry)
+    (folder / INDEX_NAME).write_text(json.dumps(stored))
+    opened.clear()
+    assert AudioIndex(folder).look_up(["0.wav", "1.wav"])["0.wav"].seconds == 1.0 and len(opened) == 2
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"version": 2, "files": []}', "[" * 100_000, '{"version": 2}', "\xff"])
+def test_a_damaged_index_is_made_again(folder: Path, text: str) -> None:
+    (folder / INDEX_NAME).write_text(text, encoding="latin-1")
+    assert AudioIndex(folder).look_up(["0.wav"])["0.wav"].seconds == 1.0
