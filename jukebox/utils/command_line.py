@@ -35,8 +35,8 @@ _BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, 
 class Flag:
     """One flag: its name without dashes, its default, one line that says what it is for, and a heading in the help.
 
-    `kind` is for those whose default does not tell: "bool"; "text" for one that may lack a value: True; "path" may
-    have `~` and `$VAR`; "paths" for several with commas between them; "files" for those that may also be repeated.
+    `kind` is for those whose default does not tell: "bool", or "text" for one that may lack a value: True. A "path" may
+    have `~` and `$VAR`. "paths" are several with commas between them, and "files" may also be repeated.
     """
 
     name: str

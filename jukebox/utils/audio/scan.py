@@ -1,8 +1,8 @@
 """What is known about one audio file, and the same of very many files by all processors.
 
-A few files are opened by threads. Many are opened by processes of their own, since Python holds threads back; a file
-that crashes the decoder then ends its process, and is named like any other broken file. Change here what is known of a
-file, and how the work is split.
+A few files are opened by threads. Many are opened by separate processes, since Python holds threads back. A file that
+crashes the decoder then ends its process, and is named like any other broken file. Change here what is known of a file,
+and how the work is split.
 """
 
 from __future__ import annotations

@@ -203,6 +203,6 @@ def test_an_index_that_holds_something_else_is_made_again(
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '{"version": 2, "files": []}', "[" * 100_000, '{"version": 2}', "\xff"])
-def test_a_damaged_index_is_made_again(folder: Path, text: str) -> None:
+def test_an_index_of_another_form_is_made_again(folder: Path, text: str) -> None:
     (folder / INDEX_NAME).write_text(text, encoding="latin-1")
     assert AudioIndex(folder).look_up(["0.wav"])["0.wav"].seconds == 1.0
