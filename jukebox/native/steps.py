@@ -17,6 +17,7 @@ from torch import Tensor
 
 from jukebox.native.build import library
 from jukebox.transformer.kv_cache import KVCache
+from jukebox.transformer.patterns import Pattern
 from jukebox.transformer.transformer import ResAttnBlock, Transformer
 
 _PAGE = 1 << 21
@@ -133,6 +134,7 @@ class NativeSteps:
         ):
             raise ValueError("step.cpp and steps.py do not agree on their structs")
         self._kept: list[Any] = []  # what the library has pointers to
+        self._tables: dict[Pattern, int] = {}
         self._caches = caches
         self._n, self.bins = len(first), len(embedding)
         layers = transformer.layers
@@ -177,6 +179,11 @@ class NativeSteps:
         self._kept.append(tensor)
         return tensor.data_ptr()
 
+    def _table(self, pattern: Pattern) -> int:
+        if pattern not in self._tables:
+            self._tables[pattern] = self._pointer(torch.tensor(pattern.addresses(), device="cpu"), torch.int32)
+        return self._tables[pattern]
+
     def _matrix(self, rows: Tensor, bias: Tensor | None) -> Matrix:
         return Matrix(
             w=self._pointer(rows, None),
@@ -193,7 +200,7 @@ class NativeSteps:
         return Layer(
             *(self._matrix(next(matrices), module.b) for module in layer.matrices()),
             *(self._pointer(weight) for weight in norms),
-            self._pointer(cache.pattern.addresses(), torch.int32),
+            self._table(cache.pattern),
             self._pointer(cache.kv, None),
             cache.kv.shape[3],
         )

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
 from jukebox.transformer.patterns import Pattern
-
-
-@functools.cache
-def _address_list(pattern: Pattern) -> list[list[int]]:
-    return pattern.addresses().tolist()
 
 
 class KVCache:
@@ -35,7 +28,7 @@ class KVCache:
         self.seen = 0
         self.nulls = pattern.null_keys
         self._slots = pattern.slot(torch.arange(max(pattern.n_ctx, pattern.encoder_len)))
-        self._addresses = _address_list(pattern)
+        self._addresses = pattern.addresses()
         shape = (n, 2, heads, self.nulls + pattern.capacity, head_dim)
         self.kv = torch.zeros(shape, dtype=dtype, device=device)
         self.k, self.v = self.kv[:, 0], self.kv[:, 1]

@@ -94,8 +94,8 @@ class Pattern(ABC):
         """The positions that the cache holds after n were seen, in ascending order."""
         return torch.arange(n - self.kept(n), n)
 
-    def addresses(self) -> Tensor:
-        """All that a step needs to know of the pattern, null keys counted as slots: int32 [n_ctx, 3].
+    def addresses(self) -> list[tuple[int, int, int]]:
+        """All that a step needs to know of the pattern, null keys counted as slots: a row for each position.
 
         Row i holds the slot of position i's own key (-1: not kept), the first slot that its query reads, and how many.
         """
@@ -103,14 +103,14 @@ class Pattern(ABC):
 
 
 @functools.cache
-def _addresses(pattern: Pattern) -> Tensor:
+def _addresses(pattern: Pattern) -> list[tuple[int, int, int]]:  # a kept tensor would be a fake one for all who follow
     nulls, positions = pattern.null_keys, torch.arange(pattern.n_ctx)
     slots = pattern.slot(positions) if pattern.own_keys else torch.full_like(positions, -1)
     rows = []
     for slot, reads in zip(slots.tolist(), map(pattern.reads, range(pattern.n_ctx)), strict=True):
         first = reads.start + nulls if reads.start else 0
         rows.append((slot + nulls if slot >= 0 else -1, first, reads.stop + nulls - first))
-    return torch.tensor(rows, dtype=torch.int32)
+    return rows
 
 
 class Dense(Pattern):
