@@ -96,6 +96,15 @@ def test_japanese_is_japanese() -> None:
 # ------------------------------------------------------------------------------------------------- what it names
 
 
+def test_japanese_words() -> None:
+    """VQ codes are 符号, one word for one thing; コード is source code or a codebook's."""
+    assert "アラインメント" not in JAPANESE and "アライメント" in JAPANESE and "規則で作った" not in JAPANESE
+    code_words = re.findall(r".{6}コード(?!ブック).{4}", prose(JAPANESE))
+    source = ("向けの", "ネイティブ", "ほかの", "C++ ", "この")
+    assert all(any(word in found for word in source) for found in code_words), code_words
+    assert JAPANESE.count("符号") >= 15
+
+
 @pytest.mark.parametrize("text", [README, JAPANESE], ids=["english", "japanese"])
 def test_links_and_paths_exist(text: str) -> None:
     for link in links(text):
