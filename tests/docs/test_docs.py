@@ -318,7 +318,7 @@ def test_keys_of_a_run(run: tuple[Path, str]) -> None:
     assert {z.dtype for z in state["zs"]} == {torch.int32}
     names = set(re.findall(r"`(\w+)`", keys("data.pth.tar")["sampling_kwargs"]))
     for kwargs in data["sampling_kwargs"]:
-        assert names - {"top_k", "top_p", "dtype"} <= set(kwargs) <= names
+        assert names - {"top_k", "top_p", "dtype", "engine"} <= set(kwargs) <= names
     for name in ("lyrics.json", "align.json"):
         assert set(json.loads(read(folder / "level_0/item_0" / name))) == set(keys(name)), name
     found = {path.name for path in (folder / "level_0/item_0").iterdir()}
@@ -336,7 +336,7 @@ def test_keys_of_features_and_of_the_audio_index(run: tuple[Path, str], tmp_path
     note, array = json.loads(read(out / "a.wav.json")), np.load(out / "a.wav.npy")
     assert set(note) == set(keys("Features")) and note["shape"] == list(array.shape)
     index = json.loads(read(music / ".jukebox_index.json"))
-    assert index["version"] == 2 and set(index["files"]["a.wav"]) == set(keys("Audio index"))
+    assert index["version"] == 3 and set(index["files"]["a.wav"]) == set(keys("Audio index"))
 
 
 def test_keys_of_training_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
