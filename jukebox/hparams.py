@@ -188,7 +188,7 @@ _group(
     lmix_l1=(0.0, "weight of l1 in lmix"),
     lmix_l2=(0.0, "weight of l2 in lmix"),
     lmix_linf=(0.0, "weight of linf in lmix"),
-    quantizer=("codebook", "what makes codes of latents: codebook, or another of QUANTIZERS in vqvae/bottleneck.py"),
+    quantizer=("codebook", "what makes the codes: codebook, or another of QUANTIZERS (jukebox/vqvae/bottleneck.py)"),
     use_bottleneck=(True, "quantise; False passes the continuous latents through"),
 )
 
