@@ -96,15 +96,8 @@ class Labeller:
             info["lyrics"], info["token_times"] = self._clean_timed(lyrics, times)
         info["full_tokens"] = self.text_processor.tokenise(info["lyrics"])
         tokens, _ = self.lyric_window(info, total_length, offset, self.sample_length)
-        y = self.get_y_from_ids(
-            self.ag_processor.get_artist_id(artist),
-            self.ag_processor.get_genre_ids(genre),
-            tokens,
-            total_length,
-            offset,
-            signals,
-        )
-        return dict(y=y, info=info)
+        ids = self.ag_processor.get_artist_id(artist), self.ag_processor.get_genre_ids(genre)
+        return dict(y=self.get_y_from_ids(*ids, tokens, total_length, offset, signals), info=info)
 
     def get_y_from_ids(
         self,
@@ -144,11 +137,7 @@ class Labeller:
             `y`: LongTensor [N, row.size]; `info`: list of N dicts.
         """
         labels = [self.get_label(**meta) for meta in metas]
-        y = (
-            torch.stack([label["y"] for label in labels])
-            if labels
-            else torch.zeros((0, *self.label_shape), dtype=torch.long)
-        )
+        y = torch.stack([label["y"] for label in labels]) if labels else torch.zeros((0, self.row.size)).long()
         return dict(y=y.to(device), info=[label["info"] for label in labels])
 
     # ---------------------------------------------------------------------------------------------- lyrics
@@ -223,19 +212,14 @@ class Labeller:
 
     def unknown_names(self, artist: str, genre: str) -> list[str]:
         """One line for each name that the tables lack, with the three nearest known ones; empty where none is."""
-        ag = self.ag_processor
-        lines = []
-        if ag.artist_name(artist) not in ag.artist_ids:
-            lines.append(
-                f"artist {artist!r} is not known to the model; nearest: {', '.join(ag.nearest_artists(artist))}"
-            )
+        ag, word = self.ag_processor, "genre" if self.v3 else "genre word"
+        unknown = [] if ag.artist_name(artist) in ag.artist_ids else [("artist", artist, ag.nearest_artists(artist))]
         for name in ag.genre_names(genre):
             if name and name not in ag.genre_ids:
-                word = "genre" if self.v3 else "genre word"
-                lines.append(
-                    f"{word} {name!r} is not known to the model; nearest: {', '.join(ag.nearest_genres(name))}"
-                )
-        return lines
+                unknown.append((word, name, ag.nearest_genres(name)))
+        return [
+            f"{what} {name!r} is not known to the model; nearest: {', '.join(near)}" for what, name, near in unknown
+        ]
 
     def unknown_characters(self, lyrics: str) -> list[str]:
         """What some lyrics lose or change in the model's alphabet, a line for each kind; empty if all stays."""
@@ -286,14 +270,13 @@ class Labeller:
         """
         if not os.fspath(folder):
             return cls(max_genre_words, n_tokens, sample_length, v3, signals=signals)
-        tables = [Path(folder) / ARTIST_TABLE, Path(folder) / GENRE_TABLE]
+        *tables, vocabulary = (Path(folder) / name for name in (ARTIST_TABLE, GENRE_TABLE, VOCABULARY))
         for table in tables:
             if not table.is_file():
                 raise UserError(
                     f"labels_dir={os.fspath(folder)} has no {table.name}; make the tables with "
                     f"python -m jukebox.data.labels build --audio_files_dir=FOLDER --out={os.fspath(folder)}"
                 )
-        vocabulary = Path(folder) / VOCABULARY
         vocab = read_vocabulary(vocabulary) if vocabulary.is_file() else None
         return cls(max_genre_words, n_tokens, sample_length, v3, tables[0], tables[1], vocab, signals)
 
@@ -305,15 +288,7 @@ class EmptyLabeller:
     label_shape = (0,)
     n_tokens = 0
 
-    def get_label(
-        self,
-        artist: Any = None,
-        genre: Any = None,
-        lyrics: Any = None,
-        total_length: Any = None,
-        offset: Any = None,
-        times: Any = None,
-    ) -> dict[str, Any]:
+    def get_label(self, *song: Any, **more: Any) -> dict[str, Any]:
         """A label that says nothing, whatever the song."""
         info = dict(artist="n/a", genre="n/a", lyrics=[], full_tokens=[])
         return dict(y=torch.zeros(0, dtype=torch.long), info=info)
