@@ -336,7 +336,8 @@ def test_keys_of_features_and_of_the_audio_index(run: tuple[Path, str], tmp_path
     note, array = json.loads(read(out / "a.wav.json")), np.load(out / "a.wav.npy")
     assert set(note) == set(keys("Features")) and note["shape"] == list(array.shape)
     index = json.loads(read(music / ".jukebox_index.json"))
-    assert index["version"] == 3 and set(index["files"]["a.wav"]) == set(keys("Audio index"))
+    assert f'{{"version": {index["version"]}, "files"' in read(DOCS / "formats.md")
+    assert set(index["files"]["a.wav"]) == set(keys("Audio index"))
 
 
 def test_keys_of_training_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
