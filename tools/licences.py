@@ -66,6 +66,7 @@ def groups() -> dict[str, list[str]]:
         "Always": file_requirements("requirements.txt"),
         "TensorBoard, by `make venv` or `pip install ./tensorboardX`": setup_requirements("tensorboardX/setup.py"),
         "The extra `analysis`": setup_requirements("setup.py", "analysis"),
+        "The extra `japanese`": setup_requirements("setup.py", "japanese"),
         "Tests": file_requirements("requirements-dev.txt"),
     }
 

@@ -17,7 +17,7 @@ from typing import Any
 from jukebox.data.lyric_window import Times
 from jukebox.data.text_processor import TextProcessor
 
-EXTRA = 'pip install "jukebox[japanese]"'
+EXTRA = "the extra `japanese`, pip install cutlet unidic-lite,"
 _KANA = re.compile("[\u3041-\u309f\u30a0-\u30ff\uff66-\uff9f]")
 _KANJI = re.compile("[\u3005\u3400-\u4dbf\u4e00-\u9fff]")
 _SHOWN = 40  # characters of a line in a message
@@ -123,7 +123,7 @@ def spelling_notes(processor: TextProcessor, texts: Iterable[str], keep: str) ->
         how = "Japanese lyrics are read" if was_read else "letters that the alphabet lacks are spelt with others"
         lines.append(f"{how}: {example[0]!r} is sung as {example[1]!r} ({keep})")
     if unread:
-        lines.append(f"kanji have Chinese readings so: {EXTRA} reads them as Japanese")
+        lines.append(f"kanji have Chinese readings so; {EXTRA} reads them as Japanese")
     return lines
 
 

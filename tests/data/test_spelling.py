@@ -71,7 +71,7 @@ def no_extra(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("café", ["spelt with others: 'café' is sung as 'cafe' (K)"]),
         ("la\nпесня ё", ["spelt with others: 'песня ё' is sung as 'pesnia io' (K)"]),
         ("你好 ☃☃", ["left out: ☃ x4 (K)", "'你好 ☃☃' is sung as 'Ni Hao' (K)"]),
-        (LINE, ["'夜に駆ける' is sung as 'Ye niQu keru' (K)", 'Chinese readings so: pip install "jukebox[japanese]"']),
+        (LINE, ["'夜に駆ける' is sung as 'Ye niQu keru' (K)", "Chinese readings so; the extra `japanese`"]),
         ("かける", ["is sung as 'kakeru' (K)"]),
         ("“la” – lo…", []),  # signs are not letters
         ("é" * 90, ["'" + "é" * 37 + "...'"]),
