@@ -28,6 +28,7 @@ from jukebox.utils.errors import UserError
 from jukebox.utils.launch import Launch, abort_job, read_launch
 
 TIMEOUT = timedelta(minutes=30)  # a collective that waits longer than this ends the job
+MEETING = timedelta(seconds=60)  # a process that is not there by then will not come
 DEFAULT_PORT = 29500
 MEET_SECONDS = 120.0  # processes that work by themselves for longer meet so often, and a silent one is still found out
 
@@ -156,6 +157,8 @@ def setup_dist_from_mpi(
     """
     global _launch, _device
     launch = _launch or read_launch()
+    if launch.conflict:
+        raise UserError(launch.conflict)
     if launch.unknown:
         launch = replace(_ask_mpi(launch), unknown=False)
     one_host = launch.size == 1 or launch.local_size == launch.size
@@ -236,9 +239,11 @@ def _start_group(launch: Launch, address: Any, port: int, backend: str | None, d
         if name:
             os.environ["GLOO_SOCKET_IFNAME"] = name
     try:
+        store = next(dist.rendezvous(f"tcp://{address}:{port}", launch.rank, launch.size, timeout=MEETING))[0]
+        store.set_timeout(TIMEOUT)
         dist.init_process_group(
             backend,
-            init_method=f"tcp://{address}:{port}",
+            store=store,
             rank=launch.rank,
             world_size=launch.size,
             timeout=TIMEOUT,
@@ -248,9 +253,12 @@ def _start_group(launch: Launch, address: Any, port: int, backend: str | None, d
         if "EADDRINUSE" in str(error) or "in use" in str(error):
             advice = f"MASTER_PORT={port + 1} in the environment" if launch.port else f"--port={port + 1}"
             raise UserError(f"port {port} is in use on {address}: choose another with {advice}") from error
+        joined = re.search(r"(\d+)/(\d+) clients joined", str(error))
+        why = f"{joined[1]} of {joined[2]} are there" if joined else str(error).splitlines()[0][:100]
         raise UserError(
-            f"rank {launch.rank} of {launch.size} cannot meet the others at {address}:{port} "
-            f"({str(error).splitlines()[0][:100]}); give the address of rank 0's host with MASTER_ADDR"
+            f"rank {launch.rank} of {launch.size} cannot meet the others at {address}:{port} within "
+            f"{MEETING.seconds} s ({why}); see whether all were started by one launcher, and give the address of rank "
+            "0's host with MASTER_ADDR"
         ) from error
 
 

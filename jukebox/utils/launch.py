@@ -21,6 +21,7 @@ class Launch:
 
     `local_rank` and `local_size` are None where the launcher keeps them to itself; `address` and `port` are None where
     it gave no meeting point. `unknown` launchers number their processes in a way that only an MPI library can read.
+    `conflict` says which variables of two launchers cannot be true together.
     """
 
     launcher: str
@@ -31,6 +32,7 @@ class Launch:
     address: str | None = None
     port: int | None = None
     unknown: bool = False
+    conflict: str = ""
 
 
 # launcher, then the variables of rank, size, local rank, local size. The first whose rank and size are set wins.
@@ -54,6 +56,7 @@ _LAUNCHERS = (
     # SLURM_STEP_NUM_TASKS exists in what srun starts, not in the batch script itself, which is one process.
     ("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
 )
+_SIGNS_OF_TORCHRUN = ("TORCHELASTIC_RUN_ID", "GROUP_RANK")  # RANK without them may be left from somewhere else
 _SIGNS_OF_OTHERS = ("PMIX_RANK", "PMIX_NAMESPACE", "HYDI_CONTROL_FD", "ALPS_APP_PE")
 
 
@@ -64,18 +67,40 @@ def read_launch(environ: Mapping[str, str] | None = None) -> Launch:
     def number(name: str) -> int | None:
         return int(env[name]) if env.get(name, "").isdigit() else None
 
+    conflict = _conflict(env)
     for launcher, *names in _LAUNCHERS:
         rank, size, local_rank, local_size = (number(name) for name in names)
-        if rank is None or size is None:
+        if rank is None or size is None or (conflict and launcher == "torchrun"):
             continue
         address, port = env.get("MASTER_ADDR"), number("MASTER_PORT")
         if launcher == "Slurm":
             local_size = size if env.get("SLURM_STEP_NUM_NODES") == "1" else None
             address = address or _first_host(env.get("SLURM_STEP_NODELIST", "")) or None
-        return Launch(launcher, rank, size, local_rank, local_size, address, port)
+        return Launch(launcher, rank, size, local_rank, local_size, address, port, conflict=conflict)
     if any(env.get(name) for name in _SIGNS_OF_OTHERS):
         return Launch("an MPI launcher", unknown=True)
     return Launch("none")
+
+
+def _conflict(env: Mapping[str, str]) -> str:
+    """What launchers say that cannot be true together, and what to do; "" if there is no such thing.
+
+    One launcher may start another, whose values count: torchrun leaves its own sign, and MPIs start under Slurm.
+    """
+    said = {name: (rank, size) for name, rank, size, *_ in _LAUNCHERS if env.get(rank) and env.get(size)}
+    if any(sign in env for sign in _SIGNS_OF_TORCHRUN):
+        return ""
+    first = next(iter(said), "")
+    if first != "torchrun":
+        said.pop("Slurm", None)
+    for other in list(said)[1:]:
+        if [env[name] for name in said[first]] != [env[name] for name in said[other]]:
+            values = [" and ".join(f"{name}={env[name]}" for name in said[launcher]) for launcher in (first, other)]
+            return (
+                f"{values[0]}, as of {first}, contradict {values[1]} of {other}: "
+                f"unset {' and '.join(said[first])}, which a batch script may have exported, or use one launcher"
+            )
+    return ""
 
 
 def _first_host(nodes: str) -> str:

@@ -92,6 +92,72 @@ def test_what_launchers_say(environment: dict[str, str], expected: Launch) -> No
     assert read_launch(environment) == expected
 
 
+TORCHRUN = dict(RANK="0", WORLD_SIZE="4")
+SLURM = dict(SLURM_PROCID="2", SLURM_STEP_NUM_TASKS="4")
+OPEN_MPI = dict(OMPI_COMM_WORLD_RANK="1", OMPI_COMM_WORLD_SIZE="2")
+
+
+@pytest.mark.parametrize(
+    ("environment", "named", "rank"),
+    [
+        ({**TORCHRUN, **SLURM}, ["RANK=0 and WORLD_SIZE=4", "SLURM_PROCID=2 and SLURM_STEP_NUM_TASKS=4"], 2),
+        ({**TORCHRUN, **SLURM, "WORLD_SIZE": "1"}, ["WORLD_SIZE=1", "SLURM_STEP_NUM_TASKS=4"], 2),
+        ({**TORCHRUN, **OPEN_MPI}, ["RANK=0", "OMPI_COMM_WORLD_RANK=1"], 1),
+        ({**TORCHRUN, "PMI_RANK": "3", "PMI_SIZE": "4"}, ["RANK=0", "PMI_RANK=3"], 3),
+        ({**OPEN_MPI, "PMI_RANK": "0", "PMI_SIZE": "2"}, ["OMPI_COMM_WORLD_RANK=1", "PMI_RANK=0"], 1),
+        ({**TORCHRUN, "MV2_COMM_WORLD_RANK": "0", "MV2_COMM_WORLD_SIZE": "2"}, ["MV2_COMM_WORLD_SIZE=2"], 0),
+    ],
+)
+def test_launchers_that_contradict_each_other(
+    environment: dict[str, str], named: list[str], rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read_launch(environment)
+    assert all(text in found.conflict for text in named) and "unset" in found.conflict and found.rank == rank
+    monkeypatch.setattr(dist_utils, "_launch", found)
+    with pytest.raises(UserError, match=f"{named[0]}.* contradict .*{named[-1]}" if len(named) > 1 else named[0]):
+        setup_dist_from_mpi(device="cpu")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {**TORCHRUN, **SLURM, "RANK": "2"},  # a script that exports what srun says
+        {**TORCHRUN, **SLURM, "TORCHELASTIC_RUN_ID": "none"},  # srun starts torchrun
+        {**TORCHRUN, **OPEN_MPI, "GROUP_RANK": "0"},
+        {**OPEN_MPI, **SLURM},  # mpiexec in a Slurm job
+        {"PMI_RANK": "0", "PMI_SIZE": "2", **SLURM},
+        {**SLURM, "RANK": "0"},  # no size: does not count
+        {**TORCHRUN},
+    ],
+)
+def test_launchers_may_start_each_other(environment: dict[str, str]) -> None:
+    assert read_launch(environment).conflict == ""
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_no_rank_waits_for_one_that_cannot_come(rank: str) -> None:
+    program = (
+        "import datetime\n"
+        "from jukebox.utils import dist_utils\n"
+        "from jukebox.utils.command_line import run_command\n"
+        "dist_utils.MEETING = datetime.timedelta(seconds=3)\n"
+        "run_command(lambda: dist_utils.setup_dist_from_mpi(device='cpu', port=int('PORT')), [], '', [])\n"
+    ).replace("PORT", free_port())
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RANK": rank, "WORLD_SIZE": "3", "LOCAL_RANK": rank}
+        | {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 2 and time.monotonic() - start < 60, done.stderr
+    assert f"rank {rank} of 3 cannot meet the others at 127.0.0.1" in done.stderr and "within 3 s" in done.stderr
+    assert "Traceback" not in done.stderr and ("1 of 3 are there" in done.stderr) == (rank == "0")
+    assert dist_utils.MEETING.total_seconds() <= 60
+
+
 def test_one_process_needs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert setup_dist_from_mpi(device="cpu") == (0, 0, torch.device("cpu"))
