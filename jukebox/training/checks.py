@@ -112,6 +112,10 @@ def _check_levels(hps: Hyperparams) -> None:
 
 def _check_vqvae(hps: Hyperparams) -> None:
     check_loss(hps.loss_fn, hps)
+    if hps.quantizer != "codebook":  # which needs no torch
+        from jukebox.vqvae.bottleneck import find_quantizer
+
+        find_quantizer(hps.quantizer)
     hop = samples_per_code(hps.strides_t, hps.downs_t)[-1]
     if hps.sample_length < hop or hps.sample_length % hop:
         below, near = hps.sample_length // hop * hop, max(1, round(hps.sample_length / hop)) * hop

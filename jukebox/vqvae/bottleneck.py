@@ -273,6 +273,13 @@ class PassThrough(Quantizer):
 QUANTIZERS: dict[str, Callable[[int, int, float, float], Quantizer]] = {"codebook": BottleneckBlock}
 
 
+def find_quantizer(name: str) -> Callable[[int, int, float, float], Quantizer]:
+    """One of QUANTIZERS; another name is a UserError."""
+    if name not in QUANTIZERS:
+        raise UserError(f"quantizer={name}: use one of {', '.join(QUANTIZERS)}")
+    return QUANTIZERS[name]
+
+
 class Bottleneck(nn.Module):
     """One quantizer per level.
 
@@ -299,9 +306,7 @@ class Bottleneck(nn.Module):
         quantizer: str | None = "codebook",
     ):
         super().__init__()
-        if quantizer is not None and quantizer not in QUANTIZERS:
-            raise UserError(f"quantizer={quantizer}: use one of {', '.join(QUANTIZERS)}")
-        kind = PassThrough if quantizer is None else QUANTIZERS[quantizer]
+        kind = PassThrough if quantizer is None else find_quantizer(quantizer)
         self.level_blocks = nn.ModuleList(kind(l_bins, emb_width, mu, threshold) for _ in range(levels))
         self.levels, self.discrete = levels, all(block.discrete for block in self.blocks)
 

@@ -104,6 +104,7 @@ def test_the_promised_commands_pass(folder: Path, sets: str, values: dict[str, A
         ("small_vqvae", dict(width=-1), "width=-1: must be at least 1"),
         ("small_vqvae", dict(l_mu=1.0), "l_mu=1.0: must be in"),
         ("small_vqvae", dict(l_mu=-0.1), "l_mu=-0.1: must be in"),
+        ("small_vqvae", dict(quantizer="fsq"), "quantizer=fsq: use one of codebook"),
         ("small_vqvae", dict(loss_fn="l3"), "loss_fn=l3: use one of l1, l2, linf, lmix"),
         ("small_vqvae", dict(loss_fn="lmix", lmix_l2=0.0, lmix_linf=0.0), "such as --lmix_l2=1.0"),
         ("small_vqvae", dict(downs_t=[5, 0]), "downs_t=5,0: must be whole numbers from 1 on"),
