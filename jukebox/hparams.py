@@ -224,11 +224,8 @@ _group(
     align_loss=(0.0, "weight of a term that teaches that head where timed lyrics (.lrc files) are sung; 0: off"),
 )
 
-_group(
-    "prior_attn_block",
-    n_ctx=(1024, "tokens in one context window"),
-    prior_depth=(3, "transformer layers"),
-    prior_width=(128, "width of the transformer"),
+# The same for the prior's transformer and for the separate lyric encoder.
+_attention = dict(
     heads=(1, "attention heads"),
     attn_order=(0, "which attention pattern each layer has, 0 to 12 (jukebox/transformer/patterns.py)"),
     blocks=(None, "number of blocks the context is cut into for sparse attention"),
@@ -245,6 +242,14 @@ _group(
     c_res=(0, "1 recomputes whole layers in the backward pass to save memory"),
     c_attn=(0, "1 recomputes attention in the backward pass"),
     c_mlp=(0, "1 recomputes the MLP in the backward pass"),
+)
+
+_group(
+    "prior_attn_block",
+    n_ctx=(1024, "tokens in one context window"),
+    prior_depth=(3, "transformer layers"),
+    prior_width=(128, "width of the transformer"),
+    **_attention,
 )
 
 _group(
@@ -274,22 +279,7 @@ _group(
     "prime_attn_block",
     prime_depth=(3, "layers of the separate lyric encoder"),
     prime_width=(128, "its width"),
-    prime_heads=(1, "its attention heads"),
-    prime_attn_order=(0, "its attention order, as attn_order"),
-    prime_blocks=(None, "its number of blocks"),
-    prime_spread=(None, "its spread"),
-    prime_attn_dropout=(0.0, "its dropout on attention weights"),
-    prime_resid_dropout=(0.0, "its dropout on residual branches"),
-    prime_emb_dropout=(0.0, "its dropout on embeddings"),
-    prime_zero_out=(False, "start its residual branches at zero"),
-    prime_res_scale=(False, "scale its residual branches by one over the depth"),
-    prime_pos_init=(False, "its position embeddings as a sum over axes"),
-    prime_init_scale=(1.0, "factor on its random initialisation"),
-    prime_m_attn=(0.25, "width of its attention as a factor"),
-    prime_m_mlp=(1.0, "width of its MLP as a factor"),
-    prime_c_res=(0, "1 recomputes its layers in the backward pass"),
-    prime_c_attn=(0, "1 recomputes its attention in the backward pass"),
-    prime_c_mlp=(0, "1 recomputes its MLP in the backward pass"),
+    **{f"prime_{key}": (default, f"lyric encoder: {text}") for key, (default, text) in _attention.items()},
 )
 
 _group(
