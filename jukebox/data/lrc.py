@@ -7,7 +7,7 @@ Every source goes through `parse_lyrics`: files, tags, tables, flags and argumen
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -20,10 +20,13 @@ MOST_CHARACTERS = 100_000  # of timed lyrics; a few repeated lines can ask for f
 _OFFSET = re.compile(
     r"^\s*\[\s*offset\s*[:：=]\s*([+−-]?)\s*(\d{1,9})(?:[.,](\d{1,9}))?\s*(ms|s)?\s*\]", re.IGNORECASE | re.MULTILINE
 )
-_LINE_END = re.compile(r"\\r\\n|\\n")  # spelt out, as some tables have it
-_SUSPECT = re.compile(r"[\[［【<＜{]|-->|\d\s*[:：]\s*\d|\d\t\d|\\n")  # without any of these, text is only words
+_LINE_END = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]|\\r\\n|\\n|<br\s*/?>|</p>", re.IGNORECASE)  # also spelt out
+_SUSPECT = re.compile(r"[\[［【<＜{]|-->|\d\s*[:：]\s*\d|\d\t\d")  # without any of these, text is only words
 
 LYRIC_LINE = "which of several lines of lyrics on the same stamp is sung; translations often follow"  # help of the flag
+_TIMES = ("start", "begin", "time", "starttime", "timestamp", "startms", "starttimems", "timems", "t", "from")
+_ENDS = ("end", "endtime", "endms", "endtimems", "to")
+_WORDS = ("text", "words", "line", "lyrics", "lyric", "content")
 SAME_TIME = (
     "several lines of the lyrics are on the same stamp, as translations are: {nth} is sung; "
     "--lyric_line chooses another"
@@ -42,14 +45,15 @@ def read_lyric_line(value: Any) -> int:
 
 @dataclass(frozen=True)
 class Lyrics:
-    """Words; `times`: (start, end) in seconds for each character, where known; `notes`: what was left out or chosen.
+    """Words; `times`: (start, end) in seconds for each character, where known; `notes`: (what was left out or chosen,
+    an example).
 
     A line end takes no time. Starts and ends never go back.
     """
 
     text: str
     times: tuple[tuple[float, float], ...] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 def parse_lyrics(content: str, duration: float | None = None, line: int = 1) -> Lyrics:
@@ -60,10 +64,9 @@ def parse_lyrics(content: str, duration: float | None = None, line: int = 1) -> 
         duration: seconds of the song, where the last line ends at the latest.
         line: which of several lines on the same stamp is sung; the last one if there are fewer.
     """
-    content = content.lstrip("\ufeff")
+    content = _LINE_END.sub("\n", content.lstrip("\ufeff"))
     if not _SUSPECT.search(content):
         return Lyrics(content)
-    content = _LINE_END.sub("\n", content)
     lines = read_lines(content, duration)
     timed = [one for one in lines if one.begins and one.words.strip()]
     words = sum(len(one.words) for one in timed)
@@ -71,8 +74,8 @@ def parse_lyrics(content: str, duration: float | None = None, line: int = 1) -> 
     if not timed or words < loose:
         text = "\n".join(one.words for one in lines)
         same = text.split() == content.split()
-        return Lyrics(content if same else text.strip("\n"), None, (FEW_TIMES,) if timed else ())
-    notes = [NO_TIME] if loose else []
+        return Lyrics(content if same else text.strip("\n"), None, ((FEW_TIMES, timed[0].words),) if timed else ())
+    notes = [(NO_TIME, next(one.words for one in lines if one.words and not one.begins))] if loose else []
     rows = _choose([one for one in lines if one.begins], line, notes)
     text, times = _spread(rows, duration)
     shift = _offset(content)
@@ -88,28 +91,31 @@ def _offset(content: str) -> float:
     return max(-LONGEST, min(LONGEST, value if found[1] in ("-", "−") else -value))
 
 
-def _choose(lines: list[Line], which: int, notes: list[str]) -> list[tuple[float, list[tuple[float, str]]]]:
+def _choose(lines: list[Line], which: int, notes: list[tuple[str, str]]) -> list[tuple[float, list[tuple[float, str]]]]:
     """(begin, parts) of what is sung, in order of time: repeats written out, one line of those on the same stamp."""
     if sum(len(one.words) * len(one.begins) for one in lines) > MOST_CHARACTERS:
-        notes.append(TOO_LONG)
+        notes.append((TOO_LONG, max(lines, key=lambda one: len(one.begins)).words[:80]))
         lines = [Line(one.begins[:1], one.parts) for one in lines]
     first = [
         (begin, [(t + begin - one.begins[0], text) for t, text in one.parts]) for one in lines for begin in one.begins
     ]
     rows: list[tuple[float, list[tuple[float, str]]]] = []
-    several = False
+    several = ""
     for _, group in groupby(sorted(first, key=lambda row: row[0]), key=lambda row: round(1000 * row[0])):
         voices: dict[str, tuple[float, list[tuple[float, str]]]] = {}
         for row in group:
-            words = "".join(text for _, text in row[1])
-            known = voices.get(words)
+            text = "".join(part for _, part in row[1])
+            known = voices.get(text)
             if known is None or len(known[1]) < len(row[1]):
-                voices[words] = row
-        sung = [row for words, row in voices.items() if words.strip()] or list(voices.values())
-        several |= len(sung) > 1
+                voices[text] = row
+        sung = [row for text, row in voices.items() if text.strip()] or list(voices.values())
         rows.append(sung[min(which, len(sung)) - 1])
+        if len(sung) > 1 and not several:
+            words = ["".join(text for _, text in row[1]) for row in sung]
+            chosen = words.pop(min(which, len(sung)) - 1)
+            several = f"{chosen!r}, not {words[0]!r}"
     if several:
-        notes.insert(0, SAME_TIME.format(nth="the first" if which == 1 else f"number {which}"))
+        notes.insert(0, (SAME_TIME.format(nth="the first" if which == 1 else f"number {which}"), several))
     return rows
 
 
@@ -168,6 +174,38 @@ def format_lrc(text: str, times: Sequence[Sequence[float]], tags: dict[str, str]
 def _stamp(seconds: float) -> str:
     milliseconds = max(0, round(1000 * seconds))
     return f"{milliseconds // 60000:02d}:{milliseconds // 1000 % 60:02d}.{milliseconds % 1000:03d}"
+
+
+def text_of_entries(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Lyrics of a list such as [{"start": 1.5, "text": "words"}, ...] as text with stamps; None for other lists.
+
+    Times are seconds, milliseconds where the name says so or all are whole and large, or clocks such as "00:01.50".
+    """
+    lines = []
+    names = [{re.sub(r"[\s_-]", "", str(key)).lower(): value for key, value in entry.items()} for entry in entries]
+    whole = [v for entry in names for key in _TIMES if isinstance(v := entry.get(key), (int, float)) and v == v]
+    large = bool(whole) and all(isinstance(v, int) for v in whole) and max(whole) > 3600
+    for entry in names:
+        text = next((entry[key] for key in _WORDS if isinstance(entry.get(key), str)), None)
+        begin, end = (
+            next(((key, entry[key]) for key in group if entry.get(key) is not None), None) for group in (_TIMES, _ENDS)
+        )
+        if text is None:
+            return None
+        stamps = [_entry_stamp(*given, large) if given else "" for given in (begin, end)]
+        lines.append((f"[{stamps[0]}]" if stamps[0] else "") + text.strip() + (f"<{stamps[1]}>" if all(stamps) else ""))
+    return "\n".join(lines)
+
+
+def _entry_stamp(key: str, value: Any, large: bool) -> str:
+    """A time of an entry as it is within a stamp; "" for what is none."""
+    if isinstance(value, str) and re.fullmatch(r"[\d:.,]+", value) and ":" in value:
+        return value
+    try:
+        seconds = float(value) / (1000 if large or key.endswith("ms") else 1)
+    except (TypeError, ValueError, OverflowError):
+        return ""
+    return _stamp(seconds) if 0 <= seconds <= LONGEST else ""
 
 
 def fit_times(text: str, timed: Lyrics) -> Lyrics | None:

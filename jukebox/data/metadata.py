@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from jukebox.data.label_tables import TABLES, Table, canonical, find_tables, fold, read_table, stem_of
-from jukebox.data.lrc import Lyrics, fit_times, parse_lyrics
+from jukebox.data.lrc import Lyrics, fit_times, parse_lyrics, text_of_entries
 from jukebox.data.text_files import read_text
 from jukebox.utils.audio.id3 import genre_name
 from jukebox.utils.audio.scan import LYRIC_TAG
@@ -84,6 +84,9 @@ def as_text(field: str, value: Any) -> str | None:
         return None
     if isinstance(value, (int, float)):
         return str(value)
+    if field == "lyrics" and isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
+        text_with_times = text_of_entries(value)
+        return None if text_with_times is None else as_text(field, text_with_times)
     if isinstance(value, (list, tuple)) and value:
         parts = [as_text(field, part) for part in value]
         return None if None in parts else ("\n" if field == "lyrics" else "; ").join(part for part in parts if part)
@@ -169,8 +172,8 @@ class FolderMetadata:
             best, found = file, [file]
         elif best.times is None:
             best = next((fitted for other in found[1:] if (fitted := fit_times(best.text, other))), best)
-        for note in found[0].notes if found else ():
-            self.notices.add(note, name)
+        for note, example in found[0].notes if found else ():
+            self.notices.add(note, f"{name}: {example}")
         return best
 
     def _read_lrc(self, name: str, duration: float) -> Lyrics | None:

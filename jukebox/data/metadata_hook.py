@@ -59,8 +59,8 @@ def from_hook(result: Any, name: str, notices: Notices, lyric_line: int = 1) -> 
         elif value is not None:
             notices.add(f"get_metadata gave a {type(value).__name__} as {key}, it counts as missing", name)
     sung = parse_lyrics(values.get("lyrics", ""), None, lyric_line)
-    for note in sung.notes:
-        notices.add(note, name)
+    for note, example in sung.notes:
+        notices.add(note, f"{name}: {example}")
     return replace(SongLabels.of(values), lyrics=sung.text, times=sung.times, signals=fourth)
 
 

@@ -6,7 +6,7 @@
     [62500,900](62500,300,0)wo(62800,600,0)rds             milliseconds and lengths, from the song's begin,
     [62500,900]<0,300,0>wo<300,600,0>rds                   or from the line's, before the words
     [62500,900]wo(62500,300)rds(62800,600)                 or after them
-    00:01:02,500 --> 00:01:03,400                          subtitles, the words in the next lines
+    00:01:02,500 --> 00:01:03,400                          subtitles, the words in the next lines or after it
     01:02 words                                            where most lines begin like this
 
 Change here which dialects are read; what becomes of the times is in `lrc.py`.
@@ -32,7 +32,8 @@ _STAMP = re.compile(
 _SYLLABLES = re.compile(rf"{_G}\[[0-8]\](?=.*[(（]{_G}\d{{1,9}},\d{{1,9}}[)）])")  # a number for who sings, no time
 _HEAD = re.compile(rf"{_G}\[{_G}(\d{{1,9}}){_G},{_G}(\d{{1,9}}){_G}\]")
 _MARK = re.compile(rf"[<(（]{_G}(-?\d{{1,9}}){_G},{_G}(-?\d{{1,9}})(?:{_G},{_G}-?\d{{1,9}})*{_G}[>)）]")
-_ARROW = re.compile(rf"{_G}\[?{_G}([\d:：.,;]+){_G}-{{1,2}}>{_G}([\d:：.,;]+){_G}\]?(.*)")
+_TIME = r"\d[\d:：.,;]*"
+_ARROW = re.compile(rf"{_G}[\[(]?{_G}({_TIME})s?{_G}(-{{1,2}}>|→|[-–—~～]){_G}({_TIME})s?{_G}[\])]?(.*)")
 _SETTING = re.compile(r"\b(?:align|position|line|size|vertical|region|X1|X2|Y1|Y2):\S+")
 _AUDACITY = re.compile(r"(\d{1,5}\.\d{1,9})\t(\d{1,5}\.\d{1,9})\t(.+)")
 _BARE = re.compile(rf"{_G}[(（]?({_CLOCK})(?:[)）]|(?![\w:.,：])){_G}[-–—|]?{_G}")
@@ -121,6 +122,13 @@ def _seconds_of(clock: str) -> float | None:
     return value if len(parts) <= 3 and value <= LONGEST else None
 
 
+def _arrow(row: str) -> re.Match[str] | None:
+    """A line with two times and an arrow between them, or a dash between two clocks."""
+    found = _ARROW.fullmatch(row)
+    clocks = found is not None and all(re.search("[:：]", found[i]) for i in (1, 3))
+    return found if found is not None and (clocks or found[2] not in "-–—~～") else None
+
+
 def _unfold(rows: list[str]) -> Iterator[str]:
     """Subtitles as lines that begin and end with a stamp; other lines as they are."""
     skipping = False  # the head of a WebVTT file, and its notes
@@ -129,20 +137,20 @@ def _unfold(rows: list[str]) -> Iterator[str]:
     while i < len(rows):
         row = rows[i]
         i += 1
-        arrow = _ARROW.fullmatch(row)
+        arrow = _arrow(row)
         if is_vtt and not arrow and (i == 1 or re.match(r"(NOTE|STYLE|REGION)\b", row)):
             skipping = True
         skipping = skipping and bool(row.strip()) and not arrow
-        named = i < len(rows) and _ARROW.fullmatch(rows[i]) is not None  # the number or name of the next subtitle
+        named = i < len(rows) and _arrow(rows[i]) is not None  # the number or name of the next subtitle
         if skipping or (named and (row.strip().isdecimal() or (is_vtt and not rows[i - 2].strip() and not arrow))):
             continue
         if arrow:
-            cue = [_SETTING.sub("", arrow[3])]
-            while i < len(rows) and rows[i].strip() and not _ARROW.fullmatch(rows[i]):
-                last = i + 1 < len(rows) and _ARROW.fullmatch(rows[i + 1]) and rows[i].strip().isdecimal()
+            cue = [_SETTING.sub("", arrow[4])]
+            while i < len(rows) and rows[i].strip() and not _arrow(rows[i]):
+                last = i + 1 < len(rows) and _arrow(rows[i + 1]) and rows[i].strip().isdecimal()
                 cue += [] if last else [rows[i]]
                 i += 1
-            yield from _cue(_seconds_of(arrow[1]), _seconds_of(arrow[2]), [text for text in cue if text.strip()])
+            yield from _cue(_seconds_of(arrow[1]), _seconds_of(arrow[3]), [text for text in cue if text.strip()])
         elif label := _AUDACITY.fullmatch(row):
             yield from _cue(float(label[1]), float(label[2]), [label[3]])
         else:

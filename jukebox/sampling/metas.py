@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jukebox.data.text_files import read_text
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import LONGEST
 from jukebox.utils.label_row import SIGNALS, read_signal
@@ -36,10 +37,12 @@ def read_metas(path: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
         return check_metas(path, "--metas")
     if not os.path.isfile(path):
         raise UserError(f"--metas={path}: there is no such file")
+    content = read_text(path)
+    if content is None:
+        raise UserError(f"--metas={path} is not text in UTF-8: save it again as UTF-8")
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            metas = json.load(file)
-    except ValueError as error:
+        metas = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--metas={path} is not JSON: {error}") from error
     return check_metas([metas] if isinstance(metas, dict) else metas, f"--metas={path}")
 

@@ -99,7 +99,8 @@ def _with_times(said: dict[str, Any], sr: int, line: int, notices: list[str]) ->
     if "lyrics" not in said:
         return said
     sung = parse_lyrics(as_text("lyrics", said["lyrics"]) or "", line=line)
-    notices += [note for note in sung.notes if note not in notices]
+    told = [f"{note}: {example}" for note, example in sung.notes]
+    notices += [line for line in told if line not in notices]
     times = None if sung.times is None else [[round(start * sr), round(end * sr)] for start, end in sung.times]
     return {**said, "lyrics": sung.text, "times": times}
 
@@ -165,6 +166,11 @@ def full_metas(
         words = {key: as_text(key, meta[key]) or "" for key in ("artist", "genre", "lyrics")}
         signals = {key: meta[key] for key in SIGNALS if key in meta}
         sung = {"times": meta["times"]} if meta.get("times") else {}
+        if sung and sung["times"][0][0] >= offset + sample_length:
+            begin, end = sung["times"][0][0] / model.sr, (offset + sample_length) / model.sr
+            remarks.append(
+                f"song {song}: the first line of the lyrics is at {begin:.1f} s, and the sample ends at {end:.1f} s"
+            )
         metas.append({**words, "total_length": total, "offset": offset, **signals, **sung})
     return metas
 

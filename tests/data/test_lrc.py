@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from jukebox.data.lrc import (
     format_lrc,
     parse_lyrics,
     read_lyric_line,
+    text_of_entries,
 )
 from jukebox.utils.errors import UserError
 
@@ -69,7 +71,7 @@ def test_without_times_there_is_nothing(content: str) -> None:
 
 def test_plain_words() -> None:
     found = parse_lyrics("[ar:x]\n[00:01.0]<00:01.0>La <00:02.0>lo\nlonger bare line\n\n")
-    assert (found.text, found.times, found.notes) == ("La lo\nlonger bare line", None, (FEW_TIMES,))
+    assert (found.text, found.times, found.notes) == ("La lo\nlonger bare line", None, ((FEW_TIMES, "La lo"),))
     plain = "la <3 lo [Chorus]\n\n  at 12:30 \n"
     assert parse_lyrics(plain) == Lyrics(plain)
 
@@ -137,6 +139,9 @@ def test_times_for_another_layout_of_the_same_words() -> None:
         ("WEBVTT\nKind: x\n\nNOTE no\nwords\n\none\n00:07.250 --> 00:08.000 align:start\n<v Ann>mila", {"mila": 7.25}),
         ("[00:07.250 --> 00:08.000]  mila", {"mila": 7.25}),
         ("7.250000\t8.000000\tmila", {"mila": 7.25}),
+        ("[00:07.25-00:08.00] mila\n(0:09 – 0:10) sola", {"mila": 7.25, "sola": 9}),
+        ("0:07 → 0:08 mila\n0:09 → 0:10 sola", {"mila": 7, "sola": 9}),
+        ("[00:07.25]mila\r[00:09.00]sola\u2028[00:10.00]timi", {"mila": 7.25, "sola": 9, "timi": 10}),
         # wrapped
         ('<x><Lyric_1 LyricContent="[ti:a]&#10;[7250,500]mi(7250,250)la(7500,250)"/></x>', {"mila": 7.25}),
         (r"[00:07.25]mila\r\n[00:08.00]sola\n", {"mila": 7.25, "sola": 8}),
@@ -187,7 +192,7 @@ def test_ends_of_words_are_kept() -> None:
         ("mi<0,300,0>la", "mila"),
         ("[by:Ann][00:]mila", "mila"),
         ("[Chorus: Ann]\nmila\n[:]a remark\n[#:another]", "mila"),
-        ("{\\an8}mila<br/>", "mila"),
+        ("{\\an8}mila<br/>sola", "mila\nsola"),
         ("[00:01.00]", ""),
     ],
 )
@@ -199,7 +204,7 @@ def test_translations_on_the_same_stamp() -> None:
     content = "[00:01.00]mila sola\n[00:01.00]ミラ\n[00:02.00]timi\n[00:01.00]a third\n[00:02.00]timi\n[00:03.00]\n"
     first, second, third = (parse_lyrics(content, line=line) for line in (1, 2, 3))
     assert (first.text, second.text, third.text) == ("mila sola\ntimi", "ミラ\ntimi", "a third\ntimi")
-    assert "the first is sung" in first.notes[0] and "number 2 is sung" in second.notes[0]
+    assert "the first is sung" in first.notes[0][0] and "number 2 is sung" in second.notes[0][0]
     assert parse_lyrics("[00:01.00]mila\n[00:01.00]mila").notes == ()  # twice the same
     words = parse_lyrics("[00:01.00]mila\n[00:01.00]<00:01.00>mi<00:01.50>la")
     assert words.times is not None and words.times[2][0] == 1.5  # the one with more times
@@ -208,15 +213,33 @@ def test_translations_on_the_same_stamp() -> None:
             read_lyric_line(wrong)
 
 
+@pytest.mark.parametrize(
+    ("entries", "begins"),
+    [
+        ([dict(start=1.5, end=2.0, text=" mila "), dict(start=3, text="sola")], [1.5, 3]),
+        ([dict(startTimeMs="1500", words="mila"), dict(startTimeMs="3000", words="sola")], [1.5, 3]),
+        ([dict(time=61_500, text="mila"), dict(time=63_000, text="sola")], [61.5, 63]),
+        ([dict(time=1, line="mila"), dict(time=3, line="sola")], [1, 3]),
+        ([dict(timestamp="00:01,5", lyric="mila"), dict(timestamp="0:00:03", lyric="sola")], [1.5, 0.03]),
+    ],
+)
+def test_lists_of_lines_with_times(entries: list[dict[str, Any]], begins: list[float]) -> None:
+    timed = parse_lyrics(text_of_entries(entries) or "")
+    assert timed.times is not None and set(timed.text.split("\n")) == {"mila", "sola"}
+    assert sorted(timed.times[i][0] for i in (0, 5)) == pytest.approx(sorted(begins))
+    assert text_of_entries([dict(x=1)]) is None
+    assert text_of_entries([dict(text="a", start=float("nan")), dict(text="b", start="soon")]) == "a\nb"
+
+
 def test_lines_without_a_time_are_named() -> None:
-    assert parse_lyrics("[00:01.00]mila sola\ntimi").notes == (NO_TIME,)
+    assert parse_lyrics("[00:01.00]mila sola\ntimi").notes == ((NO_TIME, "timi"),)
 
 
 def test_a_small_file_cannot_ask_for_gigabytes() -> None:
     begin = time.monotonic()
     many = "".join(f"[{i // 60:02d}:{i % 60:02d}.00]" for i in range(2000)) + "x" * 20_000
     found = parse_lyrics(many)
-    assert len(found.text) <= MOST_CHARACTERS and found.notes == (TOO_LONG,)
+    assert len(found.text) <= MOST_CHARACTERS and found.notes[0][0] == TOO_LONG
     for piece in (
         "[",
         "[ ",

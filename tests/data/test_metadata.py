@@ -142,9 +142,10 @@ def test_timed_lyrics_from_every_source(tmp_path: Path) -> None:
     put(tmp_path, "side.json", dict(lyrics=content))
     put(tmp_path, "lines.json", dict(lyrics=content.split("\r\n")))
     put(tmp_path, "file.lrc", content)
+    put(tmp_path, "list.json", dict(lyrics=[dict(start=1.5, end=2, text="mila"), dict(start=2, text="so<00:02.5>la")]))
     rows = [["file", "lyrics"], ["row.mp3", content]]
     put(tmp_path, "metadata.csv", "\r\n".join(",".join(f'"{cell}"' for cell in row) for row in rows))
-    for name in ("side", "lines", "file", "row"):
+    for name in ("side", "lines", "file", "row", "list"):
         check(f"{name}.mp3", {})
     for key in ("lyrics", "lyrics-eng", "unsyncedlyrics"):
         check("tags.mp3", {key: content})

@@ -473,6 +473,13 @@ def test_timed_lyrics_are_sung_without_their_stamps(tiny: Model, files: Path) ->
         assert settings(tiny, lyric_line=2, **source).metas[0]["lyrics"] == "\u307e\nlo"
     both = settings(tiny, lyrics=TIMED, metas=[dict(lyrics=r"one\ntwo\r\nthree\four")]).metas[0]
     assert both["lyrics"] == "one\ntwo\nthree\\four" and "times" not in both
+    late = settings(tiny, lyrics="[00:50.00]mi", sample_length_in_seconds=8).remarks
+    assert any("first line of the lyrics is at 50.0 s, and the sample ends at 8.0 s" in line for line in late)
+    Path("deep.json").write_text("[" * 100_000)
+    Path("korean.json").write_bytes('[{"lyrics": "노래 노래 노래 노래 노래"}]'.encode("euc-kr"))
+    for name in ("deep.json", "korean.json"):
+        with pytest.raises(UserError, match=name):
+            settings(tiny, metas=name)
     label = tiny.levels[-1].labeller.get_label(**made.metas[0])  # type: ignore[union-attr]
     assert label["info"]["token_times"] == expected
 
