@@ -14,6 +14,7 @@ from tiny_models import make_tiny_runs
 from tiny_training import VQVAE
 
 from jukebox import reconstruct, represent, train
+from jukebox.data import build_labels
 from jukebox.data.data_processor import DataProcessor
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams, setup_hparams
@@ -134,6 +135,17 @@ def test_whatever_a_decoder_raises_ends_no_worker(
     loader = torch.utils.data.DataLoader(data, batch_size=8, num_workers=2, multiprocessing_context="fork")
     assert sum(len(x) for x in loader) == len(data)
     assert 1 <= capfd.readouterr().err.count("odd.wav") <= 2  # once by each worker that came to it at once
+
+
+def test_label_tables(songs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for status in (1, 0):
+        with pytest.raises(SystemExit) as end:
+            build_labels.command(["build", f"--audio_files_dir={songs}", f"--out={songs.parent / 'tables'}"])
+        assert end.value.code == status
+        out = capfd.readouterr().out
+        for name in ("text.wav", "eio.wav"):
+            assert sum(line.startswith("left out: ") and name in line for line in out.splitlines()) == status
+            (songs / name).unlink(missing_ok=True)
 
 
 def test_short_songs_are_named(songs: Path) -> None:

@@ -29,6 +29,7 @@ from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 
+LEFT_OUT = "cannot be decoded and is left out"
 COLLECT = "auto"  # as --vocab: take the characters from the lyrics
 
 
@@ -69,7 +70,8 @@ def read_labels(folder: str, metadata_py: str, notices: Notices, lyric_line: int
     good = [name for name in names if not entries[name].error]
     for name in names:
         if entries[name].error:
-            notices.add("cannot be decoded and is left out", entries[name].error)
+            print(f"left out: {entries[name].error}")
+            notices.add(LEFT_OUT, name)
     if not good:
         raise UserError(
             f"audio_files_dir={folder} has no audio file that can be decoded; give the folder of your songs"
@@ -176,7 +178,7 @@ def build(
         f"--min_duration={low:g} --max_duration={made.max_duration:g} --n_vocab={made.n_vocab}"
         + (f" --lyric_line={lyric_line}" if lyric_line > 1 else "")
     )
-    return 0
+    return 1 if LEFT_OUT in notices.counts else 0
 
 
 FLAGS = [

@@ -11,7 +11,7 @@ in `artist_genre_processor.py`. How text becomes tokens is in `text_processor.py
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,22 @@ class Labeller:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Labeller:
-        """The labeller that `state()` described."""
+        """The labeller that `state()` described, or as a checkpoint from elsewhere says.
+
+        Raises:
+            UserError: it is not such a description. Names of files are none: nothing in a file names another one.
+        """
+        for key, fits in _STATE.items():
+            if key in state and not fits(state[key]):
+                raise UserError(
+                    f"the checkpoint's labels have {key}={str(state[key])[:60]!r}, which is not what training writes: "
+                    "name label tables of your own with --labels_dir"
+                )
+        wrong = [key for key in state if key not in _STATE] or [key for key in list(_STATE)[:3] if key not in state]
+        if wrong:
+            raise UserError(
+                f"the checkpoint's labels are damaged: look at {str(wrong[0])[:60]!r}; use another checkpoint"
+            )
         return cls(**state)
 
     @classmethod
@@ -279,6 +294,28 @@ class Labeller:
                 )
         vocab = read_vocabulary(vocabulary) if vocabulary.is_file() else None
         return cls(max_genre_words, n_tokens, sample_length, v3, tables[0], tables[1], vocab, signals)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**40
+
+
+def _is_table(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, dict) and all(type(k) is str and _is_count(v) and v < 2**24 for k, v in value.items())
+
+
+_STATE: dict[str, Callable[[Any], bool]] = {  # what `Labeller.state` writes; the first three must be there
+    "max_genre_words": lambda value: _is_count(value) and value < 2**16,
+    "n_tokens": lambda value: _is_count(value) and value < 2**24,
+    "sample_length": _is_count,
+    "v3": lambda value: isinstance(value, bool),
+    "artist_ids": _is_table,
+    "genre_ids": _is_table,
+    "vocab": lambda value: value is None or isinstance(value, str),
+    "signals": lambda value: isinstance(value, str),
+}
 
 
 class EmptyLabeller:

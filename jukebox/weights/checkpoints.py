@@ -71,9 +71,24 @@ def _tidy(checkpoint: dict[str, Any], path: str) -> None:
     for key, value in checkpoint["model"].items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise UserError(f"{path}: {key!r} among the weights is a {type(value).__name__}, not a tensor with a name")
+        if odd := _odd_kind(value):
+            raise UserError(f"{path}: {key} is {odd}, not a dense tensor of real numbers")
+    if not isinstance(checkpoint.get("labels"), (dict, type(None))):
+        raise UserError(f"{path}: 'labels' is a {type(checkpoint['labels']).__name__}, not a dict of label tables")
     for key in ("step", "skipped"):
         if key in checkpoint:
             checkpoint[key] = _count(checkpoint[key], key, path)
+
+
+def _odd_kind(tensor: Tensor) -> str:
+    """What is wrong with the kind of a tensor; "" for dense real numbers that the file holds."""
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return "sparse or quantized"
+    if tensor.is_meta or tensor.is_complex():
+        return "on no device" if tensor.is_meta else "complex"
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"{list(tensor.shape)} of fewer numbers repeated"
+    return ""
 
 
 def _count(value: Any, key: str, path: str) -> int:
@@ -230,6 +245,8 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os
     on_meta = any(tensor.is_meta for tensor in own.values())
     for key in state:
         wanted = own[key]
+        if wanted.is_floating_point() and not state[key].is_floating_point():
+            raise UserError(f"{os.fspath(path)}: {key} holds {state[key].dtype}, where weights belong")
         tensor = state[key] if state[key].dtype == wanted.dtype else state[key].to(wanted.dtype)
         state[key] = tensor if on_meta or wanted.device == tensor.device else tensor.to(wanted.device)
     if on_meta:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,3 +196,39 @@ def test_unknown_characters_are_told() -> None:
         "(a model trained with labels build --vocab=auto keeps all)"
     ]
     assert "\u2603 x2; nothing is left of them (" in labeller.unknown_characters("\u2603 \u2603")[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"artist_ids": "/dev/zero"},
+        {"genre_ids": "/etc/passwd"},
+        {"artist_ids": {"a": "1"}},
+        {"artist_ids": {"a": -1}},
+        {"genre_ids": {"a": 10**12}},
+        {"genre_ids": {3: 1}},
+        {"artist_ids": ["a"]},
+        {"vocab": ["a"]},
+        {"vocab": 3},
+        {"n_tokens": 10**9},
+        {"n_tokens": -1},
+        {"n_tokens": 1.5},
+        {"max_genre_words": 10**9},
+        {"max_genre_words": None},
+        {"sample_length": "x"},
+        {"v3": "yes"},
+        {"signals": ["mood"]},
+        {"more": 1},
+    ],
+)
+def test_a_description_from_elsewhere_is_checked(change: dict[str, Any]) -> None:
+    """A table is data: a checkpoint that names a file instead had its first line printed, or filled the memory."""
+    with pytest.raises(UserError, match=f"the checkpoint's labels .*{next(iter(change))}"):
+        Labeller.from_state({**make().state(), **change})
+
+
+def test_a_description_without_its_sizes_is_damaged() -> None:
+    state = make().state()
+    for key in ("max_genre_words", "n_tokens", "sample_length"):
+        with pytest.raises(UserError, match=f"damaged: look at '{key}'"):
+            Labeller.from_state({k: v for k, v in state.items() if k != key})

@@ -181,7 +181,35 @@ def test_steps_in_other_forms(tmp_path: Path, step: Any) -> None:
     assert found["step"] == 3 and type(found["step"]) is int and found["hps"] == {"lr": 1.0}
 
 
-@pytest.mark.parametrize(("key", "value"), [("hps", [1]), ("hps", "text"), ("model", {"w": 3}), ("model", {3: "w"})])
+@pytest.mark.parametrize(
+    ("tensor", "named"),
+    [
+        (torch.eye(3).to_sparse(), "sparse"),
+        (torch.eye(3).to_sparse_csr(), "sparse"),
+        (torch.ones(3, dtype=torch.complex64), "complex"),
+        (torch.ones(1).expand(10**12), "of fewer numbers repeated"),
+        (torch.ones(3, device="meta"), "on no device"),
+        (torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantized"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_other_kinds(tmp_path: Path, tensor: torch.Tensor, named: str) -> None:
+    torch.save({"model": {"good": torch.ones(2), "odd": tensor}}, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=f"a.pt: odd is .*{named}"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("labels", "/etc/passwd"),
+        ("labels", [1]),
+        ("hps", [1]),
+        ("hps", "text"),
+        ("model", {"w": 3}),
+        ("model", {3: "w"}),
+    ],
+)
 def test_other_things_where_weights_or_hyper_parameters_belong(tmp_path: Path, key: str, value: Any) -> None:
     torch.save({"model": {"w": torch.ones(1)}, "hps": {}, "step": 1, key: value}, tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"a\.pt: "):
