@@ -126,7 +126,7 @@ def finished_levels(logdir: str) -> list[Path]:
 
 
 def what_does_not_fit(saved: object, model: "Model") -> str:
-    """What of the data of a level is of another model than the one given; "" where all fits."""
+    """What of the data of a level is of another model than the one given; "" if all fits."""
     saved = saved if isinstance(saved, dict) else {}
     assert model.top is not None
     zs, labels = saved.get("zs"), saved.get("labels") or [None]

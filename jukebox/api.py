@@ -78,7 +78,7 @@ def load(
         engine: who draws codes: "native" (on a CPU), "eager" (PyTorch), or "auto", the faster one.
 
     Returns:
-        The model; the same one as before where it is in use already.
+        The model; the same one as before if it is in use already.
 
     Raises:
         UserError: no such model or device, or parts of the model are missing.
@@ -148,7 +148,7 @@ class MusicModel:
             seconds: length of a song, the prompt included; 24 if left out.
             n: songs; if left out, as many as there are prompts, songs to continue or entries of a list, or 1.
             seed: of all random numbers.
-            total_seconds: length of the imagined whole song, for the timing labels; 240 where the model knows that.
+            total_seconds: length of the imagined whole song, for the timing labels; 240 if the model knows that.
             metas: per song a dict of artist, genre, lyrics, total_length_in_seconds and offset_in_seconds, each of
                 which may be left out.
             prompt: audio to begin with: a file, float samples [T] or [T, channels] at the rate of the model, or a list.
@@ -251,7 +251,7 @@ class MusicModel:
         Args:
             audio: a file, or float samples [T] or [T, channels] at the rate of the model.
             levels: to decode from, 0 the finest; all if left out.
-            offset, seconds: part of the audio; up to its end where `seconds` is left out.
+            offset, seconds: part of the audio; up to its end if `seconds` is left out.
 
         Returns:
             One for each level, the finest first.

@@ -151,8 +151,8 @@ _group(
     train_test_split=(0.9, "share of the songs used for training; the rest is held out"),
     min_duration=(None, "shortest song used, in seconds; also the lower end of the length embedding"),
     max_duration=(None, "songs are shorter than this, in seconds; also the upper end of the timing embeddings"),
-    song_duration=(None, "seconds of the songs that a model knows; sampling takes them where no length is given"),
-    song_lyrics=("", 'lyrics that a model can sing; sampling takes them where none are given, and a poem for ""'),
+    song_duration=(None, "seconds of the songs that a model knows; sampling takes them if no length is given"),
+    song_lyrics=("", 'lyrics that a model can sing; sampling takes them if none are given, and a poem for ""'),
     n_tokens=(0, "lyric characters in one window"),
     n_vocab=(0, "size of the lyric vocabulary, the unknown character included"),
     use_tokens=(False, "condition on lyrics"),
@@ -220,7 +220,7 @@ _group(
     single_enc_dec=(False, "one transformer over lyrics and music with a merged vocabulary"),
     alignment_layer=(None, "layer whose attention maps lyrics to music"),
     alignment_head=(None, "head of that layer"),
-    alignment_shift=(0, "character i is read from column i + shift of that head; 1 where it was taught by align_loss"),
+    alignment_shift=(0, "character i is read from column i + shift of that head; 1 if it was taught by align_loss"),
     align_loss=(0.0, "weight of a term that teaches that head where timed lyrics (.lrc files) are sung; 0: off"),
 )
 
@@ -310,7 +310,7 @@ _group(
     fp16_opt=(False, "keep optimizer state of half matrices in half precision"),
     bf16=(
         None,
-        "compute in bfloat16 where that is safe (autocast); weights and optimizer stay in float32. None: priors do on "
+        "compute in bfloat16 if that is safe (autocast); weights and optimizer stay in float32. None: priors do on "
         "GPUs that have it, unless fp16 is on",
     ),
 )

@@ -46,7 +46,7 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     """Builds the VQ-VAE and loads `restore_vqvae`, if set.
 
     With `hps.train` and without `hps.prior` it is ready to train, else frozen and in eval mode.
-    Where `sample_length` is 0 it follows from `sample_length_in_seconds`. One that is not a multiple of the top level's
+    If `sample_length` is 0 it follows from `sample_length_in_seconds`. One that is not a multiple of the top level's
     codes is cut down, except in training. On the meta device no weights are read.
     """
     top = samples_per_code(hps.strides_t, hps.downs_t)[-1]
@@ -182,7 +182,7 @@ def build_prior(hps: Hyperparams, vqvae: VQVAE, labeller: Labeller | EmptyLabell
 
 
 def choose_guided_head(hps: Hyperparams) -> dict[str, int]:
-    """The head that `align_loss` teaches, as hyper-parameters; where none is named, the first one that reads lyrics.
+    """The head that `align_loss` teaches, as hyper-parameters; if none is named, the first one that reads lyrics.
 
     Raises:
         UserError: the model has no layer that attends to lyrics, or the named one does not.

@@ -68,7 +68,7 @@ def main(**flags: Any) -> int:
     """Carries out one command line; see FLAGS.
 
     Returns:
-        Exit status: 0, 1 where files were left out or cut, 130 after Ctrl-C.
+        Exit status: 0, 1 if files were left out or cut, 130 after Ctrl-C.
 
     Raises:
         UserError: something given cannot work, or no file is left.

@@ -30,7 +30,7 @@ from jukebox.utils.files import atomic_write, link_or_copy
 from jukebox.utils.flag_values import FORMATS
 from jukebox.utils.label_row import SIGNALS, LabelRow
 
-# Flags that the page shows where the run has them.
+# Flags that the page shows if the run has them.
 SETTINGS = {
     "model": "Model",
     "mode": "Mode",
@@ -54,8 +54,8 @@ def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alig
     """Writes the player page of one level and the files that it needs, each atomically and the page last.
 
         index.html               every item: player, waveform, lyrics that light up, alignment, labels, settings
-        item_{i}.wav             written here only where no item_{i}.wav, .flac or .mp3 is there yet
-        item_{i}/audio.wav       the same file again (a hard link where the disk has them): the folder is complete
+        item_{i}.wav             written here only if no item_{i}.wav, .flac or .mp3 is there yet
+        item_{i}/audio.wav       the same file again (a hard link if the disk has them): the folder is complete
         item_{i}/lyrics.json     artist, genre, title, lyrics, full_tokens
         item_{i}/align.json      starts, ends (seconds per character), lit (character per row), seconds_per_row, shift
         item_{i}/align.png       the alignment as a picture
@@ -67,8 +67,8 @@ def save_html(logdir: str | os.PathLike[str], x: Any, zs: Any, labels: Any, alig
         zs: codes per level, low to high, each [N, L_level].
         labels: dict {y: ints [N, LabelRow.size], info: [{artist, genre, lyrics, full_tokens}]}, or None. An entry
             of `info` may have a `title` too; 'n/a', '' and None mean that there is none.
-        alignments: list of N float arrays [T_top, len(lyrics)] or None; None where the model has no alignment.
-        hps: mapping or object. `sr` (Hz) is needed. The rest is used where it is there: SETTINGS, `name`, `level`,
+        alignments: list of N float arrays [T_top, len(lyrics)] or None; None if the model has no alignment.
+        hps: mapping or object. `sr` (Hz) is needed. The rest is used if it is there: SETTINGS, `name`, `level`,
             `format` (which audio file to play if there are several) and `alignment_shift` (for `character_times`).
 
     Raises:

@@ -2,7 +2,7 @@
 
     python -m jukebox.data.labels build --audio_files_dir=D
 
-reads the labels of all songs as training does, writes `artist_ids.txt`, `genre_ids.txt` and, where asked for,
+reads the labels of all songs as training does, writes `artist_ids.txt`, `genre_ids.txt` and, if asked for,
 `vocab.txt`, and prints the flags to train with. Change here how tables are made from names.
 """
 

@@ -1,4 +1,4 @@
-"""A folder of audio files as a data set of equal chunks, with labels where the model has them.
+"""A folder of audio files as a data set of equal chunks, with labels if the model has them.
 
 Opened once, a folder is described by its index (`utils/audio/index.py`): durations, tags, and which files are broken.
 Chunks are laid over the songs by `song_index.py`; labels come from `metadata.py`. A file that turns out to be broken

@@ -1,6 +1,6 @@
 """What a song is conditioned on, as one row of numbers, and the part of the lyrics that belongs to a window of audio.
 
-`Labeller` makes rows from names and text; `EmptyLabeller` makes empty ones where a model has no labels. The columns of
+`Labeller` makes rows from names and text; `EmptyLabeller` makes empty ones if a model has no labels. The columns of
 a row are in `jukebox/utils/label_row.py`. Which characters a window sees is in `lyric_window.py`, how names become ids
 in `artist_genre_processor.py`. How text becomes tokens is in `text_processor.py`, where labels of files come from in
 `metadata.py`.
@@ -84,7 +84,7 @@ class Labeller:
 
         Returns:
             `y`: LongTensor [row.size]; `info`: artist, genre and signals as given, cleaned lyrics,
-            `full_tokens` of the song, and `token_times` where times are known.
+            `full_tokens` of the song, and `token_times` if times are known.
 
         Raises:
             UserError: more genre words than slots, an offset outside the song, or a value that a signal refuses.
@@ -145,7 +145,7 @@ class Labeller:
     def lyric_window(
         self, info: Mapping[str, Any], total_length: Any, offset: Any, duration: Any
     ) -> tuple[list[int], list[int]]:
-        """Tokens and places of the lyrics in a window, by their times where `info` has them, else at an even pace."""
+        """Tokens and places of the lyrics in a window, by their times if `info` has them, else at an even pace."""
         times = info.get("token_times")
         if times:
             return get_timed_lyric_tokens(info["full_tokens"], times, self.n_tokens, int(offset), int(duration))
@@ -180,7 +180,7 @@ class Labeller:
             offset: first sample of the window.
 
         Returns:
-            LongTensor [n_tokens, 2] of (start, end) in samples; start == end where the time is not known.
+            LongTensor [n_tokens, 2] of (start, end) in samples; start == end if the time is not known.
         """
         times = info.get("token_times")
         rows = [[round(t) - offset for t in times[i]] if times and i >= 0 else [0, 0] for i in indices]
@@ -211,7 +211,7 @@ class Labeller:
         )
 
     def unknown_names(self, artist: str, genre: str) -> list[str]:
-        """One line for each name that the tables lack, with the three nearest known ones; empty where none is."""
+        """One line for each name that the tables lack, with the three nearest known ones; empty if none is."""
         ag, word = self.ag_processor, "genre" if self.v3 else "genre word"
         unknown = [] if ag.artist_name(artist) in ag.artist_ids else [("artist", artist, ag.nearest_artists(artist))]
         for name in ag.genre_names(genre):

@@ -1,4 +1,4 @@
-"""Lyrics from any source: words, and when they are sung where the text says it; and `.lrc` files written.
+"""Lyrics from any source: words, and when they are sung if the text says it; and `.lrc` files written.
 
 Every source goes through `parse_lyrics`: files, tags, tables, flags and arguments. What a stamp looks like is in
 `stamps.py`. Characters between two times share the span evenly. Change here what becomes of lines and their times.
@@ -45,7 +45,7 @@ def read_lyric_line(value: Any) -> int:
 
 @dataclass(frozen=True)
 class Lyrics:
-    """Words; `times`: (start, end) in seconds for each character, where known; `notes`: (what was left out or chosen,
+    """Words; `times`: (start, end) in seconds for each character, if known; `notes`: (what was left out or chosen,
     an example).
 
     A line end takes no time. Starts and ends never go back.
@@ -212,7 +212,7 @@ def fit_times(text: str, timed: Lyrics) -> Lyrics | None:
     """Times for another spelling of the same lyrics: the characters must be the same but for spaces and line ends.
 
     Returns:
-        None where they are not.
+        None if they are not.
     """
     if timed.times is None:
         return None

@@ -58,7 +58,7 @@ def get_relevant_lyric_tokens(
 def get_timed_lyric_tokens(
     full_tokens: Sequence[int], times: Times, n_tokens: int, offset: float, duration: float
 ) -> tuple[list[int], list[int]]:
-    """The lyrics of a window where it is known when each token is sung.
+    """The lyrics of a window if it is known when each token is sung.
 
     The window of tokens is centred on those that sound in [offset, offset + duration). If none does, it is centred
     between the last one before and the first one after.

@@ -38,7 +38,7 @@ TIMED_FILES = (".lrc", ".srt", ".vtt")  # beside a song, the first that is there
 
 @dataclass(frozen=True)
 class SongLabels:
-    """Labels of one file; `times`: (start, end) in seconds of each character of the lyrics, where known; `signals`:
+    """Labels of one file; `times`: (start, end) in seconds of each character of the lyrics, if known; `signals`:
     values of conditioning signals by name.
     """
 
@@ -146,7 +146,7 @@ class FolderMetadata:
         return replace(SongLabels.of(values), lyrics=sung.text, times=sung.times, signals=signals)
 
     def read_times(self, name: str, lyrics: str, duration: float) -> tuple[tuple[float, float], ...] | None:
-        """Times from the .lrc file for lyrics that came from elsewhere; None where it has other words."""
+        """Times from the .lrc file for lyrics that came from elsewhere; None if it has other words."""
         timed = self._read_lrc(name, duration)
         fitted = fit_times(lyrics, timed) if timed else None
         return fitted.times if fitted else None
@@ -210,7 +210,7 @@ class FolderMetadata:
         return content
 
     def _beside(self, name: str, ending: str) -> str | None:
-        """The file beside a song with another ending, or with one more, whatever their case; None where none is."""
+        """The file beside a song with another ending, or with one more, whatever their case; None if none is."""
         folder, _, base = name.rpartition("/")
         listing = self._listing(folder)
         if ending not in self._endings[folder]:

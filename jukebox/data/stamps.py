@@ -7,7 +7,7 @@
     [62500,900]<0,300,0>wo<300,600,0>rds                   or from the line's, before the words
     [62500,900]wo(62500,300)rds(62800,600)                 or after them
     00:01:02,500 --> 00:01:03,400                          subtitles, the words in the next lines or after it
-    01:02 words                                            where most lines begin like this
+    01:02 words                                            if most lines begin like this
 
 Change here which dialects are read; what becomes of the times is in `lrc.py`.
 """
@@ -52,7 +52,7 @@ class Line:
     """A line of lyrics.
 
     Attributes:
-        begins: seconds at which it is sung, several where it is repeated; empty where that is not known.
+        begins: seconds at which it is sung, several if it is repeated; empty if that is not known.
         parts: (begin in seconds, words), as it is sung the first time; a part without words ends the one before.
     """
 
@@ -82,7 +82,7 @@ def read_lines(content: str, duration: float | None = None) -> list[Line]:
 
 
 def _value(stamp: re.Match[str], hours: bool) -> float | None:
-    """Seconds of a stamp, None where no song is so long."""
+    """Seconds of a stamp, None if no song is that long."""
     _, sign, first, minutes, seconds, fraction, plain, _ = stamp.groups()
     if plain:
         value = float(plain)
@@ -169,7 +169,7 @@ def _cue(begin: float | None, end: float | None, words: list[str]) -> Iterator[s
 
 
 def _bracket(rows: list[str]) -> list[str]:
-    """The lines with brackets around times that have none, where most lines begin with a time."""
+    """The lines with brackets around times that have none, if most lines begin with a time."""
     found = [_BARE.match(row) for row in rows]
     many = sum(match is not None for match in found)
     if 2 * many < sum(bool(row.strip()) for row in rows) or (many < 2 and not any(m and m[5] for m in found)):
@@ -178,7 +178,7 @@ def _bracket(rows: list[str]) -> list[str]:
 
 
 def _read_line(row: str, hours: bool) -> Line:
-    """One line; where its own times are of no use, its words without them."""
+    """One line; if its own times are of no use, its words without them."""
     if head := _HEAD.match(row):
         begin, words = int(head[1]) / 1000, row[head.end() :]
         if begin > LONGEST:

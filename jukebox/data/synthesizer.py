@@ -143,7 +143,7 @@ def make_song(
     """Makes one song.
 
     Args:
-        seed: what it depends on; artist, genre and lyrics come from it where they are not given.
+        seed: what it depends on; artist, genre and lyrics come from it if they are not given.
         sr: 8000 to 48000 Hz.
         seconds: length; the song is as many samples.
         artist, genre: one of ARTISTS, of GENRES.

@@ -21,7 +21,7 @@ FEW = 0.2  # share of bytes beyond ASCII in Western text; more of them are anoth
 
 
 def decode_text(content: bytes) -> str | None:
-    """The text of a file's bytes, without a mark at its begin; None where the encoding cannot be told.
+    """The text of a file's bytes, without a mark at its begin; None if the encoding cannot be told.
 
     Windows-1252 is taken for what is not UTF-8 and has few bytes beyond ASCII: other alphabets would become nonsense.
     """
@@ -38,7 +38,7 @@ def decode_text(content: bytes) -> str | None:
 
 
 def read_text(path: str | os.PathLike[str]) -> str | None:
-    """The text of a file; None where it cannot be read, is larger than LARGEST, or is in an encoding unknown here."""
+    """The text of a file; None if it cannot be read, is larger than LARGEST, or is in an encoding unknown here."""
     try:
         return decode_text(Path(path).read_bytes()) if os.path.getsize(path) <= LARGEST else None
     except OSError:

@@ -261,7 +261,7 @@ class FeatureWriter:
     # ------------------------------------------------------------------------------------------ windows
 
     def _run_batch(self, items: list[tuple[OpenSong, Window]]) -> None:
-        """Runs windows together, in halves where memory does not suffice for all.
+        """Runs windows together, in halves if memory does not suffice for all.
 
         Raises:
             UserError: not even one fits.
@@ -319,7 +319,7 @@ def window_hop(fraction: float, n_ctx: int, ratio: int) -> int:
 def split_done(
     names: Sequence[str], folder: Path, out: Path, settings: dict[str, Any]
 ) -> tuple[list[str], dict[str, str]]:
-    """(files to do, files that are done: what says that the end of the file is missing, "" where it is whole).
+    """(files to do, files that are done: what says that the end of the file is missing, "" if it is whole).
 
     Raises:
         UserError: there are results of other settings.

@@ -87,7 +87,7 @@ def lay_out(transformer: Transformer, head: Tensor) -> Iterator[Tensor]:
 
 
 def _large_pages(size: int) -> Tensor:
-    """Memory as uint8 [size], where the system has them in pages of 2 MB."""
+    """Memory as uint8 [size], if the system has them in pages of 2 MB."""
     with torch.inference_mode(False):
         if not hasattr(mmap, "MADV_HUGEPAGE"):
             return torch.empty(size, dtype=torch.uint8)

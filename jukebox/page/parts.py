@@ -45,7 +45,7 @@ def clock(seconds: float) -> str:
 
 
 def definitions(rows: Iterable[tuple[str, str]]) -> str:
-    """A list of names and values as HTML, without the empty ones; "" where none is left."""
+    """A list of names and values as HTML, without the empty ones; "" if none is left."""
     pairs = "".join(f'<div><dt>{escape(k)}</dt><dd dir="auto">{escape(v)}</dd></div>' for k, v in rows if v)
     return f"<dl>{pairs}</dl>" if pairs else ""
 

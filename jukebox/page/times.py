@@ -63,7 +63,7 @@ def character_times(alignment: Any, seconds_per_row: float, shift: int = 0) -> C
         alignment: float array or tensor [rows, characters], weights >= 0; row r is the music from r * seconds_per_row.
             Rows need not sum to 1. As many rows as fit in 10 ms are averaged and decoded together.
         seconds_per_row: length of a row, in seconds, > 0.
-        shift: column i + shift belongs to character i. Where position i of the lyrics has seen only the characters
+        shift: column i + shift belongs to character i. If position i of the lyrics has seen only the characters
             before it, character i is read from position i + 1: use 1. The last `shift` characters have no column and
             stay dark.
 
@@ -116,7 +116,7 @@ def monotone_path(evidence: np.ndarray, floor: float) -> np.ndarray:
         floor: > 0.
 
     Returns:
-        int array [steps]: the character at each step; where paths are equally good, the one that moves on last.
+        int array [steps]: the character at each step; if paths are equally good, the one that moves on last.
     """
     steps, characters = evidence.shape
     # record[t, j]: up to step t - 1, ending at j is better than ending anywhere before j. A path at j at step t was,

@@ -22,7 +22,7 @@ class Output(NamedTuple):
     """What one pass over a whole sequence gives.
 
     Attributes:
-        loss: mean cross entropy in bits per token, or None where nothing is predicted.
+        loss: mean cross entropy in bits per token, or None if nothing is predicted.
         prime_loss, gen_loss: the same over the lyrics and over the music of a merged sequence.
         logits: [N, L, K] or None.
         acts: transformer output [N, L, D].

@@ -35,7 +35,7 @@ def pick_engine(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[
         device, dtype: where and in which type.
 
     Returns:
-        ("native" or "eager", why it is not native: a few words, or nothing where it is or where "eager" was wanted).
+        ("native" or "eager", why it is not native: a few words, or nothing if it is or if "eager" was wanted).
 
     Raises:
         ValueError: "native" is wanted and cannot be built, or an unknown name.
@@ -118,7 +118,7 @@ class Engine:
         return torch.cat(logits, dim=1) if get_logits and logits else None
 
     def _largest_chunk(self, length: int) -> int:
-        """Positions that one pass can take in a quarter of the free memory; whole blocks where it must be cut."""
+        """Positions that one pass can take in a quarter of the free memory; whole blocks if it must be cut."""
         if length <= 512:
             return max(1, length)
         # Per position: input, norm, q, k, v, MLP and their padded copies, in float32 at worst.

@@ -56,7 +56,7 @@ class PriorOptions:
     Attributes:
         copy_input: not supported.
         labels_v3: v3 label tables.
-        merged_decoder: output head of its own, see `ConditionalAutoregressive2D`; without effect where lyrics and codes
+        merged_decoder: output head of its own, see `ConditionalAutoregressive2D`; without effect if lyrics and codes
             are one sequence.
         single_enc_dec: lyrics and codes as one sequence.
         labeller: makes label rows and moves them to a window.
@@ -252,7 +252,7 @@ class SimplePrior(nn.Module):
         self, z_conds: Sequence[Tensor] | None, y: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Conditioning of one window: (x_cond [N, L, D], y_cond [N, 1, D], lyrics [N, n_tokens]),
-        each None where absent.
+        each None if absent.
         """
         y_cond = timing = prime = None
         if y is not None and self.y_cond:
@@ -389,7 +389,7 @@ class SimplePrior(nn.Module):
         """Loss of one window of audio [N, sample_length, 1]; for the rest see `z_forward`.
 
         Returns:
-            (x_out, loss, metrics); x_out [N, T, 1] is the VQ-VAE's reconstruction where `decode` asks for it, else
+            (x_out, loss, metrics); x_out [N, T, 1] is the VQ-VAE's reconstruction if `decode` asks for it, else
             None.
         """
         z, *above = self.encode(x, bs_chunks=x.shape[0])

@@ -48,7 +48,7 @@ class Coder:
 
     Args:
         vqvae: frozen, on the device to use.
-        window: samples that go through a level at a time; halved where they do not fit the memory.
+        window: samples that go through a level at a time; halved if they do not fit the memory.
     """
 
     def __init__(self, vqvae: VQVAE, window: int = WINDOW) -> None:

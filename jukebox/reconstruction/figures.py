@@ -80,12 +80,12 @@ class Figures:
 
     @property
     def convergence(self) -> float | None:
-        """Mean spectral convergence; None where all was silent."""
+        """Mean spectral convergence; None if all was silent."""
         return sum(self.convergences) / len(self.convergences) if self.convergences else None
 
     @property
     def decibels(self) -> float | None:
-        """Mean spectral convergence in dB, lower is better, -inf is perfect; None where all was silent."""
+        """Mean spectral convergence in dB, lower is better, -inf is perfect; None if all was silent."""
         return None if self.convergence is None else decibels(self.convergence)
 
     def report(self) -> dict[str, Any]:

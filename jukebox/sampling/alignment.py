@@ -90,7 +90,7 @@ def _lyric_maps(
     heads: Collection[tuple[int, int]] = (),
     one_window: bool = True,
 ) -> Iterator[dict[tuple[int, int], np.ndarray]]:
-    """For each song {(layer, head): float64 [T, characters]}; all heads of the layers where none are named."""
+    """For each song {(layer, head): float64 [T, characters]}; all heads of the layers if none are named."""
     n, total = z.shape
     if total < prior.n_ctx:
         z = torch.nn.functional.pad(z, (0, prior.n_ctx - total))
@@ -148,7 +148,7 @@ class HeadScore:
 
     @property
     def score(self) -> float:
-        """What heads are ranked by: linear (0 where it falls) x sharp x mass."""
+        """What heads are ranked by: linear (0 if it falls) x sharp x mass."""
         return max(0.0, self.linear) * self.sharp * self.mass
 
 

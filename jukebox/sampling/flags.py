@@ -69,7 +69,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         "songs of --codes_file": 0 if n_codes is None else n_codes[0],
         "entries of --metas": len(said.metas),
     }
-    # Where --n_samples is left out, as many songs as prompts, saved songs or entries of --metas.
+    # If --n_samples is left out, as many songs as prompts, saved songs or entries of --metas.
     n_samples = whole("n_samples", flags.get("n_samples", max(1, *given.values())), least=1)
     for what, count in given.items():
         if count > n_samples:

@@ -62,7 +62,7 @@ def run_levels(
         sample_levels: levels to make.
         hps: `name`, `sample_length` (samples), `hop_fraction`, `levels`, `sr`; what else is in it goes to the page.
         state: kept up to date after every window, and its finished levels are not made again.
-        alignments: of the top level, where they are known already.
+        alignments: of the top level, if they are known already.
         report: told about progress; None draws bars.
         keep: called with each level and its `level_data` instead of writing it.
 
@@ -277,7 +277,7 @@ def saved_alignments(folder: Path) -> list[np.ndarray] | None:
 
 
 def given_alignments(settings: Settings, songs: range, labels: list[Any]) -> list[np.ndarray] | None:
-    """Alignments of the songs that are upsampled, where they came with their codes."""
+    """Alignments of the songs that are upsampled, if they came with their codes."""
     if settings.mode != "upsample" or labels[-1] is None or settings.codes is None:
         return None
     saved = settings.codes["alignments"]

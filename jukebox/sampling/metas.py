@@ -1,6 +1,6 @@
 """Files of labels: --metas, a JSON list with an entry for each song, and --lyrics_file, plain text.
 
-Change here what such a file may hold; what a song is given where the file says nothing is decided in `songs.py`.
+Change here what such a file may hold; what a song is given if the file says nothing is decided in `songs.py`.
 """
 
 from __future__ import annotations

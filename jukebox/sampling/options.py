@@ -56,7 +56,7 @@ class LevelOptions:
         return cls(logits.SamplingOptions.pick(kwargs), dtype_of(kwargs), **plain, engine=engine, more=more)
 
     def kwargs(self) -> dict[str, Any]:
-        """The same as plain values; drawing options other than the temperature only where they are not the default."""
+        """The same as plain values; drawing options other than the temperature only if they are not the default."""
         values: dict[str, Any] = {
             **self.more,
             "temp": self.drawing.temp,
@@ -105,7 +105,7 @@ def read_drawing(flags: Mapping[str, Any], levels: int) -> list[logits.SamplingO
 
 
 def drawing_settings(drawing: Sequence[logits.SamplingOptions]) -> dict[str, list[Any]]:
-    """The drawing options of all levels by name; those that saved runs may lack only where they are not the default."""
+    """The drawing options of all levels by name; those that saved runs may lack only if they are not the default."""
     values = {entry.name: [getattr(one, entry.name) for one in drawing] for entry in fields(drawing[0])}
     defaults = {entry.name: entry.default for entry in fields(drawing[0])}
     return {

@@ -45,7 +45,7 @@ class LevelPlan:
         weights: bytes of the prior in its final type.
         per_song: bytes of caches, conditioning and activations for one song of a batch.
         batch: songs at a time; chunk: most given tokens in one pass, None for as many as fit.
-        seconds: estimate for all songs; None where it was not asked for.
+        seconds: estimate for all songs; None if it was not asked for.
     """
 
     level: int

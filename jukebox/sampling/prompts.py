@@ -232,7 +232,7 @@ def load_codes(
     Args:
         codes_file: its `data.pth.tar`.
         duration: samples to keep; None keeps all. Cut down to whole tokens of each level.
-        priors: of all levels, low to high; where no duration is given, entries may be None, and so may all of it.
+        priors: of all levels, low to high; if no duration is given, entries may be None, and so may all of it.
         hps: `n_samples`, to which the songs of the file are tiled.
 
     Returns:

@@ -1,7 +1,7 @@
 """Who sings what, and where in a whole song: the labels of every song of a run.
 
 What --metas says wins over the label flags, these over the run that codes come from, and that over the demo texts.
-Times are checked against the model's ranges. Change here what is taken where nothing is said.
+Times are checked against the model's ranges. Change here what is taken if nothing is said.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jukebox.utils.flag_values import at_most, enough, number, seconds_of
 from jukebox.utils.label_row import SIGNALS, LabelRow, read_signal
 
 TOTAL_SECONDS = 240.0
-# Who sings what where nothing is said. The poem is by Percy Bysshe Shelley (1818).
+# Who sings what if nothing is said. The poem is by Percy Bysshe Shelley (1818).
 DEMO = {
     "artist": "Alan Jackson",
     "genre": "Country",
@@ -95,7 +95,7 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
 
 
 def _with_times(said: dict[str, Any], sr: int, line: int, notices: list[str]) -> dict[str, Any]:
-    """What is said about a song, its lyrics without stamps and tags but with `times` in samples where they had some."""
+    """What is said about a song, its lyrics without stamps and tags but with `times` in samples if they had some."""
     if "lyrics" not in said:
         return said
     sung = parse_lyrics(as_text("lyrics", said["lyrics"]) or "", line=line)
@@ -131,7 +131,7 @@ def full_metas(
     sample_length: int,
     remarks: list[str],
 ) -> list[dict[str, Any]]:
-    """For each song artist, genre, lyrics, total_length and offset in samples, and `times` where they are known."""
+    """For each song artist, genre, lyrics, total_length and offset in samples, and `times` if they are known."""
     flag = "total_sample_length_in_seconds"
     total_seconds = seconds_of(flags, flag)
     timed = model.top if model.top is not None and model.top.hps.labels else None
@@ -203,7 +203,7 @@ def _as_read(meta: dict[str, Any], level: Level) -> dict[str, Any]:
 
 
 def _demo(model: Model) -> dict[str, str]:
-    """The demo texts, with the first names of the model's own tables where it has some."""
+    """The demo texts, with the first names of the model's own tables if it has some."""
     top = next((level for level in reversed(model.levels) if level is not None), None)
     words = dict(DEMO, lyrics=(top.hps.get("song_lyrics") if top is not None else "") or DEMO["lyrics"])
     ag = getattr(top.labeller, "ag_processor", None) if top is not None else None
@@ -243,7 +243,7 @@ def _check_timing(
     """Refuses times that the timing labels cannot say.
 
     Args:
-        where: what gave the length of the whole song; "" where nothing did and it follows from the others.
+        where: what gave the length of the whole song; "" if nothing did and it follows from the others.
         asked: the length of the sample in seconds as it was given.
     """
     sr, top_hop = model.sr, model.hops[-1]

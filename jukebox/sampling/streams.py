@@ -56,7 +56,7 @@ def window_noise(seed: int, songs: Sequence[int], level: int, start: int, n_posi
         known: tokens of the window that are given; nothing is drawn for them.
 
     Returns:
-        float32 [N, n_positions]: column i is for token start + i of the song; zero where the token is known.
+        float32 [N, n_positions]: column i is for token start + i of the song; zero if the token is known.
     """
     noise = np.zeros((len(songs), n_positions), dtype=np.float32)
     for row, song in enumerate(songs):

@@ -52,7 +52,7 @@ def sample_window(
 ) -> list[Tensor]:
     """Makes the tokens of a level that are missing up to `end`, from one window that begins at `start`.
 
-    Where memory runs out, the batch is halved (then the chunk), and `options` keep what fitted.
+    If memory runs out, the batch is halved (then the chunk), and `options` keep what fitted.
 
     Args:
         zs: codes per level, low to high, [N, T_level]; those of the level above must reach over the whole context.
@@ -112,7 +112,7 @@ def sample_window(
 
 
 def _lower(options: LevelOptions, batch: int, known: int, device: torch.device) -> int:
-    """Takes a smaller batch, or where it is 1 a smaller chunk, after memory ran out; returns the batch."""
+    """Takes a smaller batch, or if it is 1 a smaller chunk, after memory ran out; returns the batch."""
     chunk = options.chunk_size or known
     if batch > 1:
         options.max_batch_size = -(-batch // 2)

@@ -1,7 +1,7 @@
 """What a training run leaves on the disk, and how it resumes from there.
 
 The names of the files are in `utils/run_files.py`. Checkpoints of a sharded run hold whole averaged weights as all
-others do, and name their shards. `model` holds the weights to sample with: averaged ones where an average is kept, and
+others do, and name their shards. `model` holds the weights to sample with: averaged ones if an average is kept, and
 then `raw_model` those in training. There is no state of random generators to save: every step draws from (seed, step,
 rank).
 """

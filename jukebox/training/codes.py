@@ -188,7 +188,7 @@ class CodesStore:
     """The files of a codes folder.
 
     Args:
-        folder: made where it is missing.
+        folder: made if it is missing.
         hops: samples per code of all levels.
         dtype: of the codes in files.
     """
@@ -252,7 +252,7 @@ class CodesStore:
             self.songs.update(songs)
 
     def _index(self, part: str) -> tuple[list[list[Any]], dict[str, EncodedSong]]:
-        """The segments of a part and the songs that they are of; none where it has no index."""
+        """The segments of a part and the songs that they are of; none if it has no index."""
         try:
             with open(os.path.join(self.folder, part, "index.json"), encoding="utf-8") as file:
                 index = json.load(file)

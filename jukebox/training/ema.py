@@ -147,7 +147,7 @@ class FusedEMA(EMA):
 
 
 def default_mu(mu: float | None, bs: int, world_size: int) -> float:
-    """The decay per step: `mu` where it is set and not 0, else 1 - (bs * world_size / 8) / 1000."""
+    """The decay per step: `mu` if it is set and not 0, else 1 - (bs * world_size / 8) / 1000."""
     return mu or 1.0 - (bs * world_size / 8.0) / 1000.0
 
 
@@ -186,7 +186,7 @@ def read_counters(saved: Mapping[str, Any], step: int) -> dict[str, Any]:
 
 
 def tell_start(average: EMA | None) -> str:
-    """A line that says how much of an average is still the weights it began with; empty where that is at most 5 %."""
+    """A line that says how much of an average is still the weights it began with; empty if that is at most 5 %."""
     if average is None or average.start <= 0.05:
         return ""
     return (

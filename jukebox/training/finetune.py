@@ -29,7 +29,7 @@ SIGNAL = "y_emb.signal_embs."
 
 
 def chosen_layers(text: str, depth: int) -> list[int]:
-    """The layers that `finetune_layers` names: `last_N`, or numbers from 0 with commas between; all where it is empty.
+    """The layers that `finetune_layers` names: `last_N`, or numbers from 0 with commas between; all if it is empty.
 
     Raises:
         UserError: another form, or layers that do not exist.
@@ -59,7 +59,7 @@ def freeze_all_but_decoders(vqvae: VQVAE) -> None:
 
 
 def freeze_all_but(prior: nn.Module, text: str) -> None:
-    """Stops gradients to all but the layers that `finetune_layers` names and the embeddings; none where it is empty."""
+    """Stops gradients to all but the layers that `finetune_layers` names and the embeddings; none if it is empty."""
     if not str(text).strip():
         return
     depth = len(prior.prior.transformer.layers)  # type: ignore[union-attr,arg-type]
@@ -82,7 +82,7 @@ def tables_of(checkpoint: Mapping[str, Any]) -> Labeller | None:
 def matching_rows(old: Mapping[str, int], new: Mapping[str, int], same_form: bool) -> dict[int, int]:
     """New id -> old id of the same name; id 0, unknown, stays. Names of two forms are compared in the plainer one.
 
-    Where several names share an id, the first of them in alphabetical order that is known decides.
+    If several names share an id, the first of them in alphabetical order that is known decides.
     """
     known = dict(old) if same_form else {norm(name): index for name, index in sorted(old.items(), reverse=True)}
     rows = {0: 0}
@@ -114,7 +114,7 @@ def match_labels(checkpoint: dict[str, Any], prior: SimplePrior) -> list[str]:
     """Puts a checkpoint's label rows where the prior's tables have their names, in place.
 
     Args:
-        checkpoint: with `model`, and `labels` where its tables are its own.
+        checkpoint: with `model`, and `labels` if its tables are its own.
         prior: with fresh weights and its labeller; it gives the rows of names that the checkpoint does not know.
 
     Returns:

@@ -45,7 +45,7 @@ SHOWN = (  # on the progress line
     "loss_scale",
     "lr",
 )
-OPTIONAL = ("prime_loss", "align_loss")  # not shown where they are 0, as without lyrics
+OPTIONAL = ("prime_loss", "align_loss")  # not shown if they are 0, as without lyrics
 SMOOTHING = 0.05  # share of the newest step in the pace that a terminal shows
 
 
@@ -203,7 +203,7 @@ class RunLogger:
         self._start_window()
 
     def evaluation(self, step: int, metrics: Mapping[str, float], raw: Mapping[str, float] | None = None) -> None:
-        """Writes the held-out metrics, and where an average is kept beside them those of the raw weights."""
+        """Writes the held-out metrics, and if an average is kept beside them those of the raw weights."""
         groups = {"test": in_decibels(metrics), "test_raw": in_decibels(raw or {})}
         if self.writer is not None:
             for group, values in groups.items():

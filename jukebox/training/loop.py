@@ -131,7 +131,7 @@ def train_epoch(loop: Loop, stop: StopRequest) -> None:
 
 
 def evaluate_epoch(loop: Loop, stop: StopRequest) -> bool:
-    """Logs the held-out metrics, of the raw weights too where an average is kept; False where it was stopped."""
+    """Logs the held-out metrics, of the raw weights too if an average is kept; False if it was stopped."""
     training, found = loop.training, list[dict[str, float]]()
     with loop.logger.paused():
         loop.saver.before_evaluation(loop.data.state_dict(loop.batches))
@@ -156,7 +156,7 @@ def evaluate_epoch(loop: Loop, stop: StopRequest) -> bool:
 
 
 def check_overflows(loop: Loop, metrics: dict[str, float]) -> None:
-    """Gives up where no step has had finite gradients for long; the weights are still those of the last good step."""
+    """Gives up if no step has had finite gradients for long; the weights are still those of the last good step."""
     loop.overflows = loop.overflows + 1 if metrics["overflow"] else 0
     if loop.overflows >= MOST_OVERFLOWS:
         raise UserError(

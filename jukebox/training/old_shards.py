@@ -43,7 +43,7 @@ class OldShards:
         folder: with `.metadata` and `__R_0.distcp` of each process R.
 
     Raises:
-        Exception: of any kind, where files are missing, damaged or hold something else.
+        Exception: of any kind, if files are missing, damaged or hold something else.
     """
 
     def __init__(self, folder: str) -> None:

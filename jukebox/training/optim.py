@@ -1,7 +1,7 @@
 """Adam as the released models were trained with, and the choice of its implementation.
 
 The numbers are fixed: epsilon is added to the root of the second moment before bias correction. Weight decay is
-multiplied by the bias-corrected step size. `apex.optimizers.FusedAdam` gives the same ones and is taken where it is
+multiplied by the bias-corrected step size. `apex.optimizers.FusedAdam` gives the same ones and is taken if it is
 installed.
 """
 
@@ -106,7 +106,7 @@ class Adam(torch.optim.Optimizer):
         grads = [parameter.grad.float() for parameter in parameters if parameter.grad is not None]
         if scale != 1.0:
             grads = list(torch._foreach_div(grads, scale))
-        weights = [parameter.float() for parameter in parameters]  # the parameters themselves where they are float32
+        weights = [parameter.float() for parameter in parameters]  # the parameters themselves if they are float32
         m, v = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
         if half_state:
             m = _unpack(m, [state["scale_exp_avg"] for state in states])
@@ -189,7 +189,7 @@ def make_optimizer(
     Args:
         params: the parameters to train.
         options: of Adam.
-        fused: take `apex.optimizers.FusedAdam` where it can be imported.
+        fused: take `apex.optimizers.FusedAdam` if it can be imported.
 
     Returns:
         (optimizer, its name for the log).

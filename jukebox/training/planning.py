@@ -30,7 +30,7 @@ from jukebox.vqvae.cpu import tiling
 from jukebox.vqvae.vqvae import VQVAE
 
 GIB = 2**30
-USUAL_GB = 80.0  # of one GPU, where none is there to ask
+USUAL_GB = 80.0  # of one GPU, if none is there to ask
 USUAL_GPUS = 8  # of one host, likewise
 SPARE = 0.9  # share of a GPU's memory that may be planned for
 
@@ -43,7 +43,7 @@ class Needs:
     gradients: int
     optimizer: int
     average: int
-    gathered: int  # whole layers that exist for a moment where weights are sharded
+    gathered: int  # whole layers that exist for a moment if weights are sharded
     activations: int
     vqvae: int
     host: int
@@ -144,7 +144,7 @@ def _gpu_gb() -> float:
 
 
 def build_without_memory(hps: Hyperparams) -> tuple[TrainedModel, VQVAE | None]:
-    """The model in training and its VQ-VAE (None where that is the model), on the meta device."""
+    """The model in training and its VQ-VAE (None if that is the model), on the meta device."""
     settings = Hyperparams(hps, restore_vqvae="", restore_prior="", train=True)
     with torch.device("meta"):
         vqvae = make_vqvae(settings, "meta")

@@ -21,7 +21,7 @@ from jukebox.utils.dist_utils import print_once
 def resolve(hps: Hyperparams, device: torch.device, checkpoint: Mapping[str, Any]) -> FrozenHyperparams:
     """Decides what the command left open and what the run's own checkpoint has decided.
 
-    `seed`: a run keeps the one it began with, since the order of its items comes from that. `bf16`: where it is None,
+    `seed`: a run keeps the one it began with, since the order of its items comes from that. `bf16`: if it is None,
     priors use it on GPUs that have it; a VQ-VAE keeps all digits of audio. `ema_warmup`: only from a run's start.
 
     Args:
@@ -44,7 +44,7 @@ def resolve_for_data(hps: Hyperparams, data: DataProcessor, checkpoint: Mapping[
     """Decides what depends on the songs.
 
     `bandwidth`: how loud they are, by which a VQ-VAE's losses are divided; a run keeps what it measured first.
-    `align_loss`: 0 where no song has timed lyrics. `alignment_layer`, `alignment_head`, `alignment_shift`: the head
+    `align_loss`: 0 if no song has timed lyrics. `alignment_layer`, `alignment_head`, `alignment_shift`: the head
     that it teaches, and none if it was not taught.
     """
     if not hps.prior:

@@ -59,7 +59,7 @@ def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparam
         open_data: gives the data, for a data set of your own.
 
     Returns:
-        The exit status: 0, 1 where files were left out or cut, or 128 plus the signal that asked for the end.
+        The exit status: 0, 1 if files were left out or cut, or 128 plus the signal that asked for the end.
     """
     _, _, device = setup_dist_from_mpi(master_addr=hps.master_addr or None, port=hps.port, device=hps.device)
     with failing_together():

@@ -79,7 +79,7 @@ def gradient_norm(parameters: Iterable[torch.nn.Parameter], scale: float = 1.0) 
     """Euclidean norm of all gradients together, taken in float32 or better and divided by the loss scale.
 
     Returns:
-        The norm; infinite or NaN where any gradient is.
+        The norm; infinite or NaN if any gradient is.
     """
     by_kind: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for parameter in parameters:
@@ -92,7 +92,7 @@ def gradient_norm(parameters: Iterable[torch.nn.Parameter], scale: float = 1.0) 
 
 
 def clip_scale(grad_norm: float, clip: float, scale: float = 1.0) -> float:
-    """What gradients are divided by: the loss scale, and more where their norm is above `clip` (0: never clip)."""
+    """What gradients are divided by: the loss scale, and more if their norm is above `clip` (0: never clip)."""
     ratio = grad_norm / clip if clip else 0.0
     return scale * ratio if ratio > 1.0 else scale
 

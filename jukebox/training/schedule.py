@@ -41,7 +41,7 @@ class ScheduleOptions:
 
     @property
     def end(self) -> float:
-        """The step from which the learning rate is zero for good; infinite where it never is."""
+        """The step from which the learning rate is zero for good; infinite if it never is."""
         if self.lr_use_linear_decay or self.lr_use_cosine_decay:
             return self.lr_start_linear_decay + self.lr_decay
         return math.inf

@@ -22,7 +22,7 @@ from jukebox.vqvae.vqvae import VQVAE
 
 
 def build_trained(hps: Hyperparams, path: str, device: torch.device) -> tuple[TrainedModel, VQVAE]:
-    """The model of a run, with the weights of the run's own checkpoint where `path` names one.
+    """The model of a run, with the weights of the run's own checkpoint if `path` names one.
 
     Args:
         hps: resolved.
@@ -50,7 +50,7 @@ def build_trained(hps: Hyperparams, path: str, device: torch.device) -> tuple[Tr
 
 
 def make_tuned_prior(hps: Hyperparams, vqvae: VQVAE, device: torch.device) -> SimplePrior | None:
-    """A prior from a checkpoint with other label tables, rows matched by name; None where the tables are the same."""
+    """A prior from a checkpoint with other label tables, rows matched by name; None if the tables are the same."""
     with torch.device("meta"):
         bare = build_prior(hps, vqvae)
     checkpoint = dict(load_checkpoint(hps.restore_prior))

@@ -117,8 +117,8 @@ def train_step(training: Training, batches: Sequence[Batch]) -> dict[str, float]
     """One update from one or more batches, whose gradients are averaged.
 
     Returns:
-        The means of the batches' metrics, and of the step: `grad_norm`, `loss_scale`, `lr`, `skipped` (1 where the
-        gradients were not used) and `overflow` (1 where they or the loss were not finite).
+        The means of the batches' metrics, and of the step: `grad_norm`, `loss_scale`, `lr`, `skipped` (1 if the
+        gradients were not used) and `overflow` (1 if they or the loss were not finite).
     """
     options = training.options
     seed_everything(options.seed, "step", training.step, dist.get_rank())
@@ -213,7 +213,7 @@ def evaluate(
         stop: asked before each batch, on all ranks; True ends the evaluation without a result.
 
     Returns:
-        The metrics by name; empty without an item, or where it was ended.
+        The metrics by name; empty without an item, or if it was ended.
     """
     seed_everything(options.seed, "evaluate", dist.get_rank())
     plain = replace(options, aug_blend=False)

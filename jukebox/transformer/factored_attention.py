@@ -56,7 +56,7 @@ class FactoredAttention(nn.Module):
         self.own_cache = None
 
     def cache_for(self, x: Tensor) -> KVCache:
-        """The layer's own cache for the next positions x [N, L, n_in]; an empty one where they do not follow on."""
+        """The layer's own cache for the next positions x [N, L, n_in]; an empty one if they do not follow on."""
         cache = self.own_cache
         fits = (
             cache is not None and cache.k.shape[0] == len(x) and (cache.k.dtype, cache.k.device) == (x.dtype, x.device)
@@ -130,7 +130,7 @@ class FactoredAttention(nn.Module):
         return (y, self._record(q, k)) if record else y
 
     def _kept_of_chunk(self, start: int, length: int, device: torch.device) -> Tensor | None:
-        """Which of the chunk's own positions the pattern keeps, where it does not keep all: those are all it reads."""
+        """Which of the chunk's own positions the pattern keeps, if it does not keep all: those are all it reads."""
         if self.pattern.rolling or self.pattern.capacity >= self.pattern.n_ctx:
             return None
         slots = self.pattern.slot(torch.arange(start, start + length))

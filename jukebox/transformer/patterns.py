@@ -80,7 +80,7 @@ class Pattern(ABC):
         """Bool tensor, broadcast over query and key positions."""
 
     def slot(self, p: Tensor) -> Tensor:
-        """Slot of each position, -1 where the position is never kept."""
+        """Slot of each position, -1 if the position is never kept."""
         return p
 
     @abstractmethod

@@ -59,7 +59,7 @@ def _layer(layer: ResAttnBlock, cache: KVCache, dtype: torch.dtype) -> _Layer:
 class TokenStep:
     """Runs single positions of a batch through a transformer, with caches that earlier positions have filled.
 
-    Weights of another type than `dtype` are cast once, here; where they have it already nothing is copied.
+    Weights of another type than `dtype` are cast once, here; if they have it already nothing is copied.
     Dropout is never applied: this is for sampling.
     """
 

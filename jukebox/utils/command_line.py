@@ -63,7 +63,7 @@ def parse_flags(arguments: Sequence[str], flags: Sequence[Flag], instead: Instea
             "".
 
     Returns:
-        The values of the flags that were given, by name; the last one wins where a flag is repeated.
+        The values of the flags that were given, by name; the last one wins if a flag is repeated.
 
     Raises:
         UserError: an unknown flag, with the nearest known one, or a word that belongs to no flag.

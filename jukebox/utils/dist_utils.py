@@ -88,7 +88,7 @@ def pick_device(local_rank: int = 0, local_size: int | None = 1, wanted: str = "
 
     Args:
         local_rank: number of the process on its host.
-        local_size: processes on the host, None where it is unknown.
+        local_size: processes on the host, None if it is unknown.
         wanted: "cuda", "cuda:1", "mps", "cpu", or "" for the best there is.
 
     Raises:
@@ -153,7 +153,7 @@ def setup_dist_from_mpi(
         (rank, local_rank, device): number among all, number on this host, and the device to use.
 
     Raises:
-        UserError: no such device, no MPI library where one is needed, or the port is taken.
+        UserError: no such device, no MPI library if one is needed, or the port is taken.
     """
     global _launch, _device
     launch = _launch or read_launch()
@@ -208,7 +208,7 @@ def interface_to(address: str, port: int) -> str:
     that no other host can reach.
 
     Returns:
-        Its name; "" where rank 0 is met on a loopback address, or where the system does not tell.
+        Its name; "" if rank 0 is met on a loopback address, or if the system does not tell.
     """
     try:
         import fcntl

@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "", otherwise: str = ".") -> str:
-    """The end of a sentence about an unknown name: the closest known names, or `otherwise` where none is close.
+    """The end of a sentence about an unknown name: the closest known names, or `otherwise` if none is close.
 
     Args:
         prefix: put before each suggestion, such as "--".

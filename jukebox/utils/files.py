@@ -39,7 +39,7 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Makes a rename last through a power cut, where the system can open folders (not on Windows)."""
+    """Makes a rename last through a power cut, if the system can open folders (not on Windows)."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -186,13 +186,13 @@ def path_inside(folder: str | os.PathLike[str], name: Any) -> str:
 
 
 def link_or_copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Makes a finished file appear under a second name as well, atomically; a copy only where links do not exist."""
+    """Makes a finished file appear under a second name as well, atomically; a copy only if links do not exist."""
     path = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name[:100]}.{os.getpid()}.tmp")
     try:
         os.link(source, temporary)
-        os.replace(temporary, path)  # does nothing where both are one file already
+        os.replace(temporary, path)  # does nothing if both are one file already
     except OSError:  # a file system without hard links
         with open(source, "rb") as old, atomic_write(path) as new:
             shutil.copyfileobj(old, new, 1 << 24)

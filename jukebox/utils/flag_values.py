@@ -1,4 +1,4 @@
-"""Single values of flags: what type and range they have, and what is said where they have another.
+"""Single values of flags: what type and range they have, and what is said if they have another.
 
 All commands read their flags with these, before PyTorch is imported. What the flags of a command mean together is
 checked where the command is carried out.
@@ -44,7 +44,7 @@ def whole_numbers(flag: str, value: Any, hint: str, least: int, most: int | None
     """Returns whole numbers from `least` to `most`, ascending and each once, else raises UserError with the hint.
 
     Args:
-        value: one number or several; None where the flag is left out, which is refused.
+        value: one number or several; None if the flag is left out, which is refused.
         hint: what to give, for the end of the message.
     """
     values = list(value) if isinstance(value, (list, tuple)) else [value]

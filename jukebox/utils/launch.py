@@ -19,7 +19,7 @@ from typing import NoReturn
 class Launch:
     """What a launcher told one process: its rank, the number of ranks, and its place on its host.
 
-    `local_rank` and `local_size` are None where the launcher keeps them to itself; `address` and `port` are None where
+    `local_rank` and `local_size` are None if the launcher keeps them to itself; `address` and `port` are None if
     it gave no meeting point. `unknown` launchers number their processes in a way that only an MPI library can read.
     `conflict` says which variables of two launchers cannot be true together.
     """
@@ -113,7 +113,7 @@ def abort_job(status: int) -> NoReturn:
     """Ends this process at once, without exit handlers, and asks the launcher to end the others too.
 
     Open MPI and torchrun end a job when one process fails. MPICH's launcher does so only for processes that it was told
-    about, by its simple line protocol; where it listens we tell it. Elsewhere the others notice a lost connection.
+    about, by its simple line protocol; if it listens we tell it. Elsewhere the others notice a lost connection.
     """
     sys.stdout.flush()
     sys.stderr.flush()

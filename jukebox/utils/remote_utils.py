@@ -85,7 +85,7 @@ def cache_path(remote_path: str) -> Path:
 
 
 def addresses(remote_path: str) -> list[str]:
-    """The addresses to try for a file: those at the mirrors where any is set, else its own.
+    """The addresses to try for a file: those at the mirrors if any is set, else its own.
 
     Raises:
         UserError: a mirror is not an address.
@@ -115,7 +115,7 @@ def _prefix(remote_path: str) -> str:
 
 
 def fetch(remote_path: str, again: bool = False, progress: bool = True) -> str:
-    """Returns the path of a file in the cache, downloaded first where it is missing or damaged.
+    """Returns the path of a file in the cache, downloaded first if it is missing or damaged.
 
     Several processes may ask at once: one downloads, the others wait for it.
 
@@ -142,7 +142,7 @@ def fetch(remote_path: str, again: bool = False, progress: bool = True) -> str:
 def damage(path: Path, size: int | None = None, sha256: str | None = None) -> str:
     """What is wrong with a downloaded file, or "".
 
-    The whole file is read only where it changed after its digest was noted. A file without such a note came by another
+    The whole file is read only if it changed after its digest was noted. A file without such a note came by another
     way: it is taken as it is and its digest is noted. It is refused if it is empty, or if it has another size or digest
     than the given one.
     """
@@ -187,7 +187,7 @@ def download(
     file that turns out wrong is thrown away and fetched once more from the start.
 
     Args:
-        remote_path: address; JUKEBOX_MIRROR applies where it is a released one.
+        remote_path: address; JUKEBOX_MIRROR applies if it is a released one.
         local_path: the file to write; its folder is made.
         sha256: its digest in hexadecimal, if known.
         size: its bytes, if known.

@@ -209,7 +209,7 @@ def find_refused(path: str) -> tuple[list[str], int]:
         The objects, and the version of the pickle protocol.
 
     Raises:
-        Exception: of any kind, where the file is damaged.
+        Exception: of any kind, if the file is damaged.
     """
     from torch._weights_only_unpickler import _get_allowed_globals, _get_user_allowed_globals
 

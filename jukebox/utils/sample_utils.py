@@ -85,7 +85,7 @@ def split_batch(obj: Any, n_samples: int, split_size: int) -> list[Any]:
         split_size: largest number of items in one part.
 
     Returns:
-        One entry for each part; None entries where `obj` is None.
+        One entry for each part; None entries if `obj` is None.
     """
     if split_size < 1:
         raise ValueError(f"split_size={split_size}: a part holds at least one item")

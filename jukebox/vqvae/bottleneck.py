@@ -64,7 +64,7 @@ class BottleneckBlock(Quantizer):
 
     Attributes:
         generator: source of the random draws; None is torch's default generator.
-        draw_rows: replaces `random_rows` where it is set: rows [R, D] -> candidates [K, D].
+        draw_rows: replaces `random_rows` if it is set: rows [R, D] -> candidates [K, D].
         init: whether the codebook holds values (learned, restored or loaded).
     """
 

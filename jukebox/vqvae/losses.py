@@ -50,7 +50,7 @@ class LossSettings:
 
     @classmethod
     def from_hps(cls, hps: Mapping[str, Any]) -> LossSettings:
-        """Reads the settings from hyper-parameters; `bandwidth` (l1, l2, spec) defaults to 1 where it is missing.
+        """Reads the settings from hyper-parameters; `bandwidth` (l1, l2, spec) defaults to 1 if it is missing.
 
         Raises:
             UserError: the lists of the multi-resolution loss differ in length.
@@ -170,7 +170,7 @@ class SpectralTarget:
         return [magnitudes(self.x, stft) for stft in self.settings.multispec]
 
     def _difference(self, target: Tensor, prediction: Tensor) -> Tensor:
-        """[N]: norm of the difference, relative to the target where the settings say so."""
+        """[N]: norm of the difference, relative to the target if the settings say so."""
         residual = item_norms(target - prediction)
         if self.settings.nonrelative_spec:
             return residual

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class QuantizerOutput(NamedTuple):
     """Result of one level's quantizer."""
 
-    codes: Tensor  # [N, L] int64 (the latents themselves where nothing is quantised)
+    codes: Tensor  # [N, L] int64 (the latents themselves if nothing is quantised)
     quantized: Tensor  # [N, C, L]
     commit_loss: Tensor  # scalar
     metrics: dict[str, Tensor]  # scalars

@@ -142,7 +142,7 @@ class VQVAE(nn.Module):
         Args:
             zs: codes [N, L] of the levels from `start_level` on; only the first is read.
             start_level: level to decode from.
-            end_level: one past the last level that `zs` holds; None where it holds all.
+            end_level: one past the last level that `zs` holds; None if it holds all.
             bs_chunks: number of pieces the batch is cut into to save memory.
 
         Returns:

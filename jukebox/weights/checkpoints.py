@@ -165,7 +165,7 @@ def _difference(model: nn.Module, state: Mapping[str, Tensor]) -> str:
 
 
 def _share_heads(model: nn.Module, state: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Where embedding and output head are one matrix, gives a file that holds it under one name the other, in place.
+    """If embedding and output head are one matrix, gives a file that holds it under one name the other, in place.
 
     Raises:
         UserError: the file holds two different matrices.
@@ -186,7 +186,7 @@ def _share_heads(model: nn.Module, state: dict[str, Tensor], path: str | os.Path
 
 
 def _leave_out_layers(prior: SimplePrior, state: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Where the model was built with fewer layers than a file has, drops those after them, in place, and says so."""
+    """If the model was built with fewer layers than a file has, drops those after them, in place, and says so."""
     start, layers = "prior.transformer._attn_mods.", prior.prior.transformer.layers
     in_file = 0
     while f"{start}{in_file}.mlp.c_fc.w" in state:  # a stray name is not a layer, and stays to be reported

@@ -78,7 +78,7 @@ _OF_LYRIC_ENCODER = {
 
 
 def prior_name(key: str) -> str | None:
-    """Our name of a prior's tensor; None where no rule knows it. Both without the prefix of the prior."""
+    """Our name of a prior's tensor; None if no rule knows it. Both without the prefix of the prior."""
     first, _, rest = key.partition(".")
     if first == "prior":
         name = _autoregressive(rest)

@@ -1,6 +1,6 @@
 """What is known about the audio files of a folder, so that tens of thousands are opened once and not at every start.
 
-One JSON file for a folder and all below it: `.jukebox_index.json` in the folder where that can be written, else in the
+One JSON file for a folder and all below it: `.jukebox_index.json` in the folder if that can be written, else in the
 user's cache. An entry holds for a file as long as its size and time of change do. Change here what is remembered.
 """
 
@@ -140,7 +140,7 @@ def _cache_folder() -> Path:
 
 
 def _read(place: Path) -> dict[str, AudioEntry]:
-    """Entries of an index file; none where it is missing, damaged or of another version: it can be made again."""
+    """Entries of an index file; none if it is missing, damaged or of another version: it can be made again."""
     try:
         stored = json.loads(place.read_text(encoding="utf-8"))
         if stored["version"] != VERSION:

@@ -167,7 +167,7 @@ def _read_links(
 
 
 def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None, approx: bool) -> np.ndarray:
-    """Samples [first, first + wanted) of the file resampled to `rate`, fewer where it ends.
+    """Samples [first, first + wanted) of the file resampled to `rate`, fewer if it ends.
 
     The resampler starts on a source sample that falls on a sample of the result, and early enough for its filter. So
     the result is the same as from the start of the file.
@@ -228,7 +228,7 @@ class AudioFacts:
     Attributes:
         seconds: its duration, as far as it can be read.
         tags: with names in lower case.
-        cut: where its end is missing, what shows it.
+        cut: if its end is missing, what shows it.
         error: why it is refused unless damaged files are kept.
     """
 
@@ -247,8 +247,8 @@ def probe_audio(file: str | os.PathLike[str]) -> tuple[float, dict[str, str]]:
 def about_audio(file: str | os.PathLike[str]) -> AudioFacts:
     """Duration and tags of a file.
 
-    Only its first and last moments are decoded. What the header says is not believed where the file breaks off earlier
-    or is longer. The duration of MP3 files includes up to 0.05 s of padding where the encoder did not say how much.
+    Only its first and last moments are decoded. What the header says is not believed if the file breaks off earlier
+    or is longer. The duration of MP3 files includes up to 0.05 s of padding if the encoder did not say how much.
 
     Raises:
         AudioError: the file cannot be opened or decoded, or has no audio.

@@ -52,13 +52,13 @@ class AudioReader:
     Args:
         file: its path.
         span: the part of its bytes to read.
-        damaged: "refuse" raises where the file cannot be read on; "keep" takes it as far as it goes.
+        damaged: "refuse" raises if the file cannot be read on; "keep" takes it as far as it goes.
 
     Attributes:
         rate: of the first frame, in Hz.
         notes: lines on what is wrong with what was read: how many packets were left out, and, as a `Cut`, where the
             file ends early.
-        failure: why "refuse" would not have read it; "" where it would have.
+        failure: why "refuse" would not have read it; "" if it would have.
     """
 
     def __init__(self, file: str | os.PathLike[str], span: Span | None = None, damaged: str = "refuse") -> None:
@@ -98,7 +98,7 @@ class AudioReader:
         self.rate = first.sample_rate
         if not RATES[0] <= self.rate <= RATES[1]:
             raise AudioError(f"cannot decode {self.file}: its header says {self.rate:,} samples a second")
-        # Where every sample has its own time stamp, a frame's place in the file is known after a seek.
+        # If every sample has its own time stamp, a frame's place in the file is known after a seek.
         self._exact = first.pts is not None and (Fraction(1, self.rate) / self.stream.time_base).denominator == 1
         if self.container.format.name == "ogg" and self.stream.codec_context.name == "flac":
             self._exact = False  # the stamps on its last page are wrong
@@ -106,7 +106,7 @@ class AudioReader:
         self._gap = 0 if numbered and self._exact else GAP * self.rate
         # Vorbis stamps single frames wrongly: believe two that agree.
         self._doubtful = self.stream.codec_context.name == "vorbis"
-        # What the header says; 0 where it says nothing.
+        # What the header says; 0 if it says nothing.
         self._length = round((self.stream.duration or 0) * self.stream.time_base * self.rate)
         # In MP4 files, what follows is the encoder's padding.
         self._limit = self._length if "mp4" in self.container.format.name and self._length else None
@@ -143,7 +143,7 @@ class AudioReader:
         return np.zeros((1, 0), np.float32) if x is None else x
 
     def _seek(self, sample: int) -> Iterator[Any]:
-        """Frames from the last entry point before a sample on; none where the file has no way in."""
+        """Frames from the last entry point before a sample on; none if the file has no way in."""
         import av
 
         stamp = self._origin + int(Fraction(sample, self.rate) / self.stream.time_base)
@@ -277,7 +277,7 @@ class AudioReader:
             self._stop(self.source.error)
 
     def _stop(self, error: BaseException) -> None:
-        """Where the file cannot be read on.
+        """Stops reading, at a place from which the file cannot be read on.
 
         Raises:
             AudioError: unless it is to be used as far as it goes, and there is something of it.
@@ -311,7 +311,7 @@ def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
 
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
-    """Parts one after the other, [channels, samples]; where some have two channels, those of one go to both."""
+    """Parts one after the other, [channels, samples]; if some have two channels, those of one go to both."""
     n_channels = max(part.shape[0] for part in parts)
     return np.concatenate([np.broadcast_to(part, (n_channels, part.shape[1])) for part in parts], axis=1)
 

@@ -122,7 +122,7 @@ def _decoder_stages(run: Layers, rows: Tensor, block: DecoderConvBlock, after: n
 
 
 class TiledEncoder(Encoder):
-    """An `Encoder` whose latent is computed in tiles where `applies_to` says so; all stages run as they are."""
+    """An `Encoder` whose latent is computed in tiles if `applies_to` says so; all stages run as they are."""
 
     def forward(self, x: Tensor, last_only: bool = False) -> list[Tensor]:
         """As `Encoder.forward`; with `last_only` the other outputs may be left out, which takes less memory."""
@@ -144,7 +144,7 @@ class TiledEncoder(Encoder):
 
 
 class TiledDecoder(Decoder):
-    """A `Decoder` that runs in tiles where `applies_to` says so."""
+    """A `Decoder` that runs in tiles if `applies_to` says so."""
 
     def run(self, x: Tensor) -> Tensor:
         if not applies_to(self, x):
@@ -163,7 +163,7 @@ class TiledDecoder(Decoder):
 
 
 class TiledDecoderConvBlock(DecoderConvBlock):
-    """A `DecoderConvBlock` that runs in tiles where `applies_to` says so."""
+    """A `DecoderConvBlock` that runs in tiles if `applies_to` says so."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not applies_to(self, x):
