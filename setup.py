@@ -1,4 +1,4 @@
-"""Installs the package `jukebox`. Ranges stand here; the tested versions are in requirements.txt.
+"""Installs the package `jukebox`. Ranges are here; the tested versions are in requirements.txt.
 
 Add a dependency to both. Only `jukebox` is packaged: `apex/` and `tensorboardX/` are optional packages with a setup.py
 of their own, and tests, benchmarks and examples stay in the repository.

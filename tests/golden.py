@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or not Path(arguments[0]).is_dir():
         print(__doc__)
         return 2
-    for near in Path(arguments[0]).resolve().parents:  # the released label tables may lie beside the cases
+    for near in Path(arguments[0]).resolve().parents:  # the released label tables may be beside the cases
         if (near / "ids" / "v2_artist_ids.txt").is_file():
             os.environ.setdefault("JUKEBOX_IDS", str(near / "ids"))
     counts = {"ok": 0, "FAIL": 0, "skip": 0}
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
         print(f"{status:4} {path.stem:45} {text}", flush=True)
     print(f"{counts['ok']} passed, {counts['FAIL']} failed, {counts['skip']} skipped")
     if not sum(counts.values()):
-        print(f"no case of that name lies in {arguments[0]}" if arguments[1:] else f"no case lies in {arguments[0]}")
+        print(f"no case of that name is in {arguments[0]}" if arguments[1:] else f"no case is in {arguments[0]}")
     return 1 if counts["FAIL"] or not sum(counts.values()) else 0
 
 

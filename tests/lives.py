@@ -1,4 +1,4 @@
-"""A run of the sampler in a process of its own, which waits after each save until it is told to go on.
+"""A run of the sampler in a process of its own, which waits after each save until it is told to continue.
 
 So a test decides how far a life comes before it is killed, however busy the machine is; what the kill hits is what the
 run does by itself after the go-ahead: a window, or the files of a level.
@@ -14,7 +14,7 @@ from jukebox.sampling.state import RunState
 
 
 def sample(flags: dict[str, Any], parent: Connection) -> None:
-    """Samples with `flags`; sends None after each save of the state and goes on after an answer."""
+    """Samples with `flags`; sends None after each save of the state and continues after an answer."""
     save = RunState.save
 
     def save_and_wait(state: RunState) -> None:

@@ -89,7 +89,7 @@ TRAINING: dict[str, dict[str, Any]] = {
     "top": _TOP,  # seed, alignment head and labels are noted in its checkpoint
     "half": dict(_TOP, hps="all_fp16,cpu_ema", cpu_ema_freq=2, iters_before_update=2, align_loss=0.0),
     "upsampler": dict(_UPSAMPLER, codes_dir="codes", ema_fused=False),
-    "sharded": dict(_UPSAMPLER, fsdp=True, epochs=3),  # of two processes; it goes on in one
+    "sharded": dict(_UPSAMPLER, fsdp=True, epochs=3),  # of two processes; it resumes in one
 }
 STOPS = {"half": 1, "sharded": 3}  # the question about stopping, after a step or an epoch, that was answered with yes
 STEPS = {"half": (1, 4), "sharded": (2, 6)}  # where a run was stopped, and where it ends
@@ -157,7 +157,7 @@ def stopped_at(question: int) -> Iterator[None]:
 
 
 def sample_until(saves: int) -> None:
-    """A sampling run that dies as soon as its state was written so many times."""
+    """A sampling run that dies as soon as its state was written that many times."""
     from jukebox.sample import main
     from jukebox.sampling.state import RunState
 

@@ -1,6 +1,6 @@
-"""What stands in a README, and a folder in which its commands run one after another.
+"""What is in a README, and a folder in which its commands run one after another.
 
-Commands run as they are written. Flags are put behind them (`BEHIND`), so that they take seconds: the last value of a
+Commands run as they are written. Flags are put after them (`BEHIND`), so that they take seconds: the last value of a
 flag counts. Commands with `--dry_run` get none. In the place of the released models' weights, which are gigabytes,
 stand those of `tests/parity/recorded`: three levels, labels and lyrics as well.
 """
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RECORDED = ROOT / "tests" / "parity" / "recorded" / "merged_lyrics"
 
-# ------------------------------------------------------------------------------------------------- what stands there
+# --------------------------------------------------------------------------------------------------- what is there
 
 
 def fenced(text: str) -> list[tuple[str, str]]:
@@ -92,7 +92,7 @@ _SMALL_PRIOR = "--prior_width=16 --prior_depth=2 --n_ctx=64 --blocks=8 --cond_wi
 # Begun with a prompt that leaves little to make.
 PROMPTED = "--mode=primed --audio_file=song.mp3 --prompt_length_in_seconds=1.4"
 
-# Text in a command -> flags behind it; all that fit, in this order.
+# Text in a command -> flags after it; all that fit, in this order.
 BEHIND = {
     "jukebox.data.synthesizer": "--songs=8",
     "python jukebox/": "--device=cpu",
@@ -116,7 +116,7 @@ RELEASED = ("--model=1b_lyrics", "--hps=vqvae,small_prior")
 
 
 def shrunk(command: str) -> list[str]:
-    """The words of a command with the flags behind it."""
+    """The words of a command with the flags after it."""
     words = shlex.split(command)
     if "--dry_run" in words:
         return words
@@ -140,7 +140,7 @@ def register_stand_ins(patch: pytest.MonkeyPatch, tables: Path) -> None:
 class Workplace:
     """A folder where commands run, each once; what a command needs of earlier ones is made before it.
 
-    Beside what commands make lie `song.mp3`, `lyrics.txt` and `FOLDER`, weights in the Hugging Face layout.
+    Beside what commands make are `song.mp3`, `lyrics.txt` and `FOLDER`, weights in the Hugging Face layout.
     """
 
     def __init__(self, folder: Path) -> None:

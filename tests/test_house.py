@@ -1,4 +1,4 @@
-"""The house as it is built: files that import each other in a circle are a room nobody can read alone."""
+"""The house as it is built: files that import each other in a circle are a room that cannot be read by itself."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def holders(function: ast.FunctionDef) -> set[str]:
 
 
 def walk_of_hps(sources: dict[str, str], start: str) -> list[str]:
-    """All functions that hyper-parameters get to by calls from a module, called functions being told by name alone.
+    """All functions that hyper-parameters get to by calls from a module, called functions being told only by name.
 
     Args:
         sources: module -> its source.

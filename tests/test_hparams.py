@@ -218,7 +218,7 @@ def test_frozen_hyper_parameters_refuse_to_be_written(write: Callable[[Any], Any
     ):
         write(frozen)
     assert frozen == before == {**hps, "lr": 0.5}
-    write(hps)  # those that nobody froze
+    write(hps)  # those that are not frozen
     with pytest.raises(HyperparamsError, match="bs cannot be changed"):
         del frozen.bs
 

@@ -1,6 +1,6 @@
 """Imports run one way, models import little, and no module of ours hides another. Reads the source; runs none of it.
 
-A new top-level module or package of `jukebox` gets a line in MAY_IMPORT; the fewer names behind it, the better.
+A new top-level module or package of `jukebox` gets a line in MAY_IMPORT; the fewer names in it, the better.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def against(where: str, imports: list[Import]) -> list[Import]:
         for i in imports
         if i.module.startswith("jukebox.")
         and not any(f"{i.module}.".startswith(name) for name in allowed)
-        # `from jukebox.vqvae import encdec` counts as both; the package alone holds nothing
+        # `from jukebox.vqvae import encdec` counts as both; the package itself holds nothing
         and not any(name.startswith(f"{i.module}.") and name.count(".") > 2 for name in allowed)
     ]
 

@@ -20,7 +20,7 @@ SR, SECONDS = 8000, 4.0
 VQVAE = dict(
     sr=SR, channels=1, levels=2, downs_t=[3, 3], strides_t=[2, 2], width=8, depth=1, emb_width=8, l_bins=32
 )  # fmt: skip
-# The published sets, shrunk by flags alone.
+# The published sets, shrunk only by flags.
 SHRUNK = dict(
     VQVAE,
     n_ctx=64,

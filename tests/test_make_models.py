@@ -166,7 +166,7 @@ def test_restoring_a_meta_model_holds_the_weights_once(tmp_path: Path) -> None:
     restore_model(hps, prior, tmp_path / "p.pth.tar")
     assert not any(p.is_meta for p in prior.parameters())
     maps = Path("/proc/self/maps")
-    if maps.exists():  # where the system tells: every tensor lies in the mapped file
+    if maps.exists():  # where the system tells: every tensor is in the mapped file
         ranges = [line.split()[0].split("-") for line in maps.read_text().splitlines() if line.endswith("p.pth.tar")]
         for name, p in prior.named_parameters():
             assert any(int(start, 16) <= p.data_ptr() < int(end, 16) for start, end in ranges), name

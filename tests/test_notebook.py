@@ -193,7 +193,7 @@ def test_seen_in_a_browser(made: tuple[Any, Path], tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------- the switch
 
-# A tiny model in the place of the released one; it also sees to it that no two priors are in memory at once.
+# A tiny model in the place of the released one; it also makes sure that no two priors are in memory at once.
 REGISTER = """
 import weakref
 from jukebox import make_models

@@ -1,4 +1,4 @@
-"""Checkpoints and interrupted runs of an earlier version load and go on, and end as they did with that version."""
+"""Checkpoints and interrupted runs of an earlier version load and resume, and end as they did with that version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jukebox.sample import main as sample
 from jukebox.utils.files import load_torch
 
 # Processors add up in other orders. A step moves a weight by 0.001, so one that began with other moments, averages or
-# data than it should lies further away than this.
+# data than it should is further away than this.
 TOLERANCE = 2e-5
 HALF_TOLERANCE = 2e-3  # an ulp of a half number near 2
 

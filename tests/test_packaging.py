@@ -88,7 +88,7 @@ def test_torch_is_pinned_first() -> None:
 
 
 def test_ranges_hold_the_tested_versions_and_nothing_else() -> None:
-    """The extra for analysis is no part of what runs; tests pin it."""
+    """The extra for analysis is not a part of what runs; tests pin it."""
     tested, wanted = pins("requirements.txt"), {r.name.lower(): r for r in ranges("setup.py")}
     analysis = {name: requirements for name, requirements in pins("requirements-dev.txt").items() if name == "librosa"}
     tested |= analysis
@@ -183,7 +183,7 @@ def test_licences_are_those_of_the_packages() -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository's packages, since building leaves files behind; `installed/NAME` beside them."""
+    """A copy of the repository's packages, since building leaves files; `installed/NAME` beside them."""
     if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("pip") is None:
         pytest.skip("pip and setuptools are needed to build packages (requirements-dev.txt has the latter)")
     copy = tmp_path_factory.mktemp("packages")

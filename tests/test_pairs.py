@@ -27,7 +27,7 @@ RECORDED = Path(__file__).parent / "parity" / "recorded" / "merged_lyrics"
 LATEST = "checkpoint_latest.pth.tar"
 SHORT = dict(sample_length_in_seconds=2.304, hop_fraction=0.5, n_samples=1, device="cpu", overwrite=True)
 
-# What the commands leave, and what lies about beside it. `one` and `other` are models.
+# What the commands leave, and what else is beside it. `one` and `other` are models.
 PRODUCTS = {
     "run of a VQ-VAE": "one/logs/vq",
     "checkpoint of a VQ-VAE": f"one/logs/vq/{LATEST}",

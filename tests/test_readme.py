@@ -232,7 +232,7 @@ def items(folder: Path, count: int) -> None:
 
 
 def check(command: str, folder: Path, printed: str) -> None:
-    """What a command of the README leaves behind."""
+    """What a command of the README leaves."""
     name = value(command, "name") or value(command, "out")
     if "--dry_run" in command:
         assert "level" in printed and not (name and (folder / name).exists())
@@ -315,7 +315,7 @@ ANNEAL = next(command for command in PYTHON_COMMANDS if "--lr_start_linear_decay
 
 
 def test_annealing_begins_where_the_prior_ends() -> None:
-    """The learning rate falls after the steps of the prior that it goes on from; else nothing would be trained."""
+    """The learning rate falls after the steps of the prior that it resumes from; else nothing would be trained."""
     songs = next(command for command in PYTHON_COMMANDS if script(command) == "jukebox.data.synthesizer")
     prior = next(c for c in PYTHON_COMMANDS if f"logs/{value(c, 'name')}/" in value(ANNEAL, "restore_prior"))
     samples = int(value(songs, "songs")) * 9 // 10 * int(value(songs, "seconds")) * int(value(songs, "sr"))
@@ -327,7 +327,7 @@ def test_annealing_begins_where_the_prior_ends() -> None:
 def test_annealing_stops_by_itself(work: Workplace) -> None:
     work.run(ANNEAL)
     step = load_torch(work.folder / "logs" / value(ANNEAL, "name") / "checkpoint_latest.pth.tar")["step"]
-    assert step == 6  # where the flags behind the command say; its epochs are many more
+    assert step == 6  # where the flags after the command say; its epochs are many more
 
 
 @pytest.mark.slow

@@ -394,7 +394,7 @@ def test_an_interrupted_run_leaves_a_whole_page(
 
 
 def test_a_full_disk_ends_the_run(songs: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no fault of a file, so the run does not go on to the next one."""
+    """It is not the fault of a file, so the run does not continue to the next one."""
 
     def full(*_: Any) -> None:
         raise UserError("no space left to write it")

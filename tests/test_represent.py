@@ -145,7 +145,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(
     last = text.splitlines()[-2:]
     assert last[0].startswith("  bad.mp3: cannot") and last[1].startswith("  empty.wav: cannot")
     assert len(written(songs.parent / "out")) == 8
-    assert main(**flags(songs, model)) == 1  # they are tried again, in case they were mended
+    assert main(**flags(songs, model)) == 1  # they are tried again, in case they were fixed
     assert "0 files made, 4 were there" in capsys.readouterr().out
 
 
@@ -281,7 +281,7 @@ SAID: list[str] = []
 def test_an_interrupted_job_goes_on(
     songs: Path, model: str, monkeypatch: pytest.MonkeyPatch, pool: str, windows: int
 ) -> None:
-    """Whenever it stops, what is there is whole, and the same job ends with what an undisturbed one gives."""
+    """Whenever it stops, what exists is complete, and the same job ends with what an undisturbed one gives."""
     out = songs.parent / "out"
     job = make_job(songs, model, out, pool, batch=1)
     run, count = job.extractor.run, [0]

@@ -1,6 +1,6 @@
-"""The steps of a notebook for this model family, on tiny weights and through the public import names alone.
+"""The steps of a notebook for this model family, on tiny weights and through only the public import names.
 
-Co-composition: a few seconds of several candidates, choose one, go on from it; at the end load the upsamplers and
+Co-composition: a few seconds of several candidates, choose one, continue from it; at the end load the upsamplers and
 upsample.
 """
 

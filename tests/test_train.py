@@ -204,7 +204,7 @@ def test_killed_at_any_step_and_started_again_it_ends_the_same(songs: Path) -> N
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 @pytest.mark.parametrize(("ranks", "sign"), [(1, "SIGINT"), (2, "SIGINT"), (1, "SIGTERM"), (2, "SIGTERM")])
 def test_interrupted_with_workers(songs: Path, ranks: int, sign: str) -> None:
-    """Ctrl-C and batch systems signal every process, loader workers too: it saves, says how to go on, and ends."""
+    """Ctrl-C and batch systems signal every process, loader workers too: it saves, says how to resume, and ends."""
     name = f"interrupted{ranks}{sign}"
     words = [*VQVAE, f"--name={name}", "--epochs=1000", "--nworkers=1", "--save_iters=2", f"--port={free_port()}"]
     process = subprocess.Popen(
@@ -250,7 +250,7 @@ SHARDED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(SHARDED))
 def test_a_sharded_run_goes_on_in_every_form(kind: str, songs: Path) -> None:
-    """Two processes with sharded weights: resumed as undisturbed; its checkpoint goes on whole in one process."""
+    """Two processes with sharded weights: resumed as undisturbed; its checkpoint resumes whole in one process."""
     words = [*SHARDED[kind], "--fsdp", "--test", "--sample_iters=3", "--save_iters=3"]
     port = f"--port={free_port()}"
     logs, again = songs / "logs", songs / "logs" / f"again_{kind}"

@@ -1,6 +1,6 @@
 """Every kind of training that the README and `train.py --help` name, run by its own command line.
 
-The commands are those that users type; only flags appended behind them make models, songs and runs small. Later rows
+The commands are those that users type; only flags appended after them make models, songs and runs small. Later rows
 stand on the checkpoints that earlier ones left.
 """
 
@@ -109,7 +109,7 @@ def there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def train(command: str, *shrunk: str) -> dict[str, Any]:
-    """Runs a command with more flags behind it; returns the checkpoint it leaves."""
+    """Runs a command with more flags after it; returns the checkpoint it leaves."""
     given = parse_flags([*command.split(), *" ".join(shrunk).split()], flags())
     assert main(**given) == 0
     return load_torch(f"{given.get('local_logdir', 'logs')}/{given['name']}/checkpoint_latest.pth.tar")
@@ -117,7 +117,7 @@ def train(command: str, *shrunk: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def small_vqvae(folder: Path) -> dict[str, Any]:
-    """The checkpoint of the first row, which the small priors stand on."""
+    """The checkpoint of the first row, which the small priors build on."""
     return train(VQVAE, ANY, NET, f"--sample_length=8192 --audio_files_dir={folder}/D --local_logdir={folder}/logs")
 
 
@@ -131,7 +131,7 @@ def test_a_flag_that_is_given_twice_takes_the_last_value(folder: Path) -> None:
 def test_a_vqvae_a_top_level_an_upsampler_and_an_anneal(
     small_vqvae: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The chain of the paper's small models: each stands on the checkpoint of the one before."""
+    """The chain of the paper's small models: each builds on the checkpoint of the one before."""
     assert small_vqvae["step"] > 0 and small_vqvae["hps"]["sr"] == SR and small_vqvae["codebook"]
     top = train(TOP, ON_SMALL_SHRUNK, "--sample_length=16384")
     said = capfd.readouterr().out
@@ -181,7 +181,7 @@ def test_the_1b_model_as_written_is_refused_with_the_right_number(folder: Path) 
 
 @pytest.mark.slow
 def test_fine_tuning_the_1b_model(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """From averaged weights alone, as released files hold them, into label tables of one's own."""
+    """From only averaged weights, as released files hold them, into custom label tables."""
     shrunk = f"{ON_RELEASED_SHRUNK} {LABELS} {LYRICS} --prior_depth=16 --train_test_split=0.3"
     start = train(FINE_TUNE, shrunk, "--restore_prior= --name=released_1b --fp16=False --fp16_params=False --bs=4")
     labels = start["labels"]

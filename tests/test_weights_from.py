@@ -122,7 +122,7 @@ def test_neither_model_nor_folder(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_trained_on_the_folders_vqvae(tmp_path: Path) -> None:
-    """A prior of one's own that names `FOLDER#vqvae` is found with its VQ-VAE."""
+    """A custom prior that names `FOLDER#vqvae` is found with its VQ-VAE."""
     found = find_model("", str(FOLDER))
     vqvae = found.vqvae(512, "cpu")
     level = found.levels[2]

@@ -2,7 +2,7 @@
 
 Levels have 4, 8 and 16 samples a token, at 250 samples a second, and contexts of 32 tokens, so that 2.304 s are 36
 tokens at the top, 72 and 144. The top prior has labels and, unless asked not to, lyrics with a separate encoder.
-Checkpoints lie as training leaves them, under `logs/`.
+Checkpoints are as training leaves them, under `logs/`.
 """
 
 from __future__ import annotations

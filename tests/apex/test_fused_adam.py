@@ -81,7 +81,7 @@ CASES = {**RANDOM_CASES, **{name: golden_case(name) for name in GOLDEN_NAMES}}
 
 
 def run_fused(case: Case, implementation: str, device: str = "cpu") -> Trace:
-    """The case by FusedAdam; the results lie on the CPU."""
+    """The case by FusedAdam; the results are on the CPU."""
     from apex.optimizers import FusedAdam
 
     params = [p.to(device, copy=True).requires_grad_() for p in case["params"]]
@@ -352,7 +352,7 @@ def test_resumed_equals_undisturbed(tmp_path: Path, half_state: bool) -> None:
 
 @pytest.mark.parametrize("half_state", [False, True])
 def test_takes_over_from_the_plain_optimizer_and_back(half_state: bool) -> None:
-    """A run may go on with or without apex installed: the saved states are the same."""
+    """A run may resume with or without apex installed: the saved states are the same."""
     from apex.optimizers import FusedAdam
 
     from jukebox.training.optim import Adam
@@ -448,7 +448,7 @@ try:
 except ValueError:
     print("sharded ok", flush=True)
 destroy_process_group()
-os._exit(0)  # threads that gloo leaves behind may abort Python's own end
+os._exit(0)  # threads that gloo leaves may abort Python's own end
 """
 
 

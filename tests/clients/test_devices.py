@@ -1,4 +1,4 @@
-"""What clients pass on lies where the model is: PyTorch's fake tensors stand in for a card and find wrong devices.
+"""What clients pass on is where the model is: PyTorch's fake tensors stand in for a card and find wrong devices.
 
 They compute nothing and check devices as CUDA does. A PyTorch without CUDA cannot pretend to have it: there the device
 `meta` is the card, which is as far from the processor.

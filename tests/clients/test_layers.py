@@ -67,11 +67,11 @@ def test_a_walk_over_the_layers_is_the_plain_pass(length: int, attn_order: int) 
     x = model.preprocess(X[:, :length].int())
     assert x.dtype == torch.long and x.shape == (N, length)
     expected = dict(model.layer_outputs(x, range(1, 5), X_COND[:, :length], Y_COND))
-    for walk in range(2):  # a second song, with what the first has left behind
+    for walk in range(2):  # a second song, with what the first has left
         h = shifted(model, x)
         for i, layer in enumerate(model.transformer._attn_mods, 1):
             h = layer(h, encoder_kv=None, sample=True)
-            if walk == 0 or length < L:  # a whole context begins anew by itself
+            if walk == 0 or length < L:  # a whole context begins again by itself
                 layer.attn.del_cache()
             torch.testing.assert_close(h, expected[i])
 

@@ -1,4 +1,4 @@
-"""Names and ids with tables of one's own; the released tables are checked by the golden cases."""
+"""Names and ids with custom tables; the released tables are checked by the golden cases."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_released_tables_are_looked_for_when_a_name_is(tmp_path: Path, monkeypat
     assert ag.get_artist_id("Nina") == 3 and fetched == ["v3_artist_ids.txt"]
     assert ag.get_artist_id("Nina") == 3 and len(fetched) == 1
     (tmp_path / "v3_genre_ids.txt").write_text("jazz;5\n")
-    assert ag.get_genre_ids("Jazz") == [5] and len(fetched) == 1  # a table that lies here wins
+    assert ag.get_genre_ids("Jazz") == [5] and len(fetched) == 1  # a table here wins
 
 
 def test_patterns_find_names_as_people_write_them() -> None:

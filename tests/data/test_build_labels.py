@@ -1,4 +1,4 @@
-"""Label tables of one's own, through the command line."""
+"""Custom label tables, through the command line."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_one_line_for_each_kind_of_trouble(song_folder: Path, label_folder: Path
 
 
 class Mine(FilesAudioDataset):
-    """Labels by a function of one's own, which fails now and then."""
+    """Labels by a custom function, which fails now and then."""
 
     def get_metadata(self, filename: str, test: bool) -> tuple[Any, Any, Any]:
         if "mp3" in filename:
@@ -271,7 +271,7 @@ def test_labels_without_tables_say_how_to_make_some(
     song_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path))
-    monkeypatch.setenv("JUKEBOX_MIRROR", "http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setenv("JUKEBOX_MIRROR", "http://127.0.0.1:9")  # where no server answers
     monkeypatch.setattr("jukebox.utils.remote_utils.time.sleep", lambda _: None)
     values = dict(labels=True, labels_v3=True, max_bow_genre_size=1, y_bins=[9, 9], n_vocab=79)
     with pytest.raises(UserError, match="python -m jukebox.data.labels build --audio_files_dir=.*--labels_dir="):

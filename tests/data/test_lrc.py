@@ -120,7 +120,7 @@ def test_times_for_another_layout_of_the_same_words() -> None:
         ("[7.25]mila\n[8.5s]sola", {"mila": 7.25, "sola": 8.5}),
         ("0:07 mila\n0:09 - sola\n", {"mila": 7, "sola": 9}),
         ("(0:07.5) mila", {"mila": 7.5}),
-        # where it stands
+        # where it is
         ("mila [00:07.25]\nsola [00:08.50]", {"mila": 7.25, "sola": 8.5}),
         ("[00:07.25] [00:09.25]mila\n[00:08.00]sola", {"mila": 9.25, "sola": 8}),
         ("[ti:x][ar:y][00:07.25]mila", {"mila": 7.25}),

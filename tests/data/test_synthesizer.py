@@ -42,7 +42,7 @@ def test_same_seed_same_song_and_another_seed_another() -> None:
     one, again, other = make_song(5, 11025, 6.0), make_song(5, 11025, 6.0), make_song(6, 11025, 6.0)
     assert np.array_equal(one.audio, again.audio) and one.lyrics == again.lyrics
     assert one.lyrics != other.lyrics
-    assert make_song(5, 22050, 6.0).lyrics == one.lyrics  # the rate changes the sound alone
+    assert make_song(5, 22050, 6.0).lyrics == one.lyrics  # the rate changes only the sound
 
 
 @pytest.mark.parametrize("sr", [11025, 22050, 44100])
@@ -76,7 +76,7 @@ def test_characters_have_times_in_order_and_on_the_grid() -> None:
         assert hop == 128
         before = 0.0
         for start, end in song.char_times:
-            assert start == pytest.approx(before) and end > start  # one behind the other, none without time
+            assert start == pytest.approx(before) and end > start  # one after the other, none without time
             for t in (start, end):
                 assert abs(t * 11025 / hop - round(t * 11025 / hop)) < 1e-6
             before = end

@@ -1,4 +1,4 @@
-"""Features against a slow twin that hooks into the layers of the model, one window at a time; and how windows lie."""
+"""Features against a slow twin that hooks into the layers of the model, one window at a time; and where windows are."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ HALF = Tolerance(2e-2, 2e-2, scaled=True)
 OPTIMIZER = Tolerance(1e-6, 0.0)  # optimizer and average in float32
 OPTIMIZER_HALF = Tolerance(1e-3, 0.0)
 SCHEDULE = Tolerance(0.0, 1e-9)  # learning rates, loss scales, mu
-# Elements of an attention's gradients, for which the reference's table has norms alone. They are sums of many terms of
+# Elements of an attention's gradients, for which the reference's table has only norms. They are sums of many terms of
 # either sign: at twice the visible width plain float32 is off from float64 by 1.6 times MODULE, but at four times by
 # 0.7 of the same with rtol of the largest element.
 GRAD = Tolerance(MODULE.atol, MODULE.rtol, scaled=True)
@@ -62,7 +62,7 @@ class Check:
     worst: tuple[float, str, float, str] = (-1.0, "", 0.0, "")  # share, what, error, tolerance
 
     def close(self, what: str, actual: Any, expected: Any, tolerance: Tolerance) -> None:
-        """Compares tensors or numbers; shapes must be equal, NaN and infinities must stand in the same places."""
+        """Compares tensors or numbers; shapes must be equal, NaN and infinities must be in the same places."""
         self.compared += 1
         a = torch.as_tensor(actual).detach().to("cpu", torch.float64)
         e = torch.as_tensor(expected).detach().to("cpu", torch.float64)

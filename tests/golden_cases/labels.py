@@ -17,7 +17,7 @@ ERRORS = (ValueError, AssertionError, KeyError)
 
 
 def tables_folder() -> Path:
-    """Where the released label tables lie, which are no part of the repository."""
+    """Where the released label tables are, which are no part of the repository."""
     named = os.environ.get("JUKEBOX_IDS")
     folders = [Path(named)] if named else [LOCAL_TABLES]
     for folder in folders:

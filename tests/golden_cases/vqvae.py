@@ -1,4 +1,4 @@
-"""Golden cases of the VQ-VAE: whole models, the bottleneck alone, audio losses."""
+"""Golden cases of the VQ-VAE: whole models, only the bottleneck, audio losses."""
 
 from __future__ import annotations
 

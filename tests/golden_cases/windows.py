@@ -105,7 +105,7 @@ def pipeline(data: dict[str, Any], check: Check) -> None:
             saved = torch.load(Path(folder) / "run" / f"level_{level}" / "data.pth.tar", weights_only=True)
             check.close(f"x of level {level}", saved["x"], expected, STACK)
             check.equal(f"saved zs of level {level}", saved["zs"][int(level)], outputs["zs"][int(level)])
-        # The top level alone, as a notebook starts: levels that are not sampled need no prior.
+        # Only the top level, as a notebook starts: levels that are not sampled need no prior.
         empty = [torch.zeros(n, 0, dtype=torch.long) for _ in priors]
         alone = [None] * (len(priors) - 1) + [top]
         again = _sample(

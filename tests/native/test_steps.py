@@ -99,7 +99,7 @@ def test_batches(n: int) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wide enough to be cut into chunks; with so many keys that attention is split, too."""
+    """Wide enough to be cut into chunks; with that many keys that attention is split, too."""
     monkeypatch.setattr("jukebox.prior.engine.SMALL", 0)
     model = build_model(9, 1, width=256, n_ctx=640, depth=4)
     before = torch.get_num_threads()

@@ -37,7 +37,7 @@ def folder(tmp_path: Path, song) -> Path:
 
 @pytest.fixture
 def opened(browser, folder: Path) -> Iterator[tuple[Any, Seen]]:
-    """The page, opened from disk, and what it did; afterwards: it had no error and asked for its own files alone."""
+    """The page, opened from disk, and what it did; afterwards: it had no error and asked only for its own files."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     seen = Seen(page)
     page.goto((folder / "index.html").as_uri())

@@ -47,7 +47,7 @@ LOADED = "[...document.querySelectorAll('audio')].every((player) => player.ready
 
 @pytest.fixture
 def opened(browser: Any, folder: Path) -> Iterator[Any]:
-    """The page, opened from disk; afterwards: it had no error and asked for its own files alone."""
+    """The page, opened from disk; afterwards: it had no error and asked only for its own files."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     seen = Seen(page)
     page.goto((folder / "index.html").as_uri())
@@ -90,7 +90,7 @@ PLAY = """async ([item, version]) => {
 
 
 def play(page: Any, item: int, version: int, since: float | None = None) -> None:
-    """Starts a version; it goes on at `since`, or where the one that played was."""
+    """Starts a version; it continues at `since`, or where the one that played was."""
     before, after, seconds = page.evaluate(PLAY, [item, version])
     before = before if since is None else since
     assert before - SLACK <= after <= before + seconds + SLACK

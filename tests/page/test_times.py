@@ -71,7 +71,7 @@ def test_a_glance_elsewhere_does_not_move_the_light(song) -> None:
 def test_a_trace_of_attention_says_nothing() -> None:
     alignment = np.zeros((6, 4))
     alignment[0:2, 0] = alignment[3:5, 1] = alignment[5, 3] = 0.5
-    alignment[2, 3], alignment[3:5, 3] = 0.001, 0.01  # in row 2 nothing is sung, and what little there is lies ahead
+    alignment[2, 3], alignment[3:5, 3] = 0.001, 0.01  # in row 2 nothing is sung, and what little there is is ahead
     assert character_times(alignment, 0.1).lit.tolist() == [0, 0, 0, 1, 1, 3]
 
 

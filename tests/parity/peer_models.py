@@ -3,7 +3,7 @@
 Needs `transformers` in the version of requirements-parity.txt. Everything is reached through its public names; where
 that version has a gap, the work-around is said. Change here which models are compared.
 
-    python tests/parity/peer_models.py      writes tests/parity/recorded/ anew, which is compared without the library
+    python tests/parity/peer_models.py      writes tests/parity/recorded/ again, which is compared without the library
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights in the Hugging Face layout give the numbers that the peer library gave; its results lie beside them.
+"""Weights in the Hugging Face layout give the numbers that the peer library gave; its results are beside them.
 
 The same without records, for more models, is in `test_peer.py`; `peer_models.py` makes the records.
 """

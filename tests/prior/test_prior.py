@@ -217,7 +217,7 @@ def test_a_signal_adds_its_vector_and_no_other_parameter(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("kind", ["single", "separate"])
 def test_guided_alignment_teaches_the_named_head(kind: str) -> None:
-    """A few steps on the guided term alone move that head's attention to the characters being sung."""
+    """A few steps on only the guided term move that head's attention to the characters being sung."""
     prior, hps = build(**KINDS[kind], align_loss=5.0)
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

@@ -31,7 +31,7 @@ def random_codes(length: int, n: int = N) -> torch.Tensor:
 
 
 def obvious_walk(zs: list[torch.Tensor], prior: FakePrior, total: int, hop: int, labels: Any) -> torch.Tensor:
-    """Slow twin: one song at a time, one token at a time; the window is looked up anew for each token."""
+    """Slow twin: one song at a time, one token at a time; the window is looked up again for each token."""
     rows = []
     for n in range(zs[0].shape[0]):
         song = [z[n : n + 1] for z in zs]

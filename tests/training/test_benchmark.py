@@ -75,5 +75,5 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0 and done.stderr == ""  # `make bench` goes on
+    assert done.returncode == 0 and done.stderr == ""  # `make bench` continues
     assert done.stdout.count("\n") == 1 and "run it where there is one" in done.stdout

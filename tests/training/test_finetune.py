@@ -110,7 +110,7 @@ def test_the_same_tables_are_taken_as_they_are(capsys: pytest.CaptureFixture[str
     )
     assert "artist names" not in capsys.readouterr().out
     torch.testing.assert_close(again["raw_model"][ARTISTS], old["raw_model"][ARTISTS], rtol=0, atol=1e-6)
-    assert again["step"] == 3 * old["step"]  # and the optimizer goes on as well
+    assert again["step"] == 3 * old["step"]  # and the optimizer resumes as well
 
 
 def test_a_new_signal_starts_without_effect_and_learns(

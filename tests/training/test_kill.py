@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: the run that goes on ends at the very weights of one that was never disturbed."""
+"""SIGKILL at random moments: the resumed run ends at exactly the weights of one that was never disturbed."""
 
 from __future__ import annotations
 

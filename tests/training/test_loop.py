@@ -21,7 +21,7 @@ from jukebox.utils.files import load_torch
 
 
 class Crash(Exception):
-    """Stands for a power cut: nothing is saved on the way out."""
+    """Simulates a power cut: nothing is saved on the way out."""
 
 
 class CrashingLoader:
@@ -86,7 +86,7 @@ def same(a: Any, b: Any, where: str = "") -> None:
 
 
 def vqvae_path(**values: Any) -> str:
-    """A trained tiny VQ-VAE for priors to stand on."""
+    """A trained tiny VQ-VAE for priors to build on."""
     train(name="vqvae", epochs=1, **values)
     return "logs/vqvae/checkpoint_latest.pth.tar"
 
@@ -119,7 +119,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(kind: str) -> None:
         values["restore_vqvae"] = vqvae_path()
     undisturbed = train(name="a", **values)
     train(name="b", crash_after=4, **values)  # in the first epoch
-    crashed = train(name="b", crash_after=5, **values)  # goes on, and dies in the second
+    crashed = train(name="b", crash_after=5, **values)  # resumes, and dies in the second
     assert 0 < crashed["step"] < undisturbed["step"]
     resumed = train(name="b", **values)
     assert resumed["step"] == (6 if "iters_before_update" in values else 10)
@@ -388,7 +388,7 @@ def test_the_last_steps_are_logged_too() -> None:
 def test_stopped_while_it_evaluates(
     epochs: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It saves before, stops between two held-out batches, and evaluates when it goes on."""
+    """It saves before, stops between two held-out batches, and evaluates when it is resumed."""
     from jukebox.training import checkpoint, step
 
     undisturbed = train(name="a", test=True, epochs=epochs, save_iters=100)

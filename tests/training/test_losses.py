@@ -15,7 +15,7 @@ recorder = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(recorder)
 
 # Relative differences that are allowed: for all steps, and for the first five. Runs from starts perturbed by one part
-# in a million stray by what the file says (`stray`): the prior by 4e-7; the VQ-VAE by 2e-3 once codes that lie between
+# in a million stray by what the file says (`stray`): the prior by 4e-7; the VQ-VAE by 2e-3 once codes that are between
 # two vectors have gone different ways, and by 5e-6 before. A learning rate that is wrong by 1 % shows as 2e-3 and 3e-4.
 TOLERANCES = {"prior": (1e-5, 1e-5), "vqvae": (1e-2, 3e-5)}
 BAND = 5e-3  # of half precisions around float32 over 50 steps; bf16 was seen to stray by 6e-4 and fp16 by 4e-4

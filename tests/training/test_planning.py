@@ -43,12 +43,12 @@ def test_the_plan_is_what_a_run_holds(kind: str) -> None:
     assert tensors_bytes(moments) == plan.optimizer
     averages = training.average.averages() if training.average else []
     assert tensors_bytes(averages) == plan.average
-    # What autograd keeps in a real step, in tensors that are no weights.
+    # What autograd keeps in a real step, in tensors that are not weights.
     with planning.tiling.disabled(), planning.saved_bytes(training.model) as kept:
         forward(training.model, sound(2, 0), training.options, CPU)
         real = kept()
     planned = planning.count_activations(model, hps)
-    if kind == "recomputed":  # the plan has one recomputed layer more, which lives in the backward pass alone
+    if kind == "recomputed":  # the plan has one recomputed layer more, which lives only in the backward pass
         layer = planned - real
         assert 0 < layer < planning.count_activations(model, tiny_hps(**{**KINDS[kind], "c_res": 0})) / 3
     else:

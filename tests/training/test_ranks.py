@@ -133,7 +133,7 @@ def test_two_ranks_equal_one(kind: str, accumulate: str, tmp_path: Path) -> None
             _close(one[part], two[part], part, SINGLE if kind == "vqvae, float32" else TOLERANCE)
     assert one["losses"][-1] != one["losses"][0]
     norms = [[row[1] for row in run["losses"]] for run in (one, two)]
-    assert norms[1] == pytest.approx(norms[0], rel=1e-3)  # a norm of all ranks' gradients, not of one's own
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)  # a norm of all ranks' gradients, not of its own
 
 
 @pytest.mark.slow

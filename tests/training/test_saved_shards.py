@@ -131,7 +131,7 @@ def test_a_pickled_index_runs_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_parts_of_an_old_index_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A good index whose parts are pickles of something else, or lie elsewhere."""
+    """A good index whose parts are pickles of something else, or are elsewhere."""
     from torch.distributed import checkpoint as dcp
 
     monkeypatch.chdir(tmp_path)

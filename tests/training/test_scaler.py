@@ -44,7 +44,7 @@ def test_it_goes_on_where_it_was() -> None:
 
 def test_the_norm_of_mixed_gradients_is_taken_in_float32() -> None:
     params = [nn.Parameter(torch.zeros(1000).half()), nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))]
-    params[0].grad = torch.full((1000,), 3000.0).half()  # its square is no half number
+    params[0].grad = torch.full((1000,), 3000.0).half()  # its square is not a half number
     params[1].grad = torch.tensor([1.0, 2.0, 3.0]) * 1e4
     expected = math.sqrt(1000 * 3000.0**2 + 14e8)
     assert gradient_norm(params, 4.0) == pytest.approx(expected / 4, rel=1e-6)

@@ -165,7 +165,7 @@ def test_sharded_half_weights_follow_whole_ones(accumulate: int, tmp_path: Path)
 
 @pytest.mark.slow
 def test_half_moments_mean_the_same_on_any_number_of_processes(tmp_path: Path) -> None:
-    """Each process has multipliers of its own for its half moments; others that go on take them over or join them."""
+    """Each process has multipliers of its own for its half moments; others that resume take them over or join them."""
     values = dict(HALF, prior_width=20, folder=str(tmp_path / "logs"))  # 20 rows: 7, 7 and 6 on three processes
     written = _run(tmp_path / "three", 3, steps=3, **values)
     checkpoint = load_torch(tmp_path / "logs/tiny/checkpoint_latest.pth.tar")

@@ -248,6 +248,6 @@ def test_the_fused_optimizer_trains_the_same(values: dict[str, Any], monkeypatch
     for a, b in zip(plain.average.averages(), fused.average.averages(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-3 if values else 1e-5)
     state = plain.optimizer.state_dict()
-    fused.optimizer.load_state_dict(state)  # a run may go on with the other one
+    fused.optimizer.load_state_dict(state)  # a run may resume with the other one
     for before, after in zip(state["state"].values(), fused.optimizer.state_dict()["state"].values(), strict=True):
         assert before.keys() == after.keys() and torch.equal(before["exp_avg"], after["exp_avg"])

@@ -24,7 +24,7 @@ def test_reads_and_slots_say_what_visible_says(kind: int, geometry: dict[str, in
     p = torch.arange(pattern.n_ctx)
     slots = pattern.slot(p)
     assert slots.max() < pattern.capacity or pattern.capacity == 0
-    holder: dict[int, int] = {}  # slot -> position that lies there
+    holder: dict[int, int] = {}  # slot -> position that is there
     for q in range(pattern.n_ctx):
         if slots[q] >= 0:
             holder[int(slots[q])] = q

@@ -62,7 +62,7 @@ def test_values(words: list[str], values: dict[str, Any]) -> None:
 
 
 def test_values_are_those_of_fire() -> None:
-    """The same words through `fire` itself, for flags whose default is no text."""
+    """The same words through `fire` itself, for flags whose default is not text."""
     import fire
 
     words = ["--bs=4", "--lr=1e-4", "--y_bins=1,2", "--metas=[1,'a']", "--top_p", "0.9"]

@@ -73,7 +73,7 @@ def good(handler: Handler, start: int) -> None:
 
 
 def cut(after: int) -> Callable[[Handler, int], None]:
-    """The connection ends after so many bytes of the whole."""
+    """The connection ends after that many bytes of the whole."""
     return lambda handler, start: handler.answer(BODY[:after], start, length=len(BODY) - start)
 
 

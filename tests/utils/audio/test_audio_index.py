@@ -1,4 +1,4 @@
-"""The index of a folder: files are opened once, changes are seen, and no place to write is no trouble."""
+"""The index of a folder: files are opened once, changes are seen, and no place to write is not a problem."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_a_part_equals_the_same_part_of_the_whole(folder: Path, extension: str, 
         part, _ = load_audio(path, sr, int(offset), sr // 2)
         assert part.shape == (2, sr // 2)
         difference = part - whole[:, offset : offset + sr // 2]
-        if extension == "m4a":  # AAC fills bands with noise drawn anew by each decoder
+        if extension == "m4a":  # AAC fills bands with noise drawn again by each decoder
             assert np.sqrt(np.mean(difference**2)) < 0.1 * np.sqrt(np.mean(whole**2))
         else:
             assert np.abs(difference).max() < 1e-6
@@ -237,7 +237,7 @@ def test_mp3_tags_are_frames_that_players_read(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.mp3", np.zeros(8000), 8000, tags=tags)
     head = (tmp_path / "a.mp3").read_bytes()[:400]
     assert head.startswith(b"ID3\x03") and all(frame in head for frame in (b"TPE1", b"USLT", b"COMM", b"TXXX"))
-    assert head.count(b"TXXX") == 1  # the seed alone
+    assert head.count(b"TXXX") == 1  # only the seed
 
 
 @pytest.mark.parametrize("sr", [SR, SR // 2])

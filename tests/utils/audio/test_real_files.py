@@ -43,7 +43,7 @@ def wav(path: Path, x: np.ndarray, rate: int = SR, size: int | None = None, tail
 
 
 def joined(path: Path, *parts: tuple[np.ndarray, int]) -> Path:
-    """Files one behind the other, as `cat` makes them."""
+    """Files one after the other, as `cat` makes them."""
     content = b""
     for i, (x, sr) in enumerate(parts):
         piece = path.with_name(f"piece_{i}{path.suffix}")

@@ -122,7 +122,7 @@ def test_the_switch_and_the_inputs_that_take_the_plain_path() -> None:
 
 
 def test_frozen_modules_keep_nothing_for_a_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where nobody switched gradients off: they run in place, as without gradients."""
+    """Also if no user switched gradients off: they run in place, as without gradients."""
     monkeypatch.setattr(tiling, "gradients", None)
     for module, x in modules(SIZES[0]):
         module.requires_grad_(False)
