@@ -96,6 +96,7 @@ class Table:
 
     path: Path
     rows: list[Row]
+    encoding: str = "utf-8"
     repeated: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -190,10 +191,10 @@ def read_table(path: Path) -> Table:
     Raises:
         UserError: it cannot be read as what its ending says; the message names the row.
     """
-    content = read_text(path)
-    if content is None:
+    found = read_text(path)
+    if found is None:
         raise UserError(f"{path} is not utf-8 text; save it again as utf-8")
-    return Table(path, _READERS[path.suffix.lower()](content, path))
+    return Table(path, _READERS[path.suffix.lower()](found[0], path), found[1])
 
 
 def _json_rows(content: str, path: Path) -> list[Row]:

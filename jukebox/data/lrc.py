@@ -20,7 +20,9 @@ MOST_CHARACTERS = 100_000  # of timed lyrics; a few repeated lines can ask for f
 _OFFSET = re.compile(
     r"^\s*\[\s*offset\s*[:：=]\s*([+−-]?)\s*(\d{1,9})(?:[.,](\d{1,9}))?\s*(ms|s)?\s*\]", re.IGNORECASE | re.MULTILINE
 )
-_LINE_END = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]|\\r\\n|\\n|<br\s*/?>|</p>", re.IGNORECASE)  # also spelt out
+_LINE_END = re.compile(
+    r"\r\n?|[\x0b\x0c\x85\u2028\u2029]|\\{1,2}r\\{1,2}n|\\{1,2}n|<br\s*/?>|</p>", re.IGNORECASE
+)  # also spelt out
 _SUSPECT = re.compile(r"[\[［【<＜{]|-->|\d\s*[:：]\s*\d|\d\t\d")  # without any of these, text is only words
 
 LYRIC_LINE = "which of several lines of lyrics on the same stamp is sung; translations often follow"  # help of the flag

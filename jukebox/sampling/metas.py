@@ -37,11 +37,11 @@ def read_metas(path: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
         return check_metas(path, "--metas")
     if not os.path.isfile(path):
         raise UserError(f"--metas={path}: there is no such file")
-    content = read_text(path)
-    if content is None:
+    found = read_text(path)
+    if found is None:
         raise UserError(f"--metas={path} is not text in UTF-8: save it again as UTF-8")
     try:
-        metas = json.loads(content)
+        metas = json.loads(found[0])
     except (ValueError, RecursionError) as error:
         raise UserError(f"--metas={path} is not JSON: {error}") from error
     return check_metas([metas] if isinstance(metas, dict) else metas, f"--metas={path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from typing import Any
 
@@ -258,6 +259,48 @@ def test_a_small_file_cannot_ask_for_gigabytes() -> None:
     ):
         parse_lyrics("[" + piece * (40_000 // len(piece)))
     assert time.monotonic() - begin < 15
+
+
+def written_at_random(draw: random.Random) -> str:
+    """A line or a tag of a random dialect; its words have no digits, colons and brackets."""
+
+    def words() -> str:
+        return " ".join(draw.choices("mila sola timi kalu la ma'm, oh! ミラ ёлка".split(), k=draw.randint(1, 4)))
+
+    def clock() -> str:
+        hours = f"{draw.randint(0, 3):02d}:" if draw.random() < 0.3 else ""
+        fraction = draw.choice(["", ".", ",", ":"])
+        digits = "".join(draw.choices("0123456789", k=draw.randint(1, 4))) if fraction else ""
+        return f"{hours}{draw.randint(0, 99):02d}:{draw.randint(0, 59):02d}{fraction}{digits}"
+
+    def stamp() -> str:
+        return draw.choice(["[{}]", "[ {} ]", "<{}>", "［{}］"]).format(draw.choice(["", "+", "-"]) + clock())
+
+    def mark(form: str) -> str:
+        return form.format(draw.randint(0, 99_999), draw.randint(0, 999))
+
+    head = f"[{draw.randint(0, 99_999)},{draw.randint(0, 9999)}]"
+    return draw.choice(
+        [
+            stamp() + words(),
+            f"{stamp()} {stamp()}{words()}",
+            f"{words()} {stamp()}",
+            stamp() + "".join(words() + stamp() for _ in range(3)),
+            head + "".join(mark("({},{},0)") + words() for _ in range(3)),
+            head + "".join(mark("<{},{},0>") + words() for _ in range(3)),
+            head + "".join(words() + mark("({},{})") for _ in range(3)),
+            f"\n{clock()} --> {clock()}\n{words()}\n",
+            draw.choice(["[ar:Ann 3]", "[offset:+12.5]", "[length:03:12.50]", "[#:12]", "[ti:Song [1999]]"]),
+            words(),
+        ]
+    )
+
+
+def test_no_stamp_and_no_tag_is_ever_sung() -> None:
+    draw = random.Random(0)
+    for _ in range(600):
+        content = "\n".join(written_at_random(draw) for _ in range(draw.randint(1, 6)))
+        assert not re.search(r"[\d:<>［］\[\]]|-->", parse_lyrics(content).text), content
 
 
 def mutated(text: str, draw: random.Random) -> str:

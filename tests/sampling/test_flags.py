@@ -471,8 +471,8 @@ def test_timed_lyrics_are_sung_without_their_stamps(tiny: Model, files: Path) ->
         assert made.metas[0]["lyrics"] == "ma\nlo" and made.metas[0]["times"] == expected
         assert any("the first is sung" in notice for notice in made.notices)
         assert settings(tiny, lyric_line=2, **source).metas[0]["lyrics"] == "\u307e\nlo"
-    both = settings(tiny, lyrics=TIMED, metas=[dict(lyrics=r"one\ntwo\r\nthree\four")]).metas[0]
-    assert both["lyrics"] == "one\ntwo\nthree\\four" and "times" not in both
+    both = settings(tiny, lyrics=TIMED, metas=[dict(lyrics=r"one\ntwo\r\nthree\four\\nfive")]).metas[0]
+    assert both["lyrics"] == "one\ntwo\nthree\\four\nfive" and "times" not in both
     late = settings(tiny, lyrics="[00:50.00]mi", sample_length_in_seconds=8).remarks
     assert any("first line of the lyrics is at 50.0 s, and the sample ends at 8.0 s" in line for line in late)
     Path("deep.json").write_text("[" * 100_000)
