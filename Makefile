@@ -101,6 +101,7 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt setup.py
 	sh tools/install-torch.sh $(PY) $$(grep '^torch==' requirements.txt) $(CPU)
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps -e .
+	@$(PY) -m jukebox.native.build
 	@touch $@
 
 $(VENV)/.installed-monitor: $(VENV)/.installed tensorboardX/setup.py

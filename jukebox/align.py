@@ -15,7 +15,7 @@ if not __package__:  # as a script, whose folder would hide installed packages
 from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import choice, device_name
-from jukebox.utils.precision import DTYPES, torch_dtype, usual_dtype
+from jukebox.utils.precision import DTYPES, check_dtype, torch_dtype, usual_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ FLAGS = [
     Flag("logdir", "", "folder of the run, which holds level_0, level_1, ...", kind="path"),
     Flag("find", False, "judge all heads that look at lyrics, and keep the best one"),
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is"),
-    Flag("dtype", "", "fp16, bf16 or fp32; fp16 on CUDA, else fp32"),
+    Flag("dtype", "", "fp16, bf16, fp32 or on a CPU int8; fp16 on CUDA, else fp32"),
 ]
 
 
@@ -79,6 +79,7 @@ def main(
         raise UserError(f"--model={model} does not say which head shows the alignment: add --find to look for it")
     torch_device = pick_device(0, 1, device)
     dtype = dtype or usual_dtype(torch_device)
+    check_dtype(dtype, torch_device)
 
     saved = load_torch(levels[0] / "data.pth.tar")
     if misfit := what_does_not_fit(saved, found):

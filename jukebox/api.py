@@ -45,7 +45,7 @@ from jukebox.utils.flag_values import (
     whole,
     whole_numbers,
 )
-from jukebox.utils.precision import DTYPES, torch_dtype, usual_dtype
+from jukebox.utils.precision import DTYPES, check_dtype, torch_dtype, usual_dtype
 from jukebox.utils.python_words import in_python, python_words
 from jukebox.weights.huggingface import is_folder
 
@@ -73,7 +73,7 @@ def load(
         model: a key of MODELS; folders or checkpoints of runs, as a list or separated by commas; or a folder in the
             Hugging Face layout.
         device: "cuda", "cuda:1", "mps" or "cpu"; None is the best there is.
-        dtype: "fp16", "bf16" or "fp32"; None is fp16 on CUDA, else fp32.
+        dtype: "fp16", "bf16", "fp32" or on a CPU "int8"; None is fp16 on CUDA, else fp32.
         weights_from: a folder in the Hugging Face layout, with the weights of a key of MODELS.
         engine: who draws codes: "native" (on a CPU), "eager" (PyTorch), or "auto", the faster one.
 
@@ -92,6 +92,7 @@ def load(
         chosen = pick_device(0, 1, device_name(device))
         asked = next((name for name in DTYPES if torch_dtype(name) == dtype), dtype)
         kind = choice("dtype", str(asked), list(DTYPES)) if asked else usual_dtype(chosen)
+        check_dtype(kind, chosen)
         marks = found.marks([level.level for level in found.levels if level is not None])
         drawer = choice("engine", engine, list(ENGINES))
     key = (found.name, weights_from, str(chosen), kind, drawer, *marks.items())
@@ -105,7 +106,7 @@ class MusicModel:
         name: as it was asked for.
         sr: sample rate in Hz.
         hops: samples per code of each level, the finest first.
-        device, dtype: where it runs, and in which type: "fp32", "fp16" or "bf16".
+        device, dtype: where it runs, and in which type: "fp32", "fp16", "bf16" or "int8".
         engine: who draws codes.
     """
 

@@ -38,7 +38,7 @@ from jukebox.prior.prior import SimplePrior
 from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.levels import samples_per_code
-from jukebox.utils.precision import torch_dtype
+from jukebox.utils.precision import matrix_dtype
 from jukebox.utils.remote_utils import is_remote
 from jukebox.utils.run_files import find_checkpoint
 from jukebox.utils.torch_utils import empty_cache
@@ -194,7 +194,7 @@ class LazyPrior:
         levels: number of levels of the model.
         vqvae: the loaded VQ-VAE.
         device: where it is to run.
-        dtype: `fp32`, `fp16` or `bf16`: type of its matrices and of the arithmetic.
+        dtype: a name of `DTYPES`: type of its matrices and of the arithmetic.
     """
 
     def __init__(self, level: Level, levels: int, vqvae: VQVAE, device: torch.device, dtype: str) -> None:
@@ -208,7 +208,7 @@ class LazyPrior:
         """The prior with its weights, on its device; the caller drops it when done."""
         with _NoInit():  # every number comes from the checkpoint
             prior = make_prior(self.of.hps, self._vqvae, "cpu", self.labeller)
-        half_matrices(prior, torch_dtype(self.dtype))
+        half_matrices(prior, matrix_dtype(self.dtype))
         return prior.to(self.device)
 
     def release(self) -> None:

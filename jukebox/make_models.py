@@ -202,10 +202,16 @@ def choose_guided_head(hps: Hyperparams) -> dict[str, int]:
 
 
 def half_matrices(model: torch.nn.Module, dtype: torch.dtype = torch.half) -> None:
-    """Keeps the matrices of all dense layers in another type; biases, embeddings and norms stay in float32."""
+    """Keeps the matrices of all dense layers in another type; biases, embeddings and norms stay in float32.
+
+    With torch.int8 they are frozen.
+    """
     for module in model.modules():
         if isinstance(module, Conv1D):
-            module.w.data = module.w.data.to(dtype)
+            if dtype == torch.int8:
+                module.to_int8()
+            else:
+                module.w.data = module.w.data.to(dtype)
 
 
 def make_labeller(hps: Hyperparams, sample_length: int) -> Labeller | EmptyLabeller:

@@ -132,7 +132,7 @@ FLAGS = [
     ),
     Flag("seed", 0, "song number i of a seed is always drawn alike, however many are made at once", "drawing"),
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
-    Flag("dtype", "", "fp16, bf16 or fp32; fp16 on CUDA, else fp32", "machine"),
+    Flag("dtype", "", "fp16, bf16, fp32 or on a CPU int8; fp16 on CUDA, else fp32", "machine"),
     Flag(
         "engine", "auto", "who draws tokens: native code on a CPU, eager (PyTorch), or auto, the faster one", "machine"
     ),

@@ -23,7 +23,7 @@ from jukebox.utils.remote_utils import cache_folder
 
 FOLDER = Path(__file__).parent
 SOURCES = ("step.cpp", "kernels.h")
-FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fPIC", "-shared", "-pthread"]
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-fPIC", "-shared", "-pthread"]
 COMPILERS = ("c++", "g++", "clang++")
 LONGEST = 300  # seconds for the compiler
 

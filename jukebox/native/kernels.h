@@ -1,6 +1,6 @@
 // The arithmetic of one token, written once over vectors of W floats. step.cpp includes this file once for each
-// instruction set, with NS (a namespace), W (floats in a register), ACCUMULATORS (sums that fit the registers) and
-// TARGET (the attribute that lets the compiler use the set).
+// instruction set, with NS (a namespace), W (floats in a register), ACCUMULATORS (sums that fit the registers), TARGET
+// (the attribute that lets the compiler use the set), WIDEN (W bytes as whole numbers of 32 bits) and SUM (of a register).
 //
 // All sums are float32. Weights and caches may be float32, bfloat16 (uint16_t here) or int8.
 
@@ -10,26 +10,15 @@ typedef float Floats __attribute__((vector_size(W * 4)));
 typedef int32_t Ints __attribute__((vector_size(W * 4)));
 typedef float AnyFloats __attribute__((vector_size(W * 4), aligned(4), may_alias));
 typedef uint16_t AnyHalves __attribute__((vector_size(W * 2), aligned(2), may_alias));
-typedef int8_t AnyBytes __attribute__((vector_size(W), aligned(1), may_alias));
 
 #define INLINE TARGET static inline __attribute__((always_inline))
 
 INLINE Floats load(const float* p) { return *(const AnyFloats*)p; }
 INLINE Floats load(const uint16_t* p) { return (Floats)(__builtin_convertvector(*(const AnyHalves*)p, Ints) << 16); }
-INLINE Floats load(const int8_t* p) {
-    return __builtin_convertvector(__builtin_convertvector(*(const AnyBytes*)p, Ints), Floats);
-}
+INLINE Floats load(const int8_t* p) { return __builtin_convertvector(WIDEN(p), Floats); }
 INLINE void store(float* p, Floats x) { *(AnyFloats*)p = x; }
 INLINE Floats all(float x) { return Floats{} + x; }
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
-
-INLINE float sum(Floats x) {
-    float part[W];
-    __builtin_memcpy(part, &x, sizeof part);
-    for (int half = W / 2; half >= 1; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
-}
 
 INLINE float largest(Floats x) {
     float most = x[0];
@@ -58,53 +47,52 @@ INLINE Floats exponential(Floats x) {
     return (Floats)((Ints)(p * (Floats)power) & kept);
 }
 
-// R rows of a matrix times B vectors, in U sums each: out[b * out_step + r].
-template <int R, int B, int U, class T>
-INLINE void tile(const T* w, const float* x, long k, float* out, long out_step) {
-    Floats total[R][B][U];
+// R rows of a matrix times B vectors: out[b * out_step + r]. The order of each sum does not depend on R and B, so what a
+// song gets does not depend on the songs beside it. `fetch`: asks memory for the R rows that follow, in the order in
+// which they lie there: read side by side, R long rows are several streams, which memory serves at half the speed.
+template <int R, int B, class T>
+INLINE void tile(const T* w, const float* x, long k, float* out, long out_step, bool fetch) {
+    const int lines = R * W * sizeof(T) > 64 ? R * W * sizeof(T) / 64 : 1;
+    const char* next = (const char*)(w + R * k);
+    Floats total[R][B];
     for (int r = 0; r < R; r++)
-        for (int b = 0; b < B; b++)
-            for (int u = 0; u < U; u++) total[r][b][u] = Floats{};
+        for (int b = 0; b < B; b++) total[r][b] = Floats{};
     long i = 0;
-    for (; i + U * W <= k; i += U * W) {
+    for (; i + W <= k; i += W) {
+        Floats in[B];
+        if (fetch) {
 #pragma GCC unroll 8
-        for (int u = 0; u < U; u++) {
-            Floats in[B];
+            for (int line = 0; line < lines; line++) __builtin_prefetch(next + 64 * line, 0, 2);
+            next += R * W * sizeof(T);
+        }
 #pragma GCC unroll 8
-            for (int b = 0; b < B; b++) in[b] = load(x + b * k + i + u * W);
+        for (int b = 0; b < B; b++) in[b] = load(x + b * k + i);
 #pragma GCC unroll 8
-            for (int r = 0; r < R; r++) {
-                Floats weight = load(w + r * k + i + u * W);
+        for (int r = 0; r < R; r++) {
+            Floats weight = load(w + r * k + i);
 #pragma GCC unroll 8
-                for (int b = 0; b < B; b++) total[r][b][u] += weight * in[b];
-            }
+            for (int b = 0; b < B; b++) total[r][b] += weight * in[b];
         }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int b = 0; b < B; b++) {
-            Floats joined = total[r][b][0];
-#pragma GCC unroll 8
-            for (int u = 1; u < U; u++) joined += total[r][b][u];
-            long j = i;
-            for (; j + W <= k; j += W) joined += load(w + r * k + j) * load(x + b * k + j);
-            float s = sum(joined);
-            for (; j < k; j++) s += number(w[r * k + j]) * x[b * k + j];
+            float s = SUM(total[r][b]);
+            for (long j = i; j < k; j++) s += number(w[r * k + j]) * x[b * k + j];
             out[b * out_step + r] = s;
         }
 }
 
 template <int B, class T>
 TARGET static void some_rows(const T* w, long k, const float* x, long from, long to, float* out, long out_step,
-                             bool cached) {
-    // From memory, one stream of long rows is quicker than several. Short rows lie together, and cached ones are near.
+                             bool fetch) {
     const int R = B * 4 <= ACCUMULATORS ? 4 : B * 2 <= ACCUMULATORS ? 2 : 1;
-    const int U = B <= 2 ? 4 : 2;
     long r = from;
-    if (cached || k * (long)sizeof(T) <= 1024)
-        for (; r + R <= to; r += R) tile<R, B, 1, T>(w + r * k, x, k, out + r, out_step);
-    for (; r < to; r++) tile<1, B, U, T>(w + r * k, x, k, out + r, out_step);
+    if (fetch)
+        for (; r + R <= to; r += R) tile<R, B, T>(w + r * k, x, k, out + r, out_step, true);
+    for (; r + R <= to; r += R) tile<R, B, T>(w + r * k, x, k, out + r, out_step, false);
+    for (; r < to; r++) tile<1, B, T>(w + r * k, x, k, out + r, out_step, false);
 }
 
 // Rows from..to of w [rows, k] times n vectors of k floats each. Weights are read once from memory: with more than four
@@ -115,10 +103,10 @@ TARGET static void typed_rows(const T* w, long k, const float* x, long n, long f
     long group = n <= 4 ? to - from : 8;
     for (long r = from; r < to; r += group) {
         long end = r + group < to ? r + group : to, b = 0;
-        for (; b + 4 <= n; b += 4) some_rows<4, T>(w, k, x + b * k, r, end, out + b * out_step, out_step, b > 0);
-        if (n - b == 3) some_rows<3, T>(w, k, x + b * k, r, end, out + b * out_step, out_step, b > 0);
-        if (n - b == 2) some_rows<2, T>(w, k, x + b * k, r, end, out + b * out_step, out_step, b > 0);
-        if (n - b == 1) some_rows<1, T>(w, k, x + b * k, r, end, out + b * out_step, out_step, b > 0);
+        for (; b + 4 <= n; b += 4) some_rows<4, T>(w, k, x + b * k, r, end, out + b * out_step, out_step, b == 0);
+        if (n - b == 3) some_rows<3, T>(w, k, x + b * k, r, end, out + b * out_step, out_step, b == 0);
+        if (n - b == 2) some_rows<2, T>(w, k, x + b * k, r, end, out + b * out_step, out_step, b == 0);
+        if (n - b == 1) some_rows<1, T>(w, k, x + b * k, r, end, out + b * out_step, out_step, b == 0);
     }
 }
 
@@ -140,14 +128,14 @@ TARGET static void layer_norm(const float* x, const float* weight, const float* 
     Floats total = Floats{}, square = Floats{};
     long i = 0;
     for (; i + W <= k; i += W) total += load(x + i);
-    float mean = sum(total);
+    float mean = SUM(total);
     for (; i < k; i++) mean += x[i];
     mean /= k;
     for (i = 0; i + W <= k; i += W) {
         Floats d = load(x + i) - mean;
         square += d * d;
     }
-    float variance = sum(square);
+    float variance = SUM(square);
     for (; i < k; i++) variance += (x[i] - mean) * (x[i] - mean);
     float factor = 1.0f / __builtin_sqrtf(variance / k + eps);
     for (i = 0; i + W <= k; i += W) store(out + i, (load(x + i) - mean) * factor * load(weight + i) + load(bias + i));
@@ -191,7 +179,7 @@ TARGET static float exponentials(float* x, long count, float most) {
     Floats total = Floats{};
     long i = 0;
     for (; i + W <= count; i += W) total += load(x + i);
-    float s = sum(total);
+    float s = SUM(total);
     for (; i < count; i++) s += x[i];
     return s;
 }

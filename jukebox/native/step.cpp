@@ -21,6 +21,9 @@
 #include <numeric>
 #include <thread>
 #include <vector>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
@@ -87,7 +90,11 @@ static inline uint16_t to_bfloat16(float x) {  // to the nearest, ties to even; 
 #define W 4
 #define ACCUMULATORS 8
 #define TARGET
+#define WIDEN(p) (Ints{p[0], p[1], p[2], p[3]})
+#define SUM(x) ((x[0] + x[2]) + (x[1] + x[3]))
 #include "kernels.h"
+#undef WIDEN
+#undef SUM
 #undef NS
 #undef W
 #undef ACCUMULATORS
@@ -98,7 +105,16 @@ static inline uint16_t to_bfloat16(float x) {  // to the nearest, ties to even; 
 #define W 8
 #define ACCUMULATORS 8
 #define TARGET __attribute__((target("avx2,fma")))
+#define WIDEN(p) ((Ints)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p))))
+#define SUM(x) sum_of_8((__m256)(x))
+TARGET static inline float sum_of_8(__m256 x) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
 #include "kernels.h"
+#undef WIDEN
+#undef SUM
 #undef NS
 #undef W
 #undef ACCUMULATORS
@@ -108,7 +124,11 @@ static inline uint16_t to_bfloat16(float x) {  // to the nearest, ties to even; 
 #define W 16
 #define ACCUMULATORS 16
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#define WIDEN(p) ((Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(p))))
+#define SUM(x) _mm512_reduce_add_ps((__m512)(x))
 #include "kernels.h"
+#undef WIDEN
+#undef SUM
 #undef NS
 #undef W
 #undef ACCUMULATORS
@@ -144,9 +164,8 @@ static inline void relax() {
 
 enum Stage { QKV, ATTEND, PROJECT, HIDDEN, OUT, HEAD };
 
-static const long KEYS = 256;        // most keys of one chunk of attention
-static const long FEWEST_KEYS = 32;  // fewest that are worth a chunk
-static const long BYTES = 1 << 16;   // weights of one chunk of a product
+static const long KEYS = 64;        // most keys of one part of attention; threads and songs do not change the parts
+static const long BYTES = 1 << 16;  // weights of one chunk of a product
 
 class Run {
    public:
@@ -161,7 +180,7 @@ class Run {
             for (int64_t p = start; p < end; p++) most_keys = std::max(most_keys, (long)layer.addresses[3 * p + 2]);
         }
         state = m.heads * m.head_dim;
-        parts_per_head = std::max((most_keys + KEYS - 1) / KEYS, (long)(2 * m.threads));
+        parts_per_head = (most_keys + KEYS - 1) / KEYS;
         x.resize(m.n * m.width);
         y.resize(m.n * m.width);
         normed.resize(m.n * m.width);
@@ -278,13 +297,8 @@ class Run {
 
     long chunks_now() {
         if (stage == ATTEND) {
-            long keys = address()[2], heads = m.n * m.heads;
-            splits = std::max<long>(1, (keys + KEYS - 1) / KEYS);
-            if (m.threads > 1 && heads < 2 * m.threads) {
-                long wanted = std::min((2 * m.threads + heads - 1) / heads, keys / FEWEST_KEYS);
-                splits = std::min(std::max(splits, wanted), parts_per_head);
-            }
-            return std::min(heads * splits, (long)0xffff);
+            splits = std::max<long>(1, (address()[2] + KEYS - 1) / KEYS);
+            return m.threads == 1 ? 1 : std::min(m.n * m.heads * splits, 8 * m.threads);
         }
         if (m.threads == 1) return 1;
         const Matrix& a = matrix();

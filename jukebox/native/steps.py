@@ -22,6 +22,7 @@ from jukebox.transformer.transformer import ResAttnBlock, Transformer
 
 _PAGE = 1 << 21
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
+MATRICES = {**TYPES, torch.int8: 2}
 
 
 class Matrix(Structure):
@@ -69,14 +70,14 @@ def lay_out(transformer: Transformer, head: Tensor) -> Iterator[Tensor]:
         For each layer the four matrices in order of use, and last the head.
     """
     parts = [(module.w, True) for layer in transformer.layers for module in layer.matrices()] + [(head, False)]
-    sizes = [-(-p.numel() * max(p.element_size(), 4 * (p.dtype not in TYPES)) // 64) * 64 for p, _ in parts]
+    sizes = [-(-p.numel() * max(p.element_size(), 4 * (p.dtype not in MATRICES)) // 64) * 64 for p, _ in parts]
     if all(p.t().is_contiguous() for p, turned in parts if turned):  # laid out before
         yield from (p.detach().t() if turned else p.detach() for p, turned in parts)
         return
     region, place = _large_pages(sum(sizes)), 0
     for (parameter, turned), size in zip(parts, sizes, strict=True):
         rows = parameter.detach().t() if turned else parameter.detach()
-        rows = rows if rows.dtype in TYPES else rows.float()
+        rows = rows if rows.dtype in MATRICES else rows.float()
         with torch.inference_mode(False):
             found = region[place : place + rows.numel() * rows.element_size()].view(rows.dtype).view(rows.shape)
         found.copy_(rows)
@@ -150,7 +151,7 @@ class NativeSteps:
             layers=(Layer * len(layers))(
                 *(self._layer(*pair, dtype, matrices) for pair in zip(layers, caches, strict=True))
             ),
-            head=self._matrix(next(matrices), None),
+            head=self._matrix(next(matrices)),
             embedding=self._pointer(embedding),
             positions=self._pointer(positions),
             first=self._pointer(first.contiguous()),
@@ -184,13 +185,14 @@ class NativeSteps:
             self._tables[pattern] = self._pointer(torch.tensor(pattern.addresses(), device="cpu"), torch.int32)
         return self._tables[pattern]
 
-    def _matrix(self, rows: Tensor, bias: Tensor | None) -> Matrix:
+    def _matrix(self, rows: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Matrix:
         return Matrix(
             w=self._pointer(rows, None),
             bias=None if bias is None else self._pointer(bias),
+            scale=None if scale is None else self._pointer(scale),
             rows=rows.shape[0],
             cols=rows.shape[1],
-            type=TYPES[rows.dtype],
+            type=MATRICES[rows.dtype],
         )
 
     def _layer(self, layer: ResAttnBlock, cache: KVCache, dtype: torch.dtype, matrices: Iterator[Tensor]) -> Layer:
@@ -198,7 +200,7 @@ class NativeSteps:
             raise ValueError(f"caches in {cache.kv.dtype}, not {dtype}")
         norms = (layer.ln_0.weight, layer.ln_0.bias, layer.ln_1.weight, layer.ln_1.bias)
         return Layer(
-            *(self._matrix(next(matrices), module.b) for module in layer.matrices()),
+            *(self._matrix(next(matrices), module.b, module.scale) for module in layer.matrices()),
             *(self._pointer(weight) for weight in norms),
             self._table(cache.pattern),
             self._pointer(cache.kv, None),

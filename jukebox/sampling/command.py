@@ -31,7 +31,7 @@ from jukebox.utils.dist_utils import failing_together, pick_device, read_launch,
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import WriteError, only_writer, try_folder
 from jukebox.utils.flag_values import port_number
-from jukebox.utils.precision import usual_dtype
+from jukebox.utils.precision import check_dtype, usual_dtype
 
 
 def run(flags: Mapping[str, Any]) -> int:
@@ -159,8 +159,14 @@ def make_songs_in(
 
 
 def with_dtype(settings: Settings, device: torch.device) -> Settings:
-    """Settings with the type that was asked for, or half precision on GPUs and single precision elsewhere."""
-    return replace(settings, dtype=settings.dtype or usual_dtype(device))
+    """Settings with the type that was asked for, or half precision on GPUs and single precision elsewhere.
+
+    Raises:
+        UserError: a type that the device is not made for.
+    """
+    dtype = settings.dtype or usual_dtype(device)
+    check_dtype(dtype, device)
+    return replace(settings, dtype=dtype)
 
 
 def open_state(

@@ -24,7 +24,7 @@ from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import free_bytes
-from jukebox.utils.precision import half_dtype, torch_dtype
+from jukebox.utils.precision import half_dtype, matrix_dtype, torch_dtype
 from jukebox.utils.sample_utils import Window, schedule
 from jukebox.utils.torch_utils import empty_cache
 from jukebox.vqvae.vqvae import VQVAE
@@ -98,7 +98,7 @@ def plan_level(
 
 def prior_bytes(prior: SimplePrior, dtype: str) -> int:
     """Bytes of a prior's parameters, its matrices in `dtype` and all else in float32; shared ones count once."""
-    size = torch_dtype(dtype).itemsize
+    size = matrix_dtype(dtype).itemsize
     matrices = {id(module.w) for module in prior.modules() if type(module).__name__ == "Conv1D"}
     return sum(p.numel() * (size if id(p) in matrices else 4) for p in prior.parameters())
 
@@ -171,10 +171,10 @@ def measure_speed(
     hps = replace(level, hps=type(level.hps)(level.hps, prior_depth=layers))
     model = bare_prior(hps, vqvae).prior.eval().requires_grad_(False)
     kind = torch_dtype(dtype)
-    half_matrices(model, kind)
+    half_matrices(model, matrix_dtype(dtype))
     model.to_empty(device=device)
-    for parameter in model.parameters():
-        torch.nn.init.constant_(parameter.data, 0.01)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(0.01)
     if model.share_x_emb_x_out:
         model.x_out.weight = model.x_emb.weight
     given = max(2, min(64 // _SONGS.get(device.type, 1), model.input_dims // 2))

@@ -10,18 +10,22 @@ from torch import Tensor, nn
 class Conv1D(nn.Module):
     """Dense layer on the last axis with weight `w` [n_in, n_out] and bias `b` [n_out].
 
-    The weight may be kept in half precision while the bias stays in float32; both are cast to the input's type.
+    The weight may be kept in half precision, or as whole numbers with a factor `scale` [n_out] per output (`to_int8`),
+    while the bias stays in float32; both are cast to the input's type.
 
     Args:
         init_scale: the weight starts as N(0, 0.02 * init_scale), the bias at zero.
         zero_out: start the weight at zero.
     """
 
+    scale: Tensor | None
+
     def __init__(self, n_in: int, n_out: int, zero_out: bool = False, init_scale: float = 1.0) -> None:
         super().__init__()
         self.n_in, self.n_out = n_in, n_out
         self.w = nn.Parameter(torch.empty(n_in, n_out))
         self.b = nn.Parameter(torch.zeros(n_out))
+        self.register_buffer("scale", None, persistent=False)
         if zero_out:
             nn.init.zeros_(self.w)
         else:
@@ -29,9 +33,21 @@ class Conv1D(nn.Module):
 
     def forward(self, x: Tensor, scale: float = 1.0, w_scale: float = 1.0) -> Tensor:
         """scale * (w_scale * x w + b); the factors cost nothing, they ride along in the product."""
-        w, b = self.w.to(x.dtype), self.b.to(x.dtype)
+        w, b = self.weight(x.dtype), self.b.to(x.dtype)
         y = torch.addmm(b, x.reshape(-1, self.n_in), w, beta=scale, alpha=scale * w_scale)
         return y.view(*x.shape[:-1], self.n_out)
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight [n_in, n_out] in a type of the arithmetic; itself where it has that type already."""
+        w = self.w.to(dtype)
+        return w if self.scale is None else w * self.scale.to(dtype)
+
+    def to_int8(self) -> None:
+        """Rounds the weight to 8 bits and freezes it: the largest of each output becomes 127."""
+        if self.scale is None:
+            w = self.w.detach().float()
+            self.scale = w.abs().amax(0).clamp_min(1e-30) / 127
+            self.w.requires_grad_(False).data = (w / self.scale).round().to(torch.int8)
 
 
 class LayerNorm(nn.LayerNorm):

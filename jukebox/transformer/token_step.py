@@ -35,7 +35,7 @@ class _Layer(NamedTuple):
 
 def _layer(layer: ResAttnBlock, cache: KVCache, dtype: torch.dtype) -> _Layer:
     def dense(module: Conv1D) -> tuple[Tensor, Tensor]:
-        return module.w.to(dtype), module.b.to(dtype)
+        return module.weight(dtype), module.b.to(dtype)
 
     def norm(module: LayerNorm) -> tuple[Tensor, Tensor]:
         return module.weight.float(), module.bias.float()

@@ -5,21 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from jukebox.utils.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # name in flags and files -> name in torch
+# Name in flags and files -> name in torch of the arithmetic's type, and of the matrices' where it is another.
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
+MATRICES = {"int8": "int8"}
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The type that `fp32`, `fp16` or `bf16` names."""
+    """The type of the arithmetic that a name of DTYPES asks for."""
     import torch
 
     return getattr(torch, DTYPES[name])
 
 
+def matrix_dtype(name: str) -> torch.dtype:
+    """The type of the matrices that a name of DTYPES asks for."""
+    import torch
+
+    return getattr(torch, MATRICES.get(name, DTYPES[name]))
+
+
+def check_dtype(name: str, device: torch.device | str) -> None:
+    """Refuses a precision that a device has no quick products for.
+
+    Raises:
+        UserError: int8 anywhere but on a CPU.
+    """
+    if name == "int8" and not str(device).startswith("cpu"):
+        raise UserError(f"--dtype=int8 is for CPUs, not for {device}: use --dtype={half_dtype(device)} or --device=cpu")
+
+
 def dtype_name(dtype: torch.dtype) -> str:
-    """`fp32`, `fp16` or `bf16`."""
+    """The name of a type of the arithmetic: `fp32`, `fp16` or `bf16`."""
     return next(name for name in DTYPES if torch_dtype(name) == dtype)
 
 

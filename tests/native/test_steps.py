@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from jukebox.make_models import half_matrices
 from jukebox.native import build
 from jukebox.native.steps import NativeSteps
 from jukebox.prior.autoregressive import ConditionalAutoregressive2D
@@ -110,6 +111,21 @@ def test_threads_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -
         torch.set_num_threads(before)
 
 
+def test_songs_and_threads_beside_a_song_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jukebox.prior.engine.SMALL", 0)
+    model = build_model(9, 1, width=256, n_ctx=256, depth=4)
+    given, before, found = inputs(model, 16), torch.get_num_threads(), []
+    try:
+        for n, threads in ((16, 1), (1, 2), (3, 2), (6, 1)):
+            torch.set_num_threads(threads)
+            part = {key: value if value is None else value[:n] for key, value in given.items()}
+            found.append(generate(model, n, 256, **part, get_logits=True, engine="native"))
+    finally:
+        torch.set_num_threads(before)
+    for tokens, logits in found:
+        assert torch.equal(tokens[0], found[0][0][0]) and torch.equal(logits[0], found[0][1][0])
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("width", [36, 60, 128, 512])
 def test_instruction_sets(level: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +170,28 @@ def test_bfloat16_follows_float32(order: int) -> None:
             engine.draw(torch.zeros(24, 2, dtype=torch.long), torch.zeros(24, 2), 1, SamplingOptions(), logits)
         error = (logits[0] - want[1][:, 0]).norm() / want[1][:, 0].norm()
         assert error < 0.02
+
+
+@pytest.mark.parametrize("order", [2, 6, 12])
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_int8_draws_as_pytorch_does(order: int, n: int) -> None:
+    model = build_model(order)
+    half_matrices(model, torch.int8)
+    check_equal(model, n)
+    assert all(module.w.dtype == torch.int8 for layer in model.transformer.layers for module in layer.matrices())
+
+
+def test_int8_is_near_float32() -> None:
+    model = build_model()
+    given = inputs(model, 2)
+    del given["noise"]
+    tokens = torch.randint(0, 37, (2, 24))
+    with torch.no_grad():
+        want = model(tokens, **given).logits
+        half_matrices(model, torch.int8)
+        got = model(tokens, **given).logits
+    error = (got - want).norm() / want.norm()
+    assert 1e-4 < error < 0.02
 
 
 def test_frozen_weights_have_no_second_copy() -> None:

@@ -99,7 +99,7 @@ WRONG = [
     (dict(n_samples=1.5), "--n_samples=1.5: give a whole number"),
     (dict(seed="x"), "--seed=x: give a whole number"),
     (dict(format="ogg"), "--format=ogg: choose wav, flac or mp3"),
-    (dict(dtype="int8"), "--dtype=int8: choose fp32, fp16 or bf16"),
+    (dict(dtype="int4"), "--dtype=int4: choose fp32, fp16, bf16 or int8"),
     # lengths
     (dict(sample_length_in_seconds=0), "--sample_length_in_seconds=0: must be above 0"),
     (dict(sample_length_in_seconds="long"), "--sample_length_in_seconds=long: give a number"),
