@@ -111,6 +111,17 @@ def test_the_engine_is_noted_and_changes_nothing(engine: str, finished: Path, mo
     assert re.search(rf"Engine</dt>\s*<dd[^>]*>{engine}", page)
 
 
+def test_int8_draws_alike_in_both_engines(model: str, tmp_path: Path) -> None:
+    made = []
+    for engine in ("auto", "eager"):
+        folder = tmp_path / engine
+        assert main(model=model, name=str(folder), n_samples=1, **RUN, engine=engine, dtype="int8", device="cpu") == 0
+        made.append(tokens(folder))
+    assert_same(*made)
+    settings = RunState.load(tmp_path / "auto").settings
+    assert settings["dtype"] == "int8"
+
+
 def test_a_resumed_run_keeps_its_engine(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = dict(model=model, name=str(tmp_path / "run"), n_samples=1, **RUN)
     save, left = RunState.save, [2]

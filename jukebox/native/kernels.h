@@ -49,7 +49,7 @@ INLINE Floats exponential(Floats x) {
 
 // R rows of a matrix times B vectors: out[b * out_step + r]. The order of each sum does not depend on R and B, so what a
 // song gets does not depend on the songs beside it. `fetch`: asks memory for the R rows that follow, in the order in
-// which they lie there: read side by side, R long rows are several streams, which memory serves at half the speed.
+// which they are there: read side by side, R long rows are several streams, which memory serves at half the speed.
 template <int R, int B, class T>
 INLINE void tile(const T* w, const float* x, long k, float* out, long out_step, bool fetch) {
     const int lines = R * W * sizeof(T) > 64 ? R * W * sizeof(T) / 64 : 1;
