@@ -320,7 +320,11 @@ class MusicModel:
 
     def _make(self, flags: dict[str, Any], progress: Progress) -> Songs:
         """Makes the songs of the flags of `jukebox-sample`; those that are None are left out."""
-        flags = {"name": "songs", **{flag: _plain(value) for flag, value in flags.items() if value is not None}}
+        flags = {
+            "name": "songs",
+            "unknown_labels": "ok",
+            **{flag: _plain(value) for flag, value in flags.items() if value is not None},
+        }
         settings = replace(read_settings(flags, self._found), dtype=self.dtype, engine=self.engine)
         shown = {flag: value for flag, value in flags.items() if isinstance(value, (str, int, float))}
         songs, report, made = range(settings.n_samples), _Report(progress), dict[int, dict[str, Any]]()

@@ -40,7 +40,7 @@ from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.levels import samples_per_code
 from jukebox.utils.precision import matrix_dtype
 from jukebox.utils.remote_utils import is_remote
-from jukebox.utils.run_files import find_checkpoint
+from jukebox.utils.run_files import find_checkpoint, runs_near
 from jukebox.utils.torch_utils import empty_cache
 from jukebox.vqvae.vqvae import VQVAE
 from jukebox.weights.huggingface import is_folder, load_huggingface, part_path, read_config, split_part
@@ -306,8 +306,9 @@ def find_model(name: str, weights_from: str = "") -> Model:
 
 
 def _unknown(name: str) -> UserError:
+    first = next((part.strip() for part in name.split(",") if part.strip()), name)
     return UserError(
-        f"unknown model {name!r}{did_you_mean(name, MODELS)} Known: {', '.join(MODELS)}; "
+        f"unknown model {name!r}{did_you_mean(first, [*MODELS, *runs_near(first)])} Known: {', '.join(MODELS)}; "
         "or the folder of a training run, such as logs/RUN"
     )
 

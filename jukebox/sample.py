@@ -115,6 +115,12 @@ FLAGS = [
         "path",
     ),
     Flag(
+        "unknown_labels",
+        "stop",
+        "ok: an artist or genre that is asked for and that the model does not know counts as unknown",
+        "labels",
+    ),
+    Flag(
         "list_artists",
         None,
         "print the artists that the model knows and stop; =PART for those with that in the name",

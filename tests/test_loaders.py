@@ -11,7 +11,7 @@ from tiny_models import HOPS, make_tiny_runs
 
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams
 from jukebox.loaders import LazyPrior, bare_prior, find_model, use_prior
-from jukebox.make_models import MODELS, load_checkpoint
+from jukebox.make_models import MODELS, load_checkpoint, make_prior, make_vqvae
 from jukebox.utils.errors import UserError
 
 
@@ -145,3 +145,15 @@ def test_modules_go_back_to_where_they_were() -> None:
     with pytest.raises(KeyError):
         use_prior(thing, torch.device("cpu"), lambda prior: {}[prior])
     assert thing.moves == [torch.device("cpu"), torch.device("meta")]
+
+
+def test_a_prior_given_as_a_vqvae_is_named_as_that(tmp_path: Path) -> None:
+    make_tiny_runs(tmp_path)
+    vqvae, prior = (str(tmp_path / "logs" / name / "checkpoint_latest.pth.tar") for name in ("vq", "top"))
+    hps = Hyperparams(load_checkpoint(vqvae)["hps"], restore_vqvae=prior, train=False)
+    with pytest.raises(UserError, match="top/.* is the checkpoint of a prior, and a VQ-VAE is wanted; this .*/vq/"):
+        make_vqvae(hps, "cpu")
+    other = dict(restore_prior=vqvae, train=False, labels=False, use_tokens=False, attn_order=2)
+    hps = Hyperparams(load_checkpoint(prior)["hps"], **other)
+    with pytest.raises(UserError, match="vq/.* is the checkpoint of a VQ-VAE, and a prior is wanted$"):
+        make_prior(hps, make_vqvae(Hyperparams(load_checkpoint(vqvae)["hps"], train=False), "cpu"), "cpu")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +16,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from readme_commands import PROMPTED, PYTHON_COMMANDS, README, ROOT, Workplace, fenced, prose, script, value
+from readme_commands import (
+    COMMANDS,
+    PROMPTED,
+    PYTHON_COMMANDS,
+    README,
+    ROOT,
+    Workplace,
+    fenced,
+    makes,
+    prose,
+    script,
+    value,
+)
 from readme_commands import without_remark as bare
 
 from jukebox import align, hparams, make_models, reconstruct, represent, sample, train
@@ -337,3 +350,28 @@ def test_list_of_songs_is_accepted(work: Workplace) -> None:
     (work.folder / "songs.json").write_text(json.dumps(songs), encoding="utf-8")
     words = ["python", "jukebox/sample.py", "--model=demo", "--name=samples/list", "--metas=songs.json", "--dry_run"]
     assert f"{len(songs)} song of" in work.run_words(words)
+
+
+def test_what_the_commands_leave_is_ignored(tmp_path: Path) -> None:
+    """Typed in the repository, no command of the README shows up in `git status`."""
+    if shutil.which("git") is None:
+        pytest.skip("there is no git")
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    left = {makes(command) for command in PYTHON_COMMANDS} | {value(command, "codes_dir") for command in COMMANDS}
+    left |= set(re.findall(r'\bsave(?:_page)?\("([^"]+)"\)', README))
+    for name in sorted(left - {""}):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch() if path.suffix else (path.mkdir(parents=True), (path / "x").touch())
+    shown = subprocess.run(["git", "status", "--short"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert shown.stdout.split() == ["??", ".gitignore"] and len(left) > 15
+
+
+def test_features_have_the_names_that_are_said() -> None:
+    from jukebox.features.results import array_path, note_path
+
+    for text in (README, JAPANESE):
+        assert f"`{array_path(Path('features'), 'song.mp3').as_posix()}`" in text
+        assert f"`{note_path(Path(), 'song.mp3').name}`" in text

@@ -27,7 +27,9 @@ from jukebox.loaders import LazyPrior, Model, find_model, weights_mark
 from jukebox.native import build
 from jukebox.sample import FLAGS, _sample, ancestral_sample, main
 from jukebox.sampling import levels as levels_module
+from jukebox.sampling.flags import read_settings
 from jukebox.sampling.report import Bars
+from jukebox.sampling.songs import check_names
 from jukebox.sampling.state import RunState
 from jukebox.utils.audio.read import load_audio, probe_audio
 from jukebox.utils.audio.write import write_audio
@@ -714,10 +716,45 @@ def test_unknown_names_are_told_with_the_nearest(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = {**RUN, "sample_length_in_seconds": 1.1}
-    assert main(model=model, name=str(tmp_path / "run"), artist="The Exmaples", genre="waltz", **short) == 0
+    asked = dict(model=model, name=str(tmp_path / "run"), artist="The Exmaples", genre="waltz", **short)
+    with pytest.raises(UserError, match="'The Exmaples' is not known .* the examples.* --unknown_labels=ok"):
+        main(**asked)
+    assert not list(tmp_path.rglob("*.wav"))
+    assert main(**asked, unknown_labels="ok") == 0
     said = capsys.readouterr().out
     assert said.count("artist 'The Exmaples' is not known to the model; nearest: the examples") == 1
     assert "genre" not in said
+
+
+def test_names_that_need_not_be_known(model: str, tmp_path: Path) -> None:
+    """Unknown itself, names left out, and those of a song that is continued."""
+    found = find_model(model)
+    for flags in ({}, {"artist": "unknown", "genre": ""}, {"genre": "waltz"}, {"artist": "x", "unknown_labels": "ok"}):
+        check_names(found, read_settings({"name": "x", **RUN, **flags}, found).must_know)
+    metas = tmp_path / "metas.json"
+    metas.write_text('[{"artist": "somebody"}, {"genre": "wlatz"}]', encoding="utf-8")
+    with pytest.raises(UserError, match="genre 'wlatz' is not known"):
+        check_names(found, read_settings({"name": "x", **RUN, "metas": str(metas)}, found).must_know)
+
+
+def test_absurd_numbers_of_songs_are_refused_at_once(model: str) -> None:
+    with pytest.raises(UserError, match="--n_samples=1000000: a run makes at most 10,000 songs"):
+        read_settings({"name": "x", **RUN, "n_samples": 1_000_000}, find_model(model))
+
+
+def test_fp16_on_a_cpu_is_answered_with_bf16(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = {**RUN, "sample_length_in_seconds": 1.1, "device": "cpu"}
+    for dtype, told in (("fp16", 1), ("bf16", 0)):
+        assert main(model=model, name=str(tmp_path / dtype), dtype=dtype, **short) == 0
+        assert capsys.readouterr().out.count("use --dtype=bf16") == told
+
+
+def test_an_unknown_model_comes_with_the_nearest_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tiny_runs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for asked in ("logs/topp", "topp", "logs/topp,logs/up0"):
+        with pytest.raises(UserError, match="did you mean .*logs/top"):
+            find_model(asked)
 
 
 # ------------------------------------------------------------------------------------------- the importable functions

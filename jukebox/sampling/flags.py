@@ -27,6 +27,9 @@ from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import DAMAGED, FORMATS, choice, device_name, per_level, port_number, whole
 from jukebox.utils.precision import DTYPES
 
+MOST_SONGS = 10_000
+UNKNOWN_LABELS = ("stop", "ok")
+
 
 def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
     """Checks the flags that were given against each other and against the model.
@@ -71,10 +74,16 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
     }
     # If --n_samples is left out, as many songs as prompts, saved songs or entries of --metas.
     n_samples = whole("n_samples", flags.get("n_samples", max(1, *given.values())), least=1)
+    if n_samples > MOST_SONGS:
+        raise UserError(
+            f"--n_samples={n_samples}: a run makes at most {MOST_SONGS:,} songs; make more under another --name, with "
+            "another --seed"
+        )
     for what, count in given.items():
         if count > n_samples:
             notices.append(f"{count - n_samples} of {count} {what} are not used: --n_samples={n_samples}")
     metas = full_metas(flags, said, n_samples, model, mode, sample_length, remarks)
+    strict = choice("unknown_labels", str(flags.get("unknown_labels", UNKNOWN_LABELS[0])), UNKNOWN_LABELS) == "stop"
     port_number(flags.get("port", 29500))
     choice("damaged", str(flags.get("damaged", DAMAGED[0])), DAMAGED)
     drawing = read_drawing(flags, levels)
@@ -101,6 +110,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         format=choice("format", str(flags.get("format", FORMATS[0])), FORMATS),
         notices=notices,
         remarks=remarks,
+        must_know=said.names() if strict else [],
     )
 
 

@@ -18,11 +18,11 @@ from jukebox.sampling.plan import make_plan
 from jukebox.sampling.prompts import load_inputs, starting_codes, starting_lengths
 from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
-from jukebox.sampling.songs import make_labels
+from jukebox.sampling.songs import check_names, make_labels
 from jukebox.sampling.state import RunState
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import enough_memory
-from jukebox.utils.precision import torch_dtype
+from jukebox.utils.precision import half_dtype, torch_dtype
 
 INSTEAD = "use --device=cpu, shorter prompts or a machine with more memory"
 
@@ -50,8 +50,12 @@ def prepare(
     """
     model = settings.model
     settings = with_engine(settings, device, report, state)
+    if device.type == "cpu" and settings.dtype == "fp16":
+        report.message(f"--dtype=fp16: a CPU is many times slower with it; use --dtype={half_dtype(device)}")
     known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
     plans = make_plan(settings, songs, known, device, timed=False, report=report)
+    if state is None:
+        check_names(model, settings.must_know)
     labels = make_labels(model, [settings.metas[song] for song in songs], device, report)
     hps = settings.hps(folder, songs, flags)
     with enough_memory("loading the VQ-VAE or encoding the prompts", INSTEAD):

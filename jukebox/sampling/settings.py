@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Settings:
         batch, chunk: None: chosen from free memory.
         engine: who draws tokens, see `pick_engine` of prior/engine.py.
         notices: lines to tell the user; remarks: how lengths were fitted to the model.
+        must_know: artists and genres that were asked for, which the model has to know.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class Settings:
     format: str
     notices: list[str]
     remarks: list[str]
+    must_know: list[tuple[str, str]] = field(default_factory=list)
 
     def totals(self) -> list[int]:
         """Tokens of each level in a finished song."""

@@ -7,7 +7,7 @@ Times are checked against the model's ranges. Change here what is taken if nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -64,6 +64,12 @@ class Said:
             if seconds in meta:
                 saved.pop(samples, None)
         return {**saved, **self.words, **meta}
+
+    def names(self) -> list[tuple[str, str]]:
+        """The artists and genres that the flags and --metas ask for, each pair once; "" for what is left open."""
+        asked = [{**self.words, **meta} for meta in self.metas or [{}]]
+        pairs = [tuple(as_text(key, meta.get(key)) or "" for key in ("artist", "genre")) for meta in asked]
+        return list(dict.fromkeys((artist, genre) for artist, genre in pairs))
 
 
 def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | None, notices: list[str]) -> Said:
@@ -173,6 +179,20 @@ def full_metas(
             )
         metas.append({**words, "total_length": total, "offset": offset, **signals, **sung})
     return metas
+
+
+def check_names(model: Model, names: Sequence[tuple[str, str]]) -> None:
+    """Refuses artists and genres that a level of the model does not know.
+
+    Raises:
+        UserError: the first of them, with the nearest that it knows.
+    """
+    for level in model.levels:
+        for artist, genre in names if level is not None else []:
+            for line in level.labeller.unknown_names(artist, genre):  # type: ignore[union-attr]
+                name = artist if line.startswith("artist ") else genre
+                if name.lower() not in ("", "unknown"):
+                    raise UserError(f"{line}. Choose one of them, or add --unknown_labels=ok to count it as unknown")
 
 
 def make_labels(model: Model, metas: list[dict[str, Any]], device: torch.device, report: Silent) -> list[Any]:

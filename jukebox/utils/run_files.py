@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
-from jukebox.utils.errors import UserError
+from jukebox.utils.errors import UserError, did_you_mean
 
 LATEST = "checkpoint_latest.pth.tar"
 
@@ -72,4 +73,10 @@ def find_checkpoint(path: str, flag: str = "--model") -> str:
         return found
     if found != path:
         raise UserError(f"{flag}: {path} holds no {LATEST}; give the folder of a training run or a checkpoint file")
-    raise UserError(f"{flag}: there is no run or checkpoint {path}")
+    raise UserError(f"{flag}: there is no run or checkpoint {path}{did_you_mean(path, runs_near(path), otherwise='')}")
+
+
+def runs_near(path: str) -> list[str]:
+    """The folders of runs in logs/ and beside a path."""
+    places = {Path("logs"), Path(path).parent}
+    return sorted({os.fspath(file.parent) for place in places for file in place.glob(f"*/{LATEST}")})

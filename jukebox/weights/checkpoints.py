@@ -222,6 +222,9 @@ def restore_model(hps: Mapping[str, Any], model: nn.Module, path: str | os.PathL
     return load_weights(model, current("jukebox.make_models", load_checkpoint)(path), path)
 
 
+_KINDS = {"prior.": "prior", "encoders.": "VQ-VAE"}  # what their parameters begin with
+
+
 def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> nn.Module:
     """Loads the weights of a checkpoint that was read already; see `restore_model`.
 
@@ -238,6 +241,7 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os
     _share_heads(model, state, path)
     difference = _difference(model, state)
     if difference:
+        _check_kind(own, state, checkpoint.get("hps"), path)
         raise UserError(
             f"{os.fspath(path)} does not fit the model built from the hyper-parameters:\n{difference}\n"
             "  use the sets it was trained with, or --model=RUN_FOLDER, which takes them from the checkpoint"
@@ -258,6 +262,22 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os
         model.load_state_dict(state)
     model.step = int(checkpoint.get("step", 0))  # type: ignore[assignment]
     return model
+
+
+def _check_kind(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], hps: object, path: str | os.PathLike[str]
+) -> None:
+    """Names a prior that was given as a VQ-VAE, and the other way round."""
+    kinds = [
+        next((kind for start, kind in _KINDS.items() if any(k.startswith(start) for k in s)), "") for s in (own, state)
+    ]
+    if "" in kinds or kinds[0] == kinds[1]:
+        return
+    vqvae = hps.get("restore_vqvae") if kinds[1] == "prior" and isinstance(hps, Mapping) else ""
+    raise UserError(
+        f"{os.fspath(path)} is the checkpoint of a {kinds[1]}, and a {kinds[0]} is wanted"
+        + (f"; this prior's VQ-VAE is {vqvae}" if vqvae else "")
+    )
 
 
 def restore_opt(opt: torch.optim.Optimizer, shd: Steps | None, path: str | os.PathLike[str]) -> None:
