@@ -46,6 +46,7 @@ setup(
     ],
     extras_require={
         "analysis": ["librosa>=0.10.2"],
+        "hub": ["huggingface_hub>=0.24"],  # --weights_from=OWNER/NAME
         "japanese": ["cutlet>=0.4", "unidic-lite>=1.0.8"],  # reads kanji in lyrics
         "mpi": ["mpi4py>=4", "mpich>=4.2; platform_system != 'Windows'"],
     },

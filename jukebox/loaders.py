@@ -39,10 +39,11 @@ from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.levels import samples_per_code
 from jukebox.utils.precision import matrix_dtype
-from jukebox.utils.remote_utils import is_remote
+from jukebox.utils.remote_utils import is_released, is_remote
 from jukebox.utils.run_files import find_checkpoint, runs_near
 from jukebox.utils.torch_utils import empty_cache
 from jukebox.vqvae.vqvae import VQVAE
+from jukebox.weights.hub import weights_folder
 from jukebox.weights.huggingface import is_folder, load_huggingface, part_path, read_config, split_part
 from jukebox.weights.huggingface_config import config_hparams, differences
 
@@ -372,6 +373,7 @@ def _registered(name: str) -> Model:
 
 def _from_huggingface(name: str, folder: str) -> Model:
     """The model of a folder in the Hugging Face layout, by the sets of a key of MODELS or by its config.json."""
+    folder = weights_folder(folder)
     weights = load_huggingface(folder)  # names and places of tensors; none is read yet
     config = config_hparams(read_config(folder)) if read_config(folder) else {}
     if name in MODELS:
@@ -459,6 +461,11 @@ def _vqvae_of(hps: Hyperparams) -> str:
     path = hps.restore_vqvae
     if not path:
         raise UserError(f"--model: {hps.restore_prior} does not say which VQ-VAE it belongs to: add its run to --model")
+    if is_remote(path) and not is_released(path):  # a file does not decide what is fetched
+        raise UserError(
+            f"--model: {hps.restore_prior} names its VQ-VAE by an address, {path}: if you trust it, download it and "
+            "add the file to --model"
+        )
     beside = os.path.join(os.path.dirname(hps.restore_prior), "..", "..", path)
     for candidate in (path, beside):
         if _is_there(candidate):

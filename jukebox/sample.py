@@ -60,7 +60,7 @@ FLAGS = [
     Flag(
         "weights_from",
         "",
-        "folder with the model's weights in the Hugging Face layout; without --model its config.json is followed",
+        "folder, or OWNER/NAME of the hub, with weights in the Hugging Face layout; --model left out: its config.json",
         "what",
         "path",
     ),

@@ -57,7 +57,7 @@ PURE = {"transformer", "vqvae", "native", "prior"}
 AT_MODULE_LEVEL = {"torch", "numpy"}
 DYNAMIC = ("importlib.import_module", "import_module", "__import__")
 # Installed where people want them: never required, so in neither list of requirements.
-OPTIONAL = {"apex", "triton", "transformers", "cutlet"}
+OPTIONAL = {"apex", "triton", "transformers", "cutlet", "huggingface_hub"}
 
 
 class Import(NamedTuple):

@@ -157,3 +157,15 @@ def test_a_prior_given_as_a_vqvae_is_named_as_that(tmp_path: Path) -> None:
     hps = Hyperparams(load_checkpoint(prior)["hps"], **other)
     with pytest.raises(UserError, match="vq/.* is the checkpoint of a VQ-VAE, and a prior is wanted$"):
         make_prior(hps, make_vqvae(Hyperparams(load_checkpoint(vqvae)["hps"], train=False), "cpu"), "cpu")
+
+
+def test_a_checkpoint_does_not_decide_what_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_tiny_runs(tmp_path)
+    path = tmp_path / "logs" / "top" / "checkpoint_latest.pth.tar"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["hps"]["restore_vqvae"] = "http://127.0.0.1:9/evil.pth.tar"
+    torch.save(checkpoint, path)
+    with pytest.raises(
+        UserError, match="names its VQ-VAE by an address, http://127.0.0.1:9/evil.pth.tar: if you trust"
+    ):
+        find_model(model.split(",")[-1])

@@ -6,7 +6,7 @@ and an atomic rename. Beside each file is FILE.sha256 (as `sha256sum` writes it)
 too.
 
     JUKEBOX_CACHE     folder of the cache instead of ~/.cache/jukebox
-    JUKEBOX_MIRROR    one or more prefixes (comma-separated, tried in order) that take the place of the released ones
+    JUKEBOX_MIRROR    one or more prefixes (comma-separated) that are tried in order, before the release's own hosts
 
 Change here: where files come from and how much is tried. What the files hold is their loaders' business.
 """
@@ -39,6 +39,14 @@ PREFIXES = (
     "https://openaipublic.azureedge.net/",
     "https://raw.githubusercontent.com/openai/jukebox/master/",
 )
+# Other hosts of the release with the same tree, by prefix. The first host of the weights is often not there.
+ALSO = {PREFIXES[0]: ("https://openaipublic.blob.core.windows.net/",)}
+# File name -> what to type where no host has it.
+ON_THE_HUB = {
+    "models/5b/": "openai/jukebox-5b",
+    "models/5b_lyrics/": "openai/jukebox-5b-lyrics",
+    "models/1b_lyrics/": "openai/jukebox-1b-lyrics",
+}
 # File name -> (bytes, SHA-256) of the released files for which they are known. The weights have no published digest.
 KNOWN = {
     "v2_artist_ids.txt": (71676, "fce2ecc0c7b00838cf8cc90273609c5460fa1ec8d3211ce9f6546ed792feb001"),
@@ -50,10 +58,19 @@ CHUNK = 1 << 20  # bytes read at a time
 TRIES = 5  # in a row that bring no new byte
 FIRST_WAIT = 1.0  # seconds before the second try; doubled after each
 TIMEOUT = 30.0  # seconds without a byte
+LEAST_RATE = 1000.0  # bytes a second, as a mean over
+SLOW = 30.0  # seconds, under which a connection is given up
+MOST_SECONDS = 24 * 3600.0  # of one file
+# First bytes of a checkpoint: a zip archive, or the pickle of older versions of PyTorch.
+CHECKPOINT = (b"PK\x03\x04", b"\x80")
 
 
 class _Passing(Exception):
     """Trouble that another try may get over: a broken connection or a server error."""
+
+
+class _Slow(_Passing):
+    """Bytes come, too few of them to ever end."""
 
 
 class _Spoilt(Exception):
@@ -63,6 +80,11 @@ class _Spoilt(Exception):
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint's name is an address rather than a file."""
     return str(path).startswith(("http://", "https://"))
+
+
+def is_released(path: str | os.PathLike[str]) -> bool:
+    """Whether an address is one of the release, which a checkpoint may name."""
+    return bool(_prefix(str(path)))
 
 
 def cache_folder() -> Path:
@@ -75,17 +97,19 @@ def cache_path(remote_path: str) -> Path:
 
     Released files keep their path after `jukebox/` (`models/5b/vqvae.pth.tar`); others are under `other/HOST/`.
     """
-    prefix = _prefix(remote_path)
+    prefix, parts = _prefix(remote_path), _split_address(remote_path, remote_path)
     if prefix:
-        inner = remote_path[len(prefix) :].removeprefix("jukebox/")
+        inner = remote_path[len(prefix) :].partition("?")[0].removeprefix("jukebox/")
     else:
-        parts = _split_address(remote_path, remote_path)
         inner = f"other/{parts.netloc.replace(':', '_')}/{parts.path}"
+    if parts.query:  # which says what file it is
+        folder, _, name = inner.rpartition("/")
+        inner = f"{folder}/{hashlib.sha256(parts.query.encode()).hexdigest()[:12]}_{name}"
     return cache_folder().joinpath(*[piece for piece in inner.split("/") if piece not in ("", ".", "..")])
 
 
 def addresses(remote_path: str) -> list[str]:
-    """The addresses to try for a file: those at the mirrors if any is set, else its own.
+    """The addresses to try for a file, in order: at the mirrors, its own, and at the release's other hosts.
 
     Raises:
         UserError: a mirror is not an address.
@@ -96,9 +120,10 @@ def addresses(remote_path: str) -> list[str]:
         if parts.scheme not in ("http", "https", "file") or not (parts.netloc or parts.scheme == "file"):
             raise UserError(f"JUKEBOX_MIRROR={mirror}: give addresses such as https://HOST/FOLDER, separated by commas")
     prefix = _prefix(remote_path)
-    if not mirrors or not prefix:
+    if not prefix:
         return [remote_path]
-    return [f"{mirror.rstrip('/')}/{remote_path[len(prefix) :]}" for mirror in mirrors]
+    places = [*(f"{mirror.rstrip('/')}/" for mirror in mirrors), prefix, *ALSO.get(prefix, ())]
+    return [place + remote_path[len(prefix) :] for place in places]
 
 
 def _split_address(address: str, shown: str) -> urllib.parse.SplitResult:
@@ -129,7 +154,7 @@ def fetch(remote_path: str, again: bool = False, progress: bool = True) -> str:
     """
     path = cache_path(remote_path)
     size, sha256 = KNOWN.get(path.name, (None, None)) if _prefix(remote_path) else (None, None)
-    with _lock(path):
+    with locked(path):
         if path.is_file():
             problem = "it does not load" if again else damage(path, size, sha256)
             if not problem:
@@ -179,7 +204,7 @@ def download(
     size: int | None = None,
     progress: bool = True,
     tries: int = TRIES,
-    first_wait: float = FIRST_WAIT,
+    first_wait: float | None = None,
 ) -> None:
     """Downloads one file; `local_path` appears only when it is whole and right.
 
@@ -193,17 +218,18 @@ def download(
         size: its bytes, if known.
         progress: draw a bar on stderr.
         tries: how often in a row a broken connection or a server error may bring nothing new.
-        first_wait: seconds before the second try; doubled after each.
+        first_wait: seconds before the second try, `FIRST_WAIT` where None; doubled after each.
 
     Raises:
         UserError: it cannot be fetched; the message says what was tried and what to do.
     """
-    path = Path(local_path)
-    problems = []
-    for address in addresses(remote_path):
+    path, first_wait = Path(local_path), FIRST_WAIT if first_wait is None else first_wait
+    problems, places = [], addresses(remote_path)
+    for address in places:
+        last = address == places[-1]
         for _ in range(2):
             try:
-                digest = _Transfer(address, path, size, progress).run(tries, first_wait)
+                digest = _Transfer(address, path, size, progress).run(tries if last else min(2, tries), first_wait)
                 if sha256 and digest != sha256:
                     raise _Spoilt(f"SHA-256 {digest} instead of {sha256}")
             except _Spoilt as spoilt:
@@ -211,7 +237,7 @@ def download(
                 problem = f"what came is not the right file: {spoilt}"
                 continue
             except _Passing as passing:
-                problem = f"{passing}, {tries} times in a row"
+                problem = f"{passing}, {tries if last else min(2, tries)} times in a row"
                 break
             except urllib.error.HTTPError as refused:
                 problem = f"the server answers {refused.code} {refused.reason}"
@@ -225,9 +251,11 @@ def download(
             _write_note(path, digest)
             return
         problems.append(f"{address}: {problem}")
+    hub = next((name for folder, name in ON_THE_HUB.items() if folder in path.as_posix()), "")
     raise UserError(
         f"cannot download {path.name}: {'; '.join(problems)}. Repeat the command to resume where it stopped, "
-        f"set JUKEBOX_MIRROR to another place, or put the file at {path} by hand"
+        f"set JUKEBOX_MIRROR to another place, {f'add --weights_from={hub}, ' if hub else ''}or put the file at "
+        f"{path} by hand"
     )
 
 
@@ -247,7 +275,7 @@ class _Transfer:
 
     def run(self, tries: int, first_wait: float) -> str:
         """Returns the digest of the part file once it is complete."""
-        failures = 0
+        failures, end = 0, time.monotonic() + MOST_SECONDS
         while True:
             before = _size(self.part)
             try:
@@ -259,10 +287,12 @@ class _Transfer:
                     raise _Spoilt(f"{got:,} bytes instead of {self.size:,}")
                 if got == 0:
                     raise _Spoilt("it is empty")
+                self._sniff()
                 return file_digest(self.part)
-            except _Passing:
-                failures = 1 if _size(self.part) > before else failures + 1
-                if failures >= tries:
+            except _Passing as passing:
+                moved = _size(self.part) > before and not isinstance(passing, _Slow)
+                failures = 1 if moved else failures + 1
+                if failures >= tries or time.monotonic() > end:
                     raise
                 time.sleep(first_wait * 2 ** (failures - 1))
 
@@ -277,7 +307,7 @@ class _Transfer:
             request.add_header("Range", f"bytes={have}-")
             request.add_header("If-Range", version["tag"])
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            with _OPENER.open(request, timeout=TIMEOUT) as answer:
                 return self._receive(answer, have)
         except urllib.error.HTTPError as error:
             if error.code == 416:  # nothing is beyond what we have: it is whole, or it is not this file
@@ -289,13 +319,16 @@ class _Transfer:
             if error.code >= 500 or error.code in (408, 425, 429):
                 raise _Passing(f"the server answers {error.code} {error.reason}") from error
             raise
-        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+        except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError, ValueError) as error:
             raise _Passing(str(getattr(error, "reason", "") or error) or type(error).__name__) from error
         except OSError as error:
             raise UserError(f"cannot write {self.part}: {error.strerror}; what has come so far is kept") from error
 
     def _receive(self, answer: Any, have: int) -> int | None:
         length = answer.headers.get("Content-Length") or ""
+        packed = [answer.headers.get(name) or "" for name in ("Content-Encoding", "Transfer-Encoding")]
+        if any(word.strip().lower() not in ("", "identity", "chunked") for said in packed for word in said.split(",")):
+            raise _Spoilt(f"the server sends it packed ({', '.join(filter(None, packed))})")
         goes_on = answer.status == 206
         if goes_on:
             first, total = _content_range(answer.headers.get("Content-Range") or "")
@@ -318,13 +351,27 @@ class _Transfer:
         self.state.write_text(json.dumps({"tag": tag, "total": total}), encoding="utf-8")
         with open(self.part, "ab" if goes_on else "wb") as file, self._bar(total, have) as bar:
             try:
-                while chunk := answer.read(CHUNK):
+                since, came = time.monotonic(), 0
+                while chunk := answer.read1(CHUNK) if hasattr(answer, "read1") else answer.read(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
+                    came, passed = came + len(chunk), time.monotonic() - since
+                    if passed > SLOW:
+                        if came < LEAST_RATE * passed:
+                            raise _Slow(f"the server sends under {LEAST_RATE / 1000:g} kB a second")
+                        since, came = time.monotonic(), 0
             finally:
                 file.flush()
                 os.fsync(file.fileno())
         return total
+
+    def _sniff(self) -> None:
+        """Refuses a page in place of a file: a checkpoint begins in one of two ways, nothing of ours with a tag."""
+        with open(self.part, "rb") as file:
+            start = file.read(64)
+        checkpoint = self.path.name.endswith((".pth.tar", ".pth", ".pt"))
+        if start.lstrip().startswith(b"<") or (checkpoint and not start.startswith(CHECKPOINT)):
+            raise _Spoilt(f"it begins with {start[:16]!r}, as no file of this kind does")
 
     def _noted(self) -> dict[str, Any]:
         """What the part file is of: `tag`, the server's name or date of the version, and `total`, its bytes."""
@@ -344,6 +391,18 @@ class _Transfer:
             disable=not self.progress,
             leave=False,
         )
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to another place, unless a protected connection would become an open one."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise urllib.error.HTTPError(req.full_url, code, f"{msg}, to {newurl}, which is not https", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
 
 
 def _content_range(header: str) -> tuple[int | None, int | None]:
@@ -379,7 +438,7 @@ def _write_note(path: Path, digest: str) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Keeps other processes out; the system opens the lock by itself when its holder dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import io
 import os
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from jukebox.make_models import load_checkpoint
 from jukebox.utils import remote_utils
 from jukebox.utils.errors import UserError
 
-BODY = bytes(range(256)) * 2000  # 512,000 bytes
+BODY = b"PK\x03\x04" + bytes(range(252)) + bytes(range(256)) * 1999  # 512,000 bytes
 DIGEST = hashlib.sha256(BODY).hexdigest()
 Script = list[Callable[["Handler", int], None]]
 
@@ -290,6 +294,8 @@ def mirrored(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path))
     monkeypatch.setenv("JUKEBOX_MIRROR", f"{base}/bad/, {base}/m")
     monkeypatch.setattr(remote_utils, "FIRST_WAIT", 0.01)
+    released = remote_utils.addresses  # and nobody is asked outside of this machine
+    monkeypatch.setattr(remote_utils, "addresses", lambda url: [a for a in released(url) if a.startswith(base)])
     return server
 
 
@@ -369,3 +375,68 @@ def test_full_disk_is_said_before(server: Server, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(remote_utils.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="JUKEBOX_CACHE"):
         get(server, tmp_path / "w", [good])
+
+
+# ------------------------------------------------------------------------------------------------- hostile servers
+
+
+def raw(head: str, body: bytes = b"") -> Callable[[Handler, int], None]:
+    """Exactly these lines and bytes."""
+    return lambda handler, start: handler.wfile.write(head.replace("\n", "\r\n").encode() + body) and None
+
+
+def drip(handler: Handler, start: int) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(BODY)))
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for i in range(1000):
+            handler.wfile.write(BODY[i : i + 1])
+            time.sleep(0.02)
+
+
+def silent(handler: Handler, start: int) -> None:
+    time.sleep(1.0)
+
+
+OK = "HTTP/1.0 200 OK\n"
+CHUNKED = "HTTP/1.1 200 OK\nTransfer-Encoding: {}chunked\n\n"
+HOSTILE = {
+    "drips": (drip, r"under 1 kB a second, 5 times in a row"),
+    "says nothing": (silent, "timed out, 5 times"),
+    "gzip": (raw(f"{OK}Content-Encoding: gzip\nContent-Length: 4\n\n", b"PK\x03\x04"), r"packed \(gzip\)"),
+    "gzip, chunked": (raw(CHUNKED.format("gzip, "), b"4\r\nPK\x03\x04\r\n0\r\n\r\n"), "packed"),
+    "a page": (other(b"\n <!DOCTYPE html><html>sign in</html>"), "it begins with"),
+    "a short text": (raw(f"{OK}\n", b"not found"), "it begins with b'not found'"),
+    "a negative chunk": (raw(CHUNKED.format(""), b"-5\r\nPK\x03\x04\r\n"), "cannot download"),
+    "a chunk of no number": (raw(CHUNKED.format(""), b"zz\r\nPK\x03\x04\r\n"), "5 times"),
+    "no HTTP": (raw("hello\n\n"), "5 times"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(HOSTILE))
+def test_hostile_servers(kind: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer, message = HOSTILE[kind]
+    monkeypatch.setattr(remote_utils, "SLOW", 0.1)
+    monkeypatch.setattr(remote_utils, "TIMEOUT", 0.2 if kind == "says nothing" else 10.0)
+    with pytest.raises(UserError, match=message):
+        get(server, tmp_path / "w.pth.tar", [answer])
+    assert not (tmp_path / "w.pth.tar").exists()
+    get(server, tmp_path / "w.pth.tar", [good])
+    assert (tmp_path / "w.pth.tar").read_bytes() == BODY
+
+
+def test_a_query_belongs_to_the_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path))
+    urls = [f"{start}jukebox/w.pth.tar{end}" for start in ("https://a.b/", remote_utils.PREFIXES[0])
+            for end in ("", "?version=1", "?version=2")]  # fmt: skip
+    paths = [remote_utils.cache_path(url) for url in urls]
+    assert len(set(paths)) == len(urls) and all(path.name.endswith("w.pth.tar") for path in paths)
+
+
+def test_a_protected_connection_is_not_given_up() -> None:
+    ask = remote_utils._Redirects().redirect_request
+    request = urllib.request.Request("https://a.b/w")
+    with pytest.raises(urllib.error.HTTPError, match="which is not https"):
+        ask(request, None, 302, "Found", {}, "http://a.b/w")
+    assert ask(request, None, 302, "Found", {}, "https://c.d/w").full_url == "https://c.d/w"
