@@ -39,11 +39,12 @@ from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import (
     choice,
     device_name,
+    layer_numbers,
     level_number,
+    level_numbers,
     number,
     seconds_of,
     whole,
-    whole_numbers,
 )
 from jukebox.utils.precision import DTYPES, check_dtype, torch_dtype, usual_dtype
 from jukebox.utils.python_words import in_python, python_words
@@ -260,10 +261,8 @@ class MusicModel:
         Raises:
             UserError: the audio cannot be read or is too short, or there is no such level.
         """
-        top = len(self.hops) - 1
         with python_words():
-            chosen = list(range(top + 1)) if levels is None else levels
-            wanted = whole_numbers("levels", chosen, f"give numbers from 0, the finest, to {top}", least=0, most=top)
+            wanted = level_numbers(levels, len(self.hops))
             length = seconds_of({"seconds": seconds}, "seconds")
             original = read_part(audio, self.sr, number("offset", offset, least=0.0), length)
             coder = Coder(self._found.vqvae(self.hops[-1], self.device))
@@ -304,7 +303,7 @@ class MusicModel:
             UserError: an argument that cannot work, audio that cannot be read, or too little memory.
         """
         with python_words():
-            wanted = whole_numbers("layers", layers, "give layers counted from 1", least=1)
+            wanted = layer_numbers(layers)
             choice("pool", pool, ("mean", "none"))
             batch = None if batch_size is None else whole("batch_size", batch_size, least=1)
             of = level_number(str(level), len(self.hops))

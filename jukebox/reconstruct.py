@@ -21,9 +21,9 @@ from jukebox.utils.flag_values import (
     choice,
     device_name,
     find_files,
+    level_numbers,
     number,
     seconds_of,
-    whole_numbers,
 )
 from jukebox.utils.progress import progress_bar, write_line
 
@@ -92,9 +92,7 @@ def main(**flags: Any) -> int:
     from jukebox.utils.dist_utils import pick_device
 
     hps = find_vqvae(flags["model"])
-    hint = f"give numbers from 0, the finest, to {hps.levels - 1}, such as --levels=0"
-    chosen = list(range(hps.levels)) if flags["levels"] is None else flags["levels"]
-    levels = whole_numbers("levels", chosen, hint, least=0, most=hps.levels - 1)
+    levels = level_numbers(flags["levels"], hps.levels)
     device = pick_device(0, 1, wanted)
     folder = Path(flags["name"])
     vqvae = load_vqvae(hps, device)

@@ -19,11 +19,11 @@ from jukebox.utils.flag_values import (
     DAMAGED,
     choice,
     device_name,
+    layer_numbers,
     level_number,
     number,
     port_number,
     whole,
-    whole_numbers,
 )
 from jukebox.utils.progress import progress_bar, write_line
 
@@ -100,8 +100,7 @@ def main(**flags: Any) -> int:
             raise UserError(f"--{flag} is missing: give a folder, such as --{flag}={example}")
     if not flags["model"] and not flags["weights_from"]:
         raise UserError("--model is missing: give a model, such as --model=5b, or a run, such as --model=logs/RUN")
-    hint = "give layers counted from 1, such as --layers=36 or --layers=24,36"
-    layers = whole_numbers("layers", flags["layers"], hint, least=1)
+    layers = layer_numbers(flags["layers"])
     pool = choice("pool", flags["pool"], ("mean", "none"))
     batch = None if flags["batch_size"] is None else whole("batch_size", flags["batch_size"], least=1)
     hop_fraction = number("hop_fraction", flags["hop_fraction"])

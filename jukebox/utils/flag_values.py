@@ -58,6 +58,17 @@ def _in_range(value: Any, least: int, most: int | None) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most)
 
 
+def level_numbers(value: Any, levels: int) -> list[int]:
+    """Returns the numbers of several levels, all if the value is None, else raises UserError."""
+    hint = f"give numbers from 0, the finest, to {levels - 1}, such as --levels=0"
+    return whole_numbers("levels", list(range(levels)) if value is None else value, hint, least=0, most=levels - 1)
+
+
+def layer_numbers(value: Any) -> list[int]:
+    """Returns the numbers of layers, counted from 1, else raises UserError."""
+    return whole_numbers("layers", value, "give layers counted from 1, such as --layers=36 or --layers=24,36", least=1)
+
+
 def level_number(value: str, levels: int) -> int:
     """Returns the number of a level, "top" being the highest, else raises UserError."""
     if value == "top":
