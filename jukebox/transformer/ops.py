@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Conv1D(nn.Module):
     """Dense layer on the last axis with weight `w` [n_in, n_out] and bias `b` [n_out].
 
-    The weight may be kept in half precision, or as whole numbers with a factor `scale` [n_out] per output (`to_int8`),
-    while the bias stays in float32; both are cast to the input's type.
+    The weight may be kept in half precision, or as whole numbers with a factor `scale` [n_out] per output (`to_int8`).
+    The bias stays in float32. Both are cast to the input's type.
 
     Args:
         init_scale: the weight starts as N(0, 0.02 * init_scale), the bias at zero.
