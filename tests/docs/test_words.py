@@ -51,11 +51,14 @@ def phrases(rules: str) -> list[str]:
     return [phrase.strip() for row in rows[2:] for phrase in row.split("|")[1].split(",")]
 
 
+INSTEAD_OF = "|".join(re.escape(phrase).replace(r"\ ", r"\s+") for phrase in phrases(RULES))
+
+
 def found_in(text: str) -> list[str]:
     """The phrases of the table in a text, each with a few words around it."""
-    words = "|".join(re.escape(phrase).replace(r"\ ", r"\s+") for phrase in phrases(RULES))
     text = re.sub(rf"\b({'|'.join(RIGHT)})\b", "", " ".join(text.split()), flags=re.I)
-    return [text[max(0, match.start() - 40) : match.end() + 40] for match in re.finditer(rf"\b({words})\b", text, re.I)]
+    found = re.finditer(rf"\b({INSTEAD_OF})\b", text, re.I)
+    return [text[max(0, match.start() - 40) : match.end() + 40] for match in found]
 
 
 def docstring(node: ast.AST) -> ast.Constant | None:
