@@ -7,15 +7,16 @@ Every source goes through `parse_lyrics`: files, tags, tables, flags and argumen
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from jukebox.data.stamps import LONGEST, Line, read_lines
 from jukebox.utils.errors import UserError
 
 LONGEST_CHARACTER = 0.5  # seconds; a line before a solo ends earlier than the next line begins
+SAME_MOMENT = 0.03  # seconds; some programs write a translation a hundredth later
 MOST_CHARACTERS = 100_000  # of timed lyrics; a few repeated lines can ask for far more
 _OFFSET = re.compile(
     r"^\s*\[\s*offset\s*[:：=]\s*([+−-]?)\s*(\d{1,9})(?:[.,](\d{1,9}))?\s*(ms|s)?\s*\]", re.IGNORECASE | re.MULTILINE
@@ -35,6 +36,7 @@ SAME_TIME = (
 )
 NO_TIME = "lines of the lyrics have no time where others have one, and are left out"
 FEW_TIMES = "most lines of the lyrics have no time, so the times of the others are not used"
+ONE_TIME = "most lines of the lyrics are on the same stamp, so times are not used"
 TOO_LONG = f"lines of the lyrics are repeated beyond {MOST_CHARACTERS:,} characters: each is sung once"
 
 
@@ -73,15 +75,24 @@ def parse_lyrics(content: str, duration: float | None = None, line: int = 1) -> 
     timed = [one for one in lines if one.begins and one.words.strip()]
     words = sum(len(one.words) for one in timed)
     loose = sum(len(one.words) for one in lines if not one.begins)
-    if not timed or words < loose:
+    useless = _share_a_stamp(timed)
+    if not timed or words < loose or useless:
         text = "\n".join(one.words for one in lines)
         same = text.split() == content.split()
-        return Lyrics(content if same else text.strip("\n"), None, ((FEW_TIMES, timed[0].words),) if timed else ())
+        notes = [(ONE_TIME if useless else FEW_TIMES, timed[0].words)] if timed else []
+        return Lyrics(content if same else text.strip("\n"), None, tuple(notes))
     notes = [(NO_TIME, next(one.words for one in lines if one.words and not one.begins))] if loose else []
     rows = _choose([one for one in lines if one.begins], line, notes)
     text, times = _spread(rows, duration)
     shift = _offset(content)
     return Lyrics(text, tuple(_ascending([(a + shift, b + shift) for a, b in times])), tuple(notes))
+
+
+def _share_a_stamp(lines: list[Line]) -> bool:
+    """Whether most lines are on one stamp, as where a program had no times; more than translations can be."""
+    counts = Counter(stamp for stamp, _ in {(round(1000 * t), one.words) for one in lines for t in one.begins})
+    most = max(counts.values(), default=0)
+    return most > 2 and (len(counts) == 1 or (most > 4 and 2 * most > counts.total()))
 
 
 def _offset(content: str) -> float:
@@ -103,7 +114,13 @@ def _choose(lines: list[Line], which: int, notes: list[tuple[str, str]]) -> list
     ]
     rows: list[tuple[float, list[tuple[float, str]]]] = []
     several = ""
-    for _, group in groupby(sorted(first, key=lambda row: row[0]), key=lambda row: round(1000 * row[0])):
+    groups: list[list[tuple[float, list[tuple[float, str]]]]] = []
+    for row in sorted(first, key=lambda row: row[0]):
+        if groups and row[0] - groups[-1][0][0] < SAME_MOMENT:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    for group in groups:
         voices: dict[str, tuple[float, list[tuple[float, str]]]] = {}
         for row in group:
             text = "".join(part for _, part in row[1])

@@ -108,6 +108,28 @@ def test_a_function_of_ones_own(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert (folder / "artist_ids.txt").read_text() == "unknown;0\nme;1\n"
 
 
+def test_timed_lyrics_of_every_source(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "0.json").write_text(json.dumps(dict(lyrics="[ar:x][00:01,50]mi <00:02.0>la\n[00:01,50]ми ла")))
+    (folder / "1.mp3.json").unlink(missing_ok=True)
+    (folder / "1.json").unlink()
+    (folder / "1.LRC").write_text("[00:00:01.10]mi[00:01.30]la [00:02.00]")
+    (folder / "2.json").unlink()
+    (folder / "2.txt").write_text("1\n00:00:01,000 --> 00:00:02,000\nla\n")
+    (folder / "3.json").unlink()
+    (folder / "metadata.csv").write_text(
+        'sep=;\nfile;lyrics\nC:\\M\\3.wav;"[1500,900]ma(1500,300)(1,2)"\nx.wav;"la"\n;\n'
+    )
+    (folder / "gone.lrc").write_text("[00:01.00]la")
+    status, out, _ = run(capsys, "build", f"--audio_files_dir={folder}", "--vocab=auto", "--lyric_line=1")
+    assert status == 0 and (folder / "vocab.txt").read_text() == "\n ailm".replace("\n", "")
+    assert "1 of the 2 rows of metadata.csv name no file here: row 4 'x.wav'" in out
+    assert "1 files of labels or lyrics belong to no song here: gone.lrc" in out
+    assert "'mi la', not 'ми ла'" in out and "--lyric_line" not in out.rpartition("train with")[2]
+    status, out, _ = run(capsys, "build", f"--audio_files_dir={folder}", "--vocab=auto", "--lyric_line=2")
+    assert "л" in (folder / "vocab.txt").read_text() and out.rstrip().endswith("--lyric_line=2")
+    assert run(capsys, "build", f"--audio_files_dir={folder}", "--lyric_line=0")[0] == 2
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys)[0] == 2
     assert "is not a folder" in run(capsys, "build")[2]

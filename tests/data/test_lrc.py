@@ -13,6 +13,7 @@ from jukebox.data.lrc import (
     FEW_TIMES,
     MOST_CHARACTERS,
     NO_TIME,
+    ONE_TIME,
     TOO_LONG,
     Lyrics,
     fit_times,
@@ -112,7 +113,7 @@ def test_times_for_another_layout_of_the_same_words() -> None:
         ("[0:00:07:25]mila", {"mila": 7.25}),
         ("[00:01:05]mila sola timi\n[00:01:09]kalu", {"mila sola timi": 65, "kalu": 69}),  # too fast for hundredths
         ("[00:01:05]mi\n[00:03:09]kalu", {"mi": 1.05, "kalu": 3.09}),
-        ("[00:59:99]mi\n[01:00:00]kalu", {"mi": 59.99, "kalu": 60}),
+        ("[00:59:50]mi\n[01:00:00]kalu", {"mi": 59.5, "kalu": 60}),
         # other writings of a stamp
         ("[ 00 : 07 . 25 ] mila", {"mila": 7.25}),
         ("［00：07．25］mila\n【00:08.25】sola", {"mila": 7.25, "sola": 8.25}),
@@ -230,6 +231,21 @@ def test_lists_of_lines_with_times(entries: list[dict[str, Any]], begins: list[f
     assert sorted(timed.times[i][0] for i in (0, 5)) == pytest.approx(sorted(begins))
     assert text_of_entries([dict(x=1)]) is None
     assert text_of_entries([dict(text="a", start=float("nan")), dict(text="b", start="soon")]) == "a\nb"
+
+
+def test_a_translation_a_hundredth_later() -> None:
+    timed = parse_lyrics("[00:01.00]mila\n[00:01.01]ミラ\n[00:02.00]sola\n[00:02.02]ソラ")
+    assert starts(timed) == {"mila": 1, "sola": 2}
+    assert parse_lyrics("[00:01.00]mi\n[00:01.05]la").text == "mi\nla"
+
+
+def test_one_stamp_for_all_lines_is_no_time() -> None:
+    lines = ["mila", "sola", "timi", "kalu", "mesi", "loki"]
+    for n in (3, 6):
+        found = parse_lyrics("\n".join(f"[00:00.00]{words}" for words in lines[:n]))
+        assert (found.text, found.times) == ("\n".join(lines[:n]), None) and found.notes[0][0] == ONE_TIME
+    credits = "\n".join(f"[00:00.00]{words}" for words in lines[:3]) + "\n[00:05.00]la\n[00:06.00]lo"
+    assert starts(parse_lyrics(credits)) == {"mila": 0, "la": 5, "lo": 6}
 
 
 def test_lines_without_a_time_are_named() -> None:
