@@ -88,7 +88,8 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self._hook_file = os.fspath(getattr(hps, "metadata_py", ""))
         self._lyric_line = read_lyric_line(getattr(hps, "lyric_line", 1))
         self._hook: Callable[[str, bool], Any] | None = None
-        self._metadata: dict[str, SongLabels] = {}
+        self._metadata: dict[str, SongLabels] = {}  # their times are in `_times`, [characters, 2] in seconds
+        self._times: dict[str, np.ndarray] = {}
         self._reader: FolderMetadata | None = None
         if self.labeller is not None:
             self._check_tables(self.labeller, getattr(hps, "y_bins", None), getattr(hps, "n_vocab", 0))
@@ -144,15 +145,18 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         return kept
 
     def _read_labels(self, labeller: Labeller, entries: dict[str, AudioEntry]) -> None:
-        self._reader = FolderMetadata(self.folder, self.notices, self._lyric_line)
+        reader = FolderMetadata(self.folder, self.notices, self._lyric_line)
         if self._has_hook():
             self._get_hook()  # a mistake in the file should show now
+            self._reader = reader
             return
         for name in self.names:
             entry = entries[name]
-            found = self._reader.read(name, entry.tags, entry.seconds)
-            self._metadata[name] = labels_for(labeller, found, self.notices, name)
-        self._messages += [*self.notices.lines(), *self._reader.unused_rows(entries)]
+            labels = labels_for(labeller, reader.read(name, entry.tags, entry.seconds), self.notices, name)
+            if labels.times is not None:  # as tuples, those of ten thousand songs would be gigabytes
+                self._times[name] = np.asarray(labels.times)
+            self._metadata[name] = replace(labels, times=None)
+        self._messages += [*self.notices.lines(), *reader.unused_rows(entries)]
 
     def _check_tables(self, labeller: Labeller, y_bins: Any, n_vocab: int) -> None:
         needed = labeller.ag_processor.y_bins
@@ -190,7 +194,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
 
     def has_times(self) -> bool:
         """Whether any song has timed lyrics, or a user's function may bring some that an .lrc file times."""
-        return self._has_hook() or any(labels.times for labels in self._metadata.values())
+        return self._has_hook() or bool(self._times)
 
     # ------------------------------------------------------------------------------------------------- items
 
@@ -299,7 +303,9 @@ class FilesAudioDataset(torch.utils.data.Dataset):
     def _labels_of(self, song: int, test: bool) -> SongLabels:
         name = self.names[song]
         if not self._has_hook():
-            return self._metadata[name]
+            kept = self._times.get(name)
+            spans = None if kept is None else tuple((start, end) for start, end in kept.tolist())
+            return replace(self._metadata[name], times=spans)
         assert self.labeller is not None and self._reader is not None
         seen = set(self.notices.counts)
         labels = call_hook(self.get_metadata, self.files[song], test, name, self.notices, self._lyric_line)
