@@ -30,7 +30,7 @@ sample: CPU := $(or $(CPU),auto)
 sample: $(VENV)/.installed native ## hear it: two songs by the demo model, and the page to play them
 	$(PY) jukebox/sample.py --model=demo --name=samples/demo --n_samples=2 --sample_length_in_seconds=10 \
 		--total_sample_length_in_seconds=10 --artist="anna bell" --genre=disco \
-		--lyrics="mila sola timi\kalu mesi loki\sama tole kisu" --resume
+		--lyrics="mila sola timi\kalu mesi loki\sama tole kisu" --resume --open
 
 # Without a compiler PyTorch does the same work, slower.
 native: $(VENV)/.installed ## build the native sampler for CPUs, where there is a C++ compiler

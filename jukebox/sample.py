@@ -149,6 +149,7 @@ FLAGS = [
     Flag("port", 29500, "where processes under mpiexec meet", "machine"),
     Flag("resume", False, "resume an interrupted run of the same name and flags", "run"),
     Flag("overwrite", False, "replace the songs of an earlier run of the same name", "run"),
+    Flag("open", False, "open the page of the finished songs, where there is a desktop", "run"),
     Flag(
         "dry_run",
         False,

@@ -8,8 +8,10 @@ Change here the order of things; each step is in a file of its own.
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 import sys
+import webbrowser
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +148,7 @@ def make_songs_in(
     state = open_state(settings, folder, songs, flags, report)
     if state is not None and state.finished:
         report.message(f"{folder}: this run is finished, nothing is left to do")
+        tell_page(folder, settings, flags, report)
         return 0
     clean_up(folder)
     maker = prepare(settings, songs, folder, flags, device, report, state)
@@ -155,7 +158,17 @@ def make_songs_in(
         maker.state = RunState(folder, settings.fingerprint(songs), maker.zs, [], list(maker.options), given, levels)
         maker.state.save()
     maker.make(settings.sample_levels)
+    tell_page(folder, settings, flags, report)
     return 0
+
+
+def tell_page(folder: Path, settings: Settings, flags: Mapping[str, Any], report: Silent) -> None:
+    """Names the page of the finished songs, and with --open opens it where there is a desktop."""
+    page = folder / f"level_{settings.sample_levels[0]}" / "index.html"
+    report.message(f"to listen, open {page}")
+    desktop = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if flags.get("open") and desktop and read_launch().rank == 0:
+        webbrowser.open(page.resolve().as_uri())
 
 
 def with_dtype(settings: Settings, device: torch.device) -> Settings:

@@ -244,23 +244,22 @@ def describe(settings: Settings, plans: list[LevelPlan], device: torch.device, d
     """The plan as a table, top level first."""
     sr = settings.model.sr
     songs = plans[0].songs if plans else settings.n_samples
+    timed = any(plan.seconds is not None for plan in plans)
     lines = [
         f"{settings.mode}: {songs} song{'s' * (songs != 1)} of {settings.sample_length / sr:.2f} s by "
         f"{settings.model.name}, "
         f"{dtype} on {device} with {gigabytes(free)} free",
         f"{'level':>5} {'windows':>8} {'tokens':>9} {'prefilled':>9} {'weights':>10} {'a song':>10} {'batch':>6} "
-        f"{'memory':>10} "
-        f"{'time':>9}",
+        f"{'memory':>10}{'time' if timed else '':>{10 * timed}}",
     ]
     for plan in plans:
-        time_text = "" if plan.seconds is None else duration(plan.seconds)
+        time_text = ("0 s" if plan.seconds is None else duration(plan.seconds)) if timed else ""
         lines.append(
             f"{plan.level:>5} {len(plan.windows):>8,} {plan.new_tokens:>9,} {plan.prefill_tokens:>9,} "
             f"{gigabytes(plan.weights):>10} {gigabytes(plan.per_song):>10} {plan.batch:>6} "
-            f"{gigabytes(plan.memory):>10} "
-            f"{time_text:>9}"
+            f"{gigabytes(plan.memory):>10}{time_text:>{10 * timed}}"
         )
-    if any(plan.seconds is not None for plan in plans):
+    if timed:
         whole = sum(plan.seconds or 0 for plan in plans)
         lines.append(
             f"time in all: about {duration(whole)}, extrapolated from a few layers and tokens timed on {device} "

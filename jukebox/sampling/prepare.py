@@ -56,6 +56,8 @@ def prepare(
     plans = make_plan(settings, songs, known, device, timed=False, report=report)
     if state is None:
         check_names(model, settings.must_know)
+    # A token of a level takes its weights through the processor: they say how the levels compare.
+    report.expect({plan.level: (plan.new_tokens * plan.songs, plan.weights) for plan in plans})
     labels = make_labels(model, [settings.metas[song] for song in songs], device, report)
     hps = settings.hps(folder, songs, flags)
     with enough_memory("loading the VQ-VAE or encoding the prompts", INSTEAD):

@@ -1,5 +1,5 @@
 """What a person sees while songs are made: one bar per level, with windows, tokens per second and the time that is
-left.
+left, and one for the whole run.
 
 `Silent` has the same methods and only warns. Change here how progress looks.
 """
@@ -7,6 +7,7 @@ left.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from jukebox.utils.progress import progress_bar, write_line
@@ -24,6 +25,9 @@ class Silent:
     def warn(self, text: str) -> None:
         """One line about songs of this process, which no other process says."""
         print(f"warning: {text}", file=sys.stderr)
+
+    def expect(self, work: Mapping[int, tuple[int, float]]) -> None:
+        """What the run is going to make: level -> (tokens in all songs, what one of them costs in any unit)."""
 
     def begin(self, level: int, tokens: int, windows: int) -> None:
         """A level begins, which makes `tokens` in all songs together, in that many windows."""
@@ -45,14 +49,24 @@ class Bars(Silent):
         self._bar: Any = None
         self._window = self._windows = 0
         self._level = 0
+        self._costs: dict[int, float] = {}
+        self._whole: Any = None
+        self._total = self._done = 0.0  # of the whole run
 
     def message(self, text: str) -> None:
         write_line(text)
 
     plan = message
 
+    def expect(self, work: Mapping[int, tuple[int, float]]) -> None:
+        self._costs = {level: cost for level, (_, cost) in work.items()}
+        self._total, self._done = sum(tokens * cost for tokens, cost in work.values()), 0.0
+
     def begin(self, level: int, tokens: int, windows: int) -> None:
         self.end()
+        if self._whole is None and self._total and sys.stderr.isatty():
+            form = "whole run: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
+            self._whole = progress_bar(total=self._total, position=1, leave=False, smoothing=0.1, bar_format=form)
         self._level, self._window, self._windows = level, 0, windows
         self._bar = progress_bar(
             total=tokens,
@@ -64,9 +78,19 @@ class Bars(Silent):
 
     def _describe(self) -> None:
         window = min(self._window + 1, self._windows)
-        self._bar.set_description(f"level {self._level}, window {window} of {self._windows}", refresh=False)
+        whole = f", {self.share:.0%} of the run" if self._total and self._whole is None else ""
+        self._bar.set_description(f"level {self._level}, window {window} of {self._windows}{whole}", refresh=False)
+
+    @property
+    def share(self) -> float:
+        """How much of the whole run is done, in [0, 1]."""
+        return min(1.0, self._done / self._total) if self._total else 0.0
 
     def advance(self, tokens: int) -> None:
+        cost = tokens * self._costs.get(self._level, 0.0)
+        self._done += cost
+        if self._whole is not None:
+            self._whole.update(cost)
         if self._bar is not None:
             self._bar.update(tokens)
 
@@ -79,3 +103,6 @@ class Bars(Silent):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+        if self._whole is not None and self.share > 0.999999:
+            self._whole.close()
+            self._whole = None

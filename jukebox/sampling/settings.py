@@ -90,7 +90,11 @@ class Settings:
     def hps(self, folder: Path, songs: range, flags: Mapping[str, Any]) -> Hyperparams:
         """What the importable functions and the page read."""
         top = self.model.top
-        asked = {key: value for key, value in flags.items() if key not in ("lyrics", "resume", "overwrite", "dry_run")}
+        asked = {
+            key: value
+            for key, value in flags.items()
+            if key not in ("lyrics", "resume", "overwrite", "open", "dry_run")
+        }
         return Hyperparams(
             asked,
             model=self.model.name,

@@ -172,9 +172,9 @@ class RunLogger:
         self.bar.update()
 
     def _line(self, metrics: Mapping[str, float], epoch: int, chunks: float, left: float) -> str:
-        """The progress line: numbers, samples per second and the time that is left."""
+        """The progress line: numbers, chunks per second and the time that is left."""
         shown = {name: value for name, value in metrics.items() if name != "loss_scale" or self.options.fp16}
-        return f"{describe(shown, epoch, self.skipped)}, {chunks:.3g} samples/s, {time_text(left)} left"
+        return f"{describe(shown, epoch, self.skipped)}, {chunks:.3g} chunks/s, {time_text(left)} left"
 
     def flush(self) -> None:
         """Makes an entry of the steps that none has told of yet. All ranks must call it alike."""

@@ -44,7 +44,7 @@ def test_the_line_shows_means_and_time_left(tmp_path: Path, capsys: pytest.Captu
     assert (
         said.startswith("step 2 of 10, epoch 0, loss 3, ") and said.endswith("left\n") and len(said.splitlines()) == 1
     )
-    assert "samples/s" in said
+    assert "chunks/s" in said
     logger.close()
 
 
@@ -88,7 +88,7 @@ def test_speed_is_that_of_training(
     assert found["speed/samples_per_s"] == [(2, 5.0)] and found["speed/step_seconds"] == [(2, 1.0)]
     assert found["speed/seconds_left"] == [(2, 10.0)]
     said = capsys.readouterr().out
-    assert "5 samples/s, 10s left" in said and "loss_scale" not in said  # it is always 1 without fp16
+    assert "5 chunks/s, 10s left" in said and "loss_scale" not in said  # it is always 1 without fp16
     clock[0] += 1.0
     logger.step(3, 1, {"loss": 7.0})
     logger.flush()
@@ -111,7 +111,7 @@ def test_a_terminal_shows_the_same_numbers(tmp_path: Path, monkeypatch: pytest.M
     for words in (
         "3/3",
         "spectral_convergence -20 dB, usage 9, entropy 2.5, grad_norm 0.5, lr 0.001, ",
-        "samples/s, 0s",
+        "chunks/s, 0s",
     ):
         assert words in line, line
 
