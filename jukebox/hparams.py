@@ -18,6 +18,7 @@ Source: Jukebox (Dhariwal et al., 2020, arXiv 2005.00341), appendix B, tables 4 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -776,6 +777,68 @@ def check_value(key: str, value: Any) -> Any:
     raise HyperparamsError(
         f"{key}={value!r} is a {type(value).__name__}: expected a {type(default).__name__}, as its default {default!r}"
     )
+
+
+# Least and most of what decides how large a model is, by the end of the key: more than any model has.
+_SIZES: dict[str, tuple[float, float]] = {
+    "levels": (1, 16),
+    "level": (0, 15),
+    "depth": (0, 1024),
+    "width": (0, 2**16),
+    "l_bins": (1, 2**20),
+    "t_bins": (1, 2**20),
+    "n_vocab": (0, 2**20),
+    "n_tokens": (0, 2**20),
+    "n_ctx": (0, 2**22),
+    "heads": (1, 1024),
+    "blocks": (1, 2**16),
+    "spread": (0, 2**16),
+    "m_attn": (0, 64),
+    "m_mlp": (0, 64),
+    "m_conv": (0, 64),
+    "dilation_growth_rate": (0, 64),
+    "dilation_cycle": (1, 64),
+    "max_bow_genre_size": (0, 2**16),
+    "sr": (1, 10**6),
+    "duration": (0, 10**7),
+    "dropout": (0, 1),
+}
+
+
+def read_saved(saved: Mapping[str, Any], path: str) -> Hyperparams:
+    """Hyper-parameters that a file holds, with the defaults of those that it lacks.
+
+    Args:
+        saved: of any origin; names that are not known here are kept as they are.
+        path: of the file, for messages.
+
+    Raises:
+        HyperparamsError: a value of the wrong type, that is not finite, or of no size that a model has.
+    """
+    hps = all_defaults()
+    for key, value in saved.items():
+        if key not in hps:
+            continue
+        try:
+            value = check_value(key, value)
+            numbers = value if isinstance(value, (list, tuple)) else [value]
+            numbers = [n for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool)]
+            end = next((end for end in _SIZES if key == end or key.endswith(f"_{end}")), "")
+            least, most = _SIZES.get(end, (-(2.0**63), 2.0**63))
+            if not all(least <= n <= most for n in numbers) or len(numbers) > 64:  # NaN neither
+                raise HyperparamsError(f"{key}={str(value)[:60]}: no model has such a size")
+        except (HyperparamsError, OverflowError) as error:
+            raise HyperparamsError(
+                f"{path}: {str(error)[:300]}; the file is damaged, or was not written here"
+            ) from error
+        hps[key] = value
+    for key in ("downs_t", "strides_t", "hvqvae_multipliers"):
+        each = hps[key]
+        if each is not None and (len(each) < hps.levels or not all(1 <= n <= 16 for n in each)):
+            raise HyperparamsError(f"{path}: {key}={each} does not fit levels={hps.levels}; the file is damaged")
+    if math.prod(stride**down for stride, down in zip(hps.strides_t, hps.downs_t, strict=False)) > 2**24:
+        raise HyperparamsError(f"{path}: strides_t={hps.strides_t}, downs_t={hps.downs_t}: no model has such a code")
+    return Hyperparams({**saved, **hps})
 
 
 def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: Mapping[str, Any]) -> Hyperparams:

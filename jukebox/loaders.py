@@ -24,7 +24,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from jukebox.data.labels import EmptyLabeller, Labeller
-from jukebox.hparams import Hyperparams, all_defaults, setup_hparams
+from jukebox.hparams import Hyperparams, read_saved, setup_hparams
 from jukebox.make_models import (
     MODELS,
     build_prior,
@@ -336,7 +336,7 @@ def find_vqvae(name: str) -> Hyperparams:
         path = find_checkpoint(name)
         saved = load_checkpoint(path).get("hps")
         if isinstance(saved, dict) and not saved.get("prior"):
-            return Hyperparams({**all_defaults(), **saved, "restore_vqvae": path, "prior": False})
+            return Hyperparams(read_saved(saved, path), restore_vqvae=path, prior=False)
     return find_model(name).vqvae_hps
 
 
@@ -436,7 +436,7 @@ def _from_checkpoints(name: str, paths: list[str]) -> Model:
             raise UserError(f"--model: {error}") from error
         if not isinstance(checkpoint.get("hps"), dict):
             raise UserError(f"--model: {path} holds no hyper-parameters; register a MODELS entry that names its sets")
-        hps = Hyperparams({**all_defaults(), **checkpoint["hps"]}, train=False, test=False)
+        hps = Hyperparams(read_saved(checkpoint["hps"], path), train=False, test=False)
         if hps.prior:
             priors.append((Hyperparams(hps, restore_prior=path), checkpoint.get("labels")))
         elif vqvae_path:
@@ -448,7 +448,7 @@ def _from_checkpoints(name: str, paths: list[str]) -> Model:
     if not priors:
         raise UserError(f"--model={name} is a VQ-VAE without a prior: add the run of a prior, --model={name},logs/RUN")
     vqvae_path = vqvae_path or _vqvae_of(priors[-1][0])
-    vqvae_hps = Hyperparams({**all_defaults(), **load_checkpoint(vqvae_path).get("hps", priors[-1][0])})
+    vqvae_hps = read_saved(load_checkpoint(vqvae_path).get("hps", priors[-1][0]), vqvae_path)
     vqvae_hps.update(restore_vqvae=vqvae_path, train=False, test=False, prior=False)
     model = Model(name, vqvae_hps, [None] * vqvae_hps.levels)
     for hps, state in priors:

@@ -24,6 +24,8 @@ from jukebox.utils.outside import current
 from jukebox.utils.remote_utils import fetch, is_remote
 from jukebox.weights.huggingface import load_part, split_part
 
+LARGEST_WEIGHT = 1e30  # a number above it, or NaN, is not a weight
+
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a checkpoint; one that is named by URL is downloaded into the cache first.
@@ -251,6 +253,13 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os
         wanted = own[key]
         if wanted.is_floating_point() and not state[key].is_floating_point():
             raise UserError(f"{os.fspath(path)}: {key} holds {state[key].dtype}, where weights belong")
+        if wanted.is_floating_point() and state[key].numel():
+            largest = max(float(end.abs()) for end in torch.aminmax(state[key]))
+            if not largest < LARGEST_WEIGHT:
+                raise UserError(
+                    f"{os.fspath(path)}: {key} holds {'NaN' if largest != largest else f'{largest:.3g}'}: "
+                    "the weights are damaged, use an older checkpoint"
+                )
         tensor = state[key] if state[key].dtype == wanted.dtype else state[key].to(wanted.dtype)
         state[key] = tensor if on_meta or wanted.device == tensor.device else tensor.to(wanted.device)
     if on_meta:
