@@ -1,5 +1,6 @@
-"""What a person sees while songs are made: one bar per level, with windows, tokens per second and the time that is
-left, and one for the whole run.
+"""What a person sees while songs are made: a bar for each level and one for the whole run.
+
+That of a level has windows, tokens per second and the time that is left.
 
 `Silent` has the same methods and only warns. Change here how progress looks.
 """
