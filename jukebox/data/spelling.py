@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -50,8 +51,9 @@ def read_for(processor: TextProcessor, text: str, times: Times | None = None) ->
         for piece, first, last in _read_line(reader, line):
             out.append(piece)
             if times is not None and piece:
-                start, stop = times[begin + first][0], times[begin + max(first, last - 1)][1]
-                width = (stop - start) / len(piece)
+                start, stop = times[begin + first][0], times[begin + min(last, len(line)) - 1][1]
+                start = max(start, spans[-1][0]) if spans else start  # pieces of one character share its time
+                width = max(0.0, stop - start) / len(piece)
                 spans += [(start + i * width, start + (i + 1) * width) for i in range(len(piece))]
         out.append("\n")
         if times is not None and end < len(text):
@@ -62,19 +64,25 @@ def read_for(processor: TextProcessor, text: str, times: Times | None = None) ->
 
 def _read_line(reader: Any, line: str) -> list[tuple[str, int, int]]:
     """The reading of a line in pieces: (letters, first and last + 1 character of the line that they read)."""
+    as_it_is = [(c, i, i + 1) for i, c in enumerate(line)]
     if not (_KANA.search(line) or _KANJI.search(line)):
-        return [(c, i, i + 1) for i, c in enumerate(line)]
-    words = list(reader.tagger(line))
-    tokens = reader.romaji_tokens(words)
+        return as_it_is
+    plain = unicodedata.normalize("NFKC", line)  # kana of half width among them
+    try:
+        words = list(reader.tagger(plain))
+        tokens = reader.romaji_tokens(words)
+    except (AttributeError, LookupError):  # a rare sign that it does not know
+        return as_it_is
     pieces, at = [], 0
     for word, token in zip(words, tokens, strict=True):
-        found = line.find(word.surface, at)
+        found = plain.find(word.surface, at)
         first = found if found >= 0 else at
-        at = min(len(line), first + len(word.surface))
+        at = min(len(plain), first + len(word.surface))
+        place = first * len(line) // len(plain)
         letters = token.surface + (" " if token.space else "")
-        pieces.append((letters, min(first, len(line) - 1), at))
-    letters, first, last = pieces[-1]
-    return [*pieces[:-1], (letters.rstrip(), first, last)]
+        pieces.append((letters, min(place, len(line) - 1), max(place + 1, at * len(line) // len(plain))))
+    letters, place, last = pieces[-1]
+    return [*pieces[:-1], (letters.rstrip(), place, last)]
 
 
 @functools.cache

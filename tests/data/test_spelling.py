@@ -104,6 +104,14 @@ def test_japanese_is_read_where_the_extra_is_installed(extra: None) -> None:
     assert read_for(processor, "你好", None) == ("你好", None)  # Chinese is not Japanese
 
 
+def test_signs_that_the_reader_does_not_know_stay(extra: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(self: FakeCutlet, words: list[Any]) -> list[Any]:
+        raise KeyError("ゟ")
+
+    monkeypatch.setattr(FakeCutlet, "romaji_tokens", unknown)
+    assert read_for(TextProcessor(v3=True), "夜ゟ\nla", None) == ("夜ゟ\nla", None)
+
+
 def test_training_reads_as_sampling_does(extra: None) -> None:
     labeller = Labeller(1, 8, 100, True, {"unknown": 0, "a": 1}, {"unknown": 0, "b": 1})
     times = tuple((float(i), i + 1.0) for i in range(5))
