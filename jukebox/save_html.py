@@ -16,10 +16,11 @@ import json
 import os
 import re
 import wave
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -235,6 +236,36 @@ def _page(folder: Path, sections: list[str], data: list[dict[str, Any]], zs: Any
         script=asset("player.js"),
         data=_json(data),
     )
+
+
+def save_joined_page(folder: Path, songs: Sequence[tuple[str, str, str]]) -> Path:
+    """Writes one page that plays the songs of several folders, for runs on several processes.
+
+    Args:
+        folder: to write `index.html` to; made if missing.
+        songs: of each its heading, its audio and its player page, relative to the folder.
+    """
+    part = template("joined_item.html").substitute
+    sections = [
+        part(i=i, heading=escape(heading), audio=quote(audio), page=quote(page))
+        for i, (heading, audio, page) in enumerate(songs)
+    ]
+    page = folder / "index.html"
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(page, "w") as file:
+        file.write(
+            frame(
+                title=folder.name,
+                about=f"{len(songs)} songs, made by several processes.",
+                what="items",
+                count=len(songs),
+                main="".join(sections),
+                footer="",
+                style=asset("player.css"),
+                script="",
+            )
+        )
+    return page
 
 
 # ----------------------------------------------------------------------------------------------------- small things

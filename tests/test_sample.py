@@ -27,6 +27,7 @@ from jukebox.loaders import LazyPrior, Model, find_model, weights_mark
 from jukebox.native import build
 from jukebox.sample import FLAGS, _sample, ancestral_sample, main
 from jukebox.sampling import levels as levels_module
+from jukebox.sampling.command import join_folders
 from jukebox.sampling.flags import read_settings
 from jukebox.sampling.report import Bars
 from jukebox.sampling.songs import check_names
@@ -618,6 +619,19 @@ def test_a_full_disk_leaves_the_last_good_state(
 # ------------------------------------------------------------------------------------------------- several processes
 
 
+def test_one_page_joins_the_folders_of_all_processes(model: str, tmp_path: Path) -> None:
+    flags = {"name": str(tmp_path / "my songs"), **RUN, "n_samples": 5}
+    page = join_folders(read_settings(flags, find_model(model)), 2)
+    text = page.read_text(encoding="utf-8")
+    assert page == tmp_path / "my songs" / "index.html"
+    level = "../my%20songs_rank_{}/level_0/"
+    for song, (rank, item) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]):
+        part = text.partition(f'id="item_{song}"')[2].partition("</section>")[0]
+        assert f"Song {song}<" in part and f'src="{level.format(rank)}item_{item}/audio.wav"' in part
+        assert f'href="{level.format(rank)}index.html"' in part
+    assert text.count("<audio ") == 5
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path(sys.executable).with_name("mpiexec").exists(), reason="needs the mpich package")
 def test_two_ranks_make_the_songs_of_one(finished: Path, model: str, tmp_path: Path) -> None:
@@ -625,7 +639,11 @@ def test_two_ranks_make_the_songs_of_one(finished: Path, model: str, tmp_path: P
     words = [*launcher, *command(model, tmp_path / "run", f"--port={free_port()}")]
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "run").exists()
+    page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
+    songs = re.findall(r'<audio [^>]*src="([^"]+)"', page)
+    assert len(songs) == 3 and all((tmp_path / "run" / song).is_file() for song in songs)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["index.html"]
+    assert f"to listen, open {tmp_path / 'run' / 'index.html'}\n" in done.stdout
     first, second = tokens(tmp_path / "run_rank_0"), tokens(tmp_path / "run_rank_1")
     assert [z.shape[0] for z in (first[0], second[0])] == [1, 2]
     assert_same([torch.cat(pair) for pair in zip(first, second, strict=True)], tokens(finished))

@@ -28,6 +28,7 @@ from jukebox.sampling.prompts import starting_lengths
 from jukebox.sampling.report import Bars, Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.state import STATE_FILE, RunState, check_same, difference
+from jukebox.save_html import save_joined_page
 from jukebox.utils.command_line import this_program
 from jukebox.utils.dist_utils import failing_together, pick_device, read_launch, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
@@ -119,6 +120,18 @@ def run_folder(settings: Settings, rank: int, size: int) -> Path:
     return Path(settings.name if size == 1 else f"{settings.name}_rank_{rank}")
 
 
+def join_folders(settings: Settings, size: int) -> Path:
+    """Writes NAME/index.html, which plays the songs in the folders of all processes, those still at work included."""
+    songs, level = [], settings.sample_levels[0]
+    for rank in range(size):
+        of_level = f"../{run_folder(settings, rank, size).name}/level_{level}"
+        numbers = songs_of_rank(settings.n_samples, rank, size)
+        for i, song in enumerate(numbers):
+            audio = f"{of_level}/item_{i}/audio.{settings.format}"
+            songs.append((f"Song {song}", audio, f"{of_level}/index.html"))
+    return save_joined_page(Path(settings.name), songs)
+
+
 def make_songs(settings: Settings, flags: Mapping[str, Any], rank: int, size: int, device: torch.device) -> int:
     """Makes the songs of one process, the only one that writes to its folder."""
     folder = run_folder(settings, rank, size)
@@ -148,7 +161,7 @@ def make_songs_in(
     state = open_state(settings, folder, songs, flags, report)
     if state is not None and state.finished:
         report.message(f"{folder}: this run is finished, nothing is left to do")
-        tell_page(folder, settings, flags, report)
+        tell_page(page_of(folder, settings), flags, report)
         return 0
     clean_up(folder)
     maker = prepare(settings, songs, folder, flags, device, report, state)
@@ -158,13 +171,20 @@ def make_songs_in(
         maker.state = RunState(folder, settings.fingerprint(songs), maker.zs, [], list(maker.options), given, levels)
         maker.state.save()
     maker.make(settings.sample_levels)
-    tell_page(folder, settings, flags, report)
+    if rank == 0 and size > 1:
+        tell_page(join_folders(settings, size), flags, report)
+    else:
+        tell_page(page_of(folder, settings), flags, report)
     return 0
 
 
-def tell_page(folder: Path, settings: Settings, flags: Mapping[str, Any], report: Silent) -> None:
-    """Names the page of the finished songs, and with --open opens it where there is a desktop."""
-    page = folder / f"level_{settings.sample_levels[0]}" / "index.html"
+def page_of(folder: Path, settings: Settings) -> Path:
+    """The page of the finished songs in a folder."""
+    return folder / f"level_{settings.sample_levels[0]}" / "index.html"
+
+
+def tell_page(page: Path, flags: Mapping[str, Any], report: Silent) -> None:
+    """Names the page to open, and with --open opens it where there is a desktop."""
     report.message(f"to listen, open {page}")
     desktop = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if flags.get("open") and desktop and read_launch().rank == 0:

@@ -42,7 +42,6 @@ def wrap_for_ranks(
         return model, None
     if fsdp:
         return model, Shards(model, device)
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True")  # most models use all, and that is fine
     # The gradient of a weight with one channel has strides of its own for that, which differ without any consequence.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     wrapped = DistributedDataParallel(

@@ -67,7 +67,7 @@ def test_the_end_names_the_page_and_opens_it(desktop: bool, monkeypatch: pytest.
     settings: Any = SimpleNamespace(sample_levels=[1, 2])
     report: Any = SimpleNamespace(message=said.append)
     page = tmp_path / "level_1" / "index.html"
-    command.tell_page(tmp_path, settings, {}, report)
+    command.tell_page(command.page_of(tmp_path, settings), {}, report)
     assert said == [f"to listen, open {page}"] and opened == []
-    command.tell_page(tmp_path, settings, {"open": True}, report)
+    command.tell_page(command.page_of(tmp_path, settings), {"open": True}, report)
     assert opened == ([page.as_uri()] if desktop else [])
