@@ -136,14 +136,22 @@ class Table:
                 whole = common == len(row.parts)
                 if whole or (row.is_absolute and common >= len(inside) and not self._has(row, common)):
                     exact = sum(a == b for a, b in zip(reversed(row.parts), reversed(spelt), strict=False))
+                    if exact < common and self._is_of_another(row, name, base[len(last) :]):
+                        continue
                     found.setdefault((common, whole, last == base, exact), []).append(row)
         best = found[max(found)] if found else []
         return best[0] if len(best) == 1 else None
 
     def _has(self, row: Row, common: int) -> bool:
-        """Whether the folder has a file that an absolute path fits better than by its last `common` parts."""
-        longer = range(common + 1, len(row.parts) + 1)
-        return any((self.path.parent.joinpath(*row.parts[-n:])).exists() for n in longer)
+        """Whether there is a file that an absolute path fits better than by its last `common` parts."""
+        longer = (self.path.parent.joinpath(*row.parts[-n:]) for n in range(common + 1, len(row.parts) + 1))
+        return os.path.exists(row.file) or any(map(os.path.exists, longer))
+
+    def _is_of_another(self, row: Row, name: str, ending: str) -> bool:
+        """Whether a row that spells a file in another case spells a second file as it is."""
+        file = self.path.parent / name
+        other = file.with_name(row.parts[-1] + ending)
+        return os.path.exists(other) and not (os.path.exists(file) and os.path.samefile(file, other))
 
     def unused(self, names: Sequence[str]) -> list[str]:
         """One line if rows are about none of the files; else empty.

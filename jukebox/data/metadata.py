@@ -219,8 +219,11 @@ class FolderMetadata:
             return None
         for wanted in (base + ending, stem_of(base) + ending):
             there = listing.get(fold(wanted), [])
-            if there and fold(wanted) not in TABLES:
-                return f"{folder}/{wanted if wanted in there else there[0]}".lstrip("/")
+            found = wanted if wanted in there else there[0] if there else ""
+            other = found[: len(found) - len(ending)] + base[len(wanted) - len(ending) :]  # a song of its very case
+            is_of_another = found != wanted and other != base and other in listing.get(fold(base), [])
+            if found and not is_of_another and fold(wanted) not in TABLES:
+                return f"{folder}/{found}".lstrip("/")
         return None
 
     def _listing(self, folder: str) -> dict[str, list[str]]:

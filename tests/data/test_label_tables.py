@@ -110,6 +110,29 @@ def test_rows_that_fit_several_files(tmp_path: Path) -> None:
     assert artist(tmp_path, "b.mp3") == "unknown"  # either could be meant
 
 
+def test_names_that_differ_in_case_only_are_two_files(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp3", "A.mp3")
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system has no case")
+    write(tmp_path, "file,artist\na.mp3,lower")
+    assert (artist(tmp_path, "a.mp3"), artist(tmp_path, "A.mp3")) == ("lower", "unknown")
+    write(tmp_path, "file,artist\na,lower")
+    assert (artist(tmp_path, "a.mp3"), artist(tmp_path, "A.mp3")) == ("lower", "unknown")
+    (tmp_path / "metadata.csv").unlink()
+    for beside in ("a.json", "a.mp3.json"):
+        write(tmp_path, '{"artist": "beside"}', beside)
+        assert (artist(tmp_path, "a.mp3"), artist(tmp_path, "A.mp3")) == ("beside", "unknown")
+        (tmp_path / beside).unlink()
+
+
+def test_a_path_of_this_machine_is_about_its_own_file(tmp_path: Path) -> None:
+    touch(tmp_path, "songs/one.mp3", "elsewhere/one.mp3")
+    write(tmp_path / "songs", f"file,artist\n{tmp_path / 'elsewhere' / 'one.mp3'},other")
+    assert artist(tmp_path / "songs", "one.mp3") == "unknown"
+    write(tmp_path / "songs", f"file,artist\n{tmp_path / 'songs' / 'one.mp3'},mine\n/{'x' * 5000}/one.mp3,far")
+    assert artist(tmp_path / "songs", "one.mp3") == "mine"
+
+
 def test_tables_of_subfolders_come_first(tmp_path: Path) -> None:
     write(tmp_path, '{"file_name": "one.mp3", "artist": "near", "genre": ""}', "train/metadata.jsonl")
     write(tmp_path, HEAD + "train/one.mp3,far,ska,la\ntrain/x/two.mp3,far,ska,la")
