@@ -24,7 +24,6 @@ from jukebox.sampling.flags import read_settings
 from jukebox.sampling.levels import remove_levels
 from jukebox.sampling.plan import make_plan
 from jukebox.sampling.prepare import prepare, with_engine
-from jukebox.sampling.prompts import starting_lengths
 from jukebox.sampling.report import Bars, Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.state import STATE_FILE, RunState, check_same, difference
@@ -72,9 +71,8 @@ def run(flags: Mapping[str, Any]) -> int:
             folder = run_folder(settings, 0, launch.size)
             try_folder(folder, "name", keep=False)
             state = would_open(settings, folder, songs, flags, Bars())
-            known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
             settings = with_engine(settings, device, Bars(), state)
-            make_plan(settings, songs, known, device, timed=True, report=Bars())
+            make_plan(settings, songs, state, device, timed=True, report=Bars())
         return 0
     rank, _, device = setup_dist_from_mpi(port=port, device=settings.device, backend="gloo")
     try:

@@ -20,8 +20,10 @@ from jukebox.make_models import half_matrices
 from jukebox.prior.engine import Engine
 from jukebox.prior.logits import SamplingOptions
 from jukebox.prior.prior import SimplePrior
+from jukebox.sampling.prompts import starting_lengths
 from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
+from jukebox.sampling.state import RunState
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import free_bytes
 from jukebox.utils.precision import half_dtype, matrix_dtype, torch_dtype
@@ -73,16 +75,14 @@ class LevelPlan:
         return self.weights + self.batch * self.per_song
 
 
-def plan_level(
-    settings: Settings, level: int, known: int, songs: int, vqvae: VQVAE, device: torch.device, dtype: str, free: int
-) -> LevelPlan:
+def plan_level(settings: Settings, level: int, known: int, songs: int, vqvae: VQVAE, free: int) -> LevelPlan:
     """Plans one level.
 
     Args:
+        settings: with the type of matrices and arithmetic.
         known: tokens of the level that are there already.
         songs: number of songs of this process.
         vqvae: any VQ-VAE of the model, also one on the meta device.
-        dtype: type of matrices and arithmetic.
         free: bytes that the device has left, for the choice of the batch.
     """
     found = settings.model.levels[level]
@@ -90,7 +90,7 @@ def plan_level(
     total, hop = settings.totals()[level], settings.new_per_window()[level]
     windows = schedule(total, found.n_ctx, hop, known)
     prior = bare_prior(found, vqvae)
-    weights, per_song = prior_bytes(prior, dtype), song_bytes(prior, dtype)
+    weights, per_song = prior_bytes(prior, settings.dtype), song_bytes(prior, settings.dtype)
     room = int(free * RESERVE) - weights
     batch = settings.batch[level] or max(1, min(songs, room // per_song if room > 0 else 1))
     return LevelPlan(level, found.n_ctx, windows, songs, weights, per_song, min(batch, songs), settings.chunk[level])
@@ -135,8 +135,7 @@ def check_memory(plan: LevelPlan, free: int, device: torch.device, dtype: str) -
     where = "--device=cpu if the host has more memory, " if device.type != "cpu" else ""
     raise UserError(
         f"level {plan.level} needs {gigabytes(plan.weights + plan.per_song)} for one song and {device} has "
-        f"{gigabytes(free)} "
-        f"free: {halves}{where}or take a smaller model"
+        f"{gigabytes(free)} free: {halves}{where}or take a smaller model"
     )
 
 
@@ -240,15 +239,14 @@ def with_time(plan: LevelPlan, speed: Speed, n_tokens: int) -> LevelPlan:
 # ---------------------------------------------------------------------------------------------------------- words
 
 
-def describe(settings: Settings, plans: list[LevelPlan], device: torch.device, dtype: str, free: int) -> str:
+def describe(settings: Settings, plans: list[LevelPlan], device: torch.device, free: int) -> str:
     """The plan as a table, top level first."""
     sr = settings.model.sr
     songs = plans[0].songs if plans else settings.n_samples
     timed = any(plan.seconds is not None for plan in plans)
     lines = [
         f"{settings.mode}: {songs} song{'s' * (songs != 1)} of {settings.sample_length / sr:.2f} s by "
-        f"{settings.model.name}, "
-        f"{dtype} on {device} with {gigabytes(free)} free",
+        f"{settings.model.name}, {settings.dtype} on {device} with {gigabytes(free)} free",
         f"{'level':>5} {'windows':>8} {'tokens':>9} {'prefilled':>9} {'weights':>10} {'a song':>10} {'batch':>6} "
         f"{'memory':>10}{'time' if timed else '':>{10 * timed}}",
     ]
@@ -276,13 +274,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def level_plans(
-    settings: Settings, zs_lengths: list[int], songs: int, device: torch.device, dtype: str, timed: bool
-) -> list[LevelPlan]:
+def level_plans(settings: Settings, known: list[int], songs: int, device: torch.device, timed: bool) -> list[LevelPlan]:
     """Plans all levels of a run, top first, without reading a weight.
 
     Args:
-        zs_lengths: tokens per level that are there already.
+        settings: with the type of arithmetic.
+        known: tokens per level that are there already.
         songs: number of songs of this process.
         timed: also estimate the time, which takes a second or two per level.
     """
@@ -291,23 +288,23 @@ def level_plans(
     free = free_bytes(device)
     plans = []
     for level in reversed(settings.sample_levels):
-        plan = plan_level(settings, level, zs_lengths[level], songs, vqvae, device, dtype, free)
+        plan = plan_level(settings, level, known[level], songs, vqvae, free)
         found = model.levels[level]
         assert found is not None
         if timed and plan.windows:
-            speed = measure_speed(found, vqvae, plan.batch, device, dtype, settings.engine)
+            speed = measure_speed(found, vqvae, plan.batch, device, settings.dtype, settings.engine)
             plan = with_time(plan, speed, found.n_tokens if found.hps.single_enc_dec else 0)
         plans.append(plan)
     return plans
 
 
 def make_plan(
-    settings: Settings, songs: range, known: list[int], device: torch.device, timed: bool, report: Silent
+    settings: Settings, songs: range, state: RunState | None, device: torch.device, timed: bool, report: Silent
 ) -> list[LevelPlan]:
     """Tells the plan, top level first, and returns it.
 
     Args:
-        known: tokens per level that are given.
+        state: of the run to resume; None begins one.
         timed: estimate the time too, and only tell of levels that do not fit.
 
     Raises:
@@ -315,9 +312,10 @@ def make_plan(
     """
     for line in settings.notices:
         report.message(line)
-    plans = level_plans(settings, known, len(songs), device, settings.dtype, timed)
+    known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
+    plans = level_plans(settings, known, len(songs), device, timed)
     free = free_bytes(device)
-    report.plan("\n".join([*settings.remarks, describe(settings, plans, device, settings.dtype, free)]))
+    report.plan("\n".join([*settings.remarks, describe(settings, plans, device, free)]))
     for plan in plans:
         try:
             check_memory(plan, free, device, settings.dtype)

@@ -15,7 +15,7 @@ import torch
 from jukebox.prior.engine import pick_engine
 from jukebox.sampling.levels import LevelMaker, given_alignments, saved_alignments
 from jukebox.sampling.plan import make_plan
-from jukebox.sampling.prompts import load_inputs, starting_codes, starting_lengths
+from jukebox.sampling.prompts import load_inputs, starting_codes
 from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.songs import check_names, make_labels
@@ -52,8 +52,7 @@ def prepare(
     settings = with_engine(settings, device, report, state)
     if device.type == "cpu" and settings.dtype == "fp16":
         report.message(f"--dtype=fp16: a CPU is many times slower with it; use --dtype={half_dtype(device)}")
-    known = starting_lengths(settings) if state is None else [z.shape[1] for z in state.zs]
-    plans = make_plan(settings, songs, known, device, timed=False, report=report)
+    plans = make_plan(settings, songs, state, device, timed=False, report=report)
     if state is None:
         check_names(model, settings.must_know)
     # A token of a level takes its weights through the processor: they say how the levels compare.

@@ -42,8 +42,8 @@ def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_weights")
 def test_twenty_seconds_of_5b() -> None:
-    settings = read_settings(dict(name="x", sample_length_in_seconds=20, n_samples=4), find_model("5b"))
-    plans = level_plans(settings, [0, 0, 0], 4, CPU, "fp16", timed=False)
+    settings = read_settings(dict(name="x", sample_length_in_seconds=20, n_samples=4, dtype="fp16"), find_model("5b"))
+    plans = level_plans(settings, [0, 0, 0], 4, CPU, timed=False)
     assert [p.level for p in plans] == [2, 1, 0]
     assert [p.new_tokens for p in plans] == [6890, 27560, 110240]
     assert [len(p.windows) for p in plans] == [1, 6, 26]
@@ -92,16 +92,16 @@ def test_memory_is_checked_and_the_advice_fits(monkeypatch: pytest.MonkeyPatch) 
 
 def test_batch_follows_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = find_model(make_tiny_runs(tmp_path))
-    settings = read_settings(dict(name="x", n_samples=20), model)
-    asked = read_settings(dict(name="x", n_samples=20, max_batch_size=(7, 8, 9)), model)
+    settings = read_settings(dict(name="x", n_samples=20, dtype="fp32"), model)
+    asked = read_settings(dict(name="x", n_samples=20, dtype="fp32", max_batch_size=(7, 8, 9)), model)
     monkeypatch.setattr(plan, "free_bytes", lambda device: 1_500_000)
-    plans = level_plans(settings, [0, 0, 0], 20, CPU, "fp32", timed=False)
+    plans = level_plans(settings, [0, 0, 0], 20, CPU, timed=False)
     for p in plans:
         room = 0.9 * 1_500_000 - p.weights
         assert 1 < p.batch < 20 and p.batch * p.per_song <= room < (p.batch + 1) * p.per_song
-    assert [p.batch for p in level_plans(asked, [0, 0, 0], 20, CPU, "fp32", timed=False)] == [9, 8, 7]
+    assert [p.batch for p in level_plans(asked, [0, 0, 0], 20, CPU, timed=False)] == [9, 8, 7]
     monkeypatch.setattr(plan, "free_bytes", lambda device: 10)
-    assert [p.batch for p in level_plans(settings, [0, 0, 0], 20, CPU, "fp32", timed=False)] == [1, 1, 1]
+    assert [p.batch for p in level_plans(settings, [0, 0, 0], 20, CPU, timed=False)] == [1, 1, 1]
 
 
 def test_time_is_steps_of_batches_and_given_tokens_of_songs() -> None:
