@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import jukebox
+from jukebox import sample
+from jukebox.utils.command_line import parse_flags
 
 ROOT = Path(__file__).parents[1]
 
@@ -257,3 +259,32 @@ def test_the_index_wins_in_the_repository() -> None:
     code = "import tensorboardX; print(tensorboardX.SummaryWriter.__name__)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "SummaryWriter"
+
+
+def docker_steps() -> list[tuple[str, str]]:
+    """The instructions of the Dockerfile and their arguments, lines joined."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(line.split()[0], line.partition(" ")[2].strip()) for line in lines]
+
+
+def test_the_docker_file_is_sound() -> None:
+    """It is built in no test: what a linter would say, and that what it copies and runs is there."""
+    steps = docker_steps()
+    known = {"FROM", "RUN", "WORKDIR", "COPY", "ENV", "VOLUME", "CMD"}
+    assert steps[0][0] == "FROM" and {name for name, _ in steps} == known
+    image, _, tag = steps[0][1].partition(":")
+    assert image == "python" and tag.endswith("-slim") and (3, 10) <= tuple(map(int, tag[:4].split("."))) <= (3, 13)
+    for name, words in steps:
+        if name == "COPY":
+            assert all((ROOT / source).exists() for source in words.split()[:-1]), words
+        if "apt-get install" in words:
+            assert "--no-install-recommends" in words and words.endswith("rm -rf /var/lib/apt/lists/*")
+        if "pip install" in words:
+            assert "--no-cache-dir" in words
+    copied = {source for name, words in steps if name == "COPY" for source in words.split()[:-1]}
+    ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert ignore[0] == "*" and {line[1:] for line in ignore if line.startswith("!")} == copied
+    command = ast.literal_eval(steps[-1][1])
+    assert steps[-1][0] == "CMD" and command[0] == "python" and (ROOT / command[1]).is_file()
+    parse_flags(command[2:], sample.FLAGS)

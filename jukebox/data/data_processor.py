@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from jukebox.data.band import narrow_songs
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams, take_hparams
 from jukebox.utils import dist_adapter as dist
@@ -140,6 +141,11 @@ class DataProcessor:
         self.set_epoch(max(0, int(getattr(hps, "curr_epoch", 0))))
         for line in self.describe():
             print_once(line)
+        if dist.get_rank() == 0:
+            data = self.dataset
+            seconds = [duration / data.sr for duration in data.durations]
+            for line in narrow_songs(data.files, data.names, seconds, data.sr):
+                print_once(line)
 
     def describe(self) -> list[str]:
         """Lines for a person: what the data are, what is wrong with them, and how they are split."""
