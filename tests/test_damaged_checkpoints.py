@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import VQVAE, make_tiny_runs
+from tiny_training import CPU, TinyData, tiny_hps, tiny_model
 
+from jukebox.data.data_processor import EpochBatches
 from jukebox.hparams import HPARAMS_REGISTRY, HyperparamsError, all_defaults, read_saved, setup_hparams
 from jukebox.loaders import find_model, find_vqvae, load_vqvae
+from jukebox.training.checkpoint import restore_training, save_training
+from jukebox.training.step import Training, make_training, train_step
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
+from jukebox.utils.run_files import RunFiles
 
 ODD = [None, "x", "", -1, 0, 2.5, 10**9, 10**18, -(10**9), float("nan"), float("inf"), [], [0, 0], [10**9] * 2, ["a"]]
 ODD += [{}, {"a": 1}, True, (1, 2), 1e300, int("9" * 400), [1] * 100, object]
@@ -110,3 +116,52 @@ def test_weights_that_are_not_numbers_are_named(model: str, tmp_path: Path, numb
     torch.save(checkpoint, tmp_path / "odd.pth.tar")
     with pytest.raises(UserError, match=rf"odd.pth.tar: {key} holds (NaN|inf|1e\+38): the weights are damaged"):
         load_vqvae(find_vqvae(str(tmp_path / "odd.pth.tar")), torch.device("cpu"))
+
+
+def test_damaged_states_of_training_end_in_one_line(tmp_path: Path) -> None:
+    hps = tiny_hps(prior=True, bs=2, mu=0.9, ema_fused=False)
+    torch.manual_seed(0)
+
+    def make() -> Training:
+        return make_training(tiny_model(hps), hps, CPU)
+
+    training = make()
+    for batch in TinyData(hps, batches=2).train_loader:
+        train_step(training, [batch])
+    files = RunFiles(str(tmp_path))
+    save_training(training, files, {"hps": dict(hps), "command": ""}, {})
+    whole, rng, refused = load_torch(files.latest), random.Random(3), 0
+    restore_training(make(), whole, str(tmp_path))
+    other, odd = make(), [value for value in ODD[:-1] if not isinstance(value, bool)]
+    for _ in range(120):
+        changed = copy.deepcopy(whole)
+        where = rng.randrange(5)
+        state = changed["opt"]["state"][rng.randrange(3)]
+        if where == 0:
+            state[rng.choice(list(state))] = rng.choice([*odd, torch.ones(7), torch.tensor(float("nan"))])
+        elif where == 1:
+            del changed["opt"][rng.choice(["state", "param_groups"])]
+        elif where == 2:
+            part = rng.choice(["scaler", "average", "raw_model"])
+            changed[part][rng.choice(list(changed[part]))] = rng.choice(odd)
+        elif where == 3:
+            changed[rng.choice(["opt", "scaler", "average", "raw_model"])] = rng.choice(odd[1:])
+        else:
+            changed["opt"]["state"][rng.choice([0, 10**6, "x"])] = rng.choice(odd)
+        try:
+            restore_training(other, changed, str(tmp_path))
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 60
+
+
+@pytest.mark.parametrize("key", ["epoch", "seen", "seed", "n_items"])
+@pytest.mark.parametrize("value", [None, "x", 1.5, -1, 2**80])
+def test_a_damaged_place_in_the_data(key: str, value: Any) -> None:
+    batches = EpochBatches(10, 2)
+    state = batches.state_dict(3)
+    assert batches.load_state_dict(state) == 3
+    if key in ("epoch", "seen") or not isinstance(value, int):
+        with pytest.raises(UserError, match="place in the data is damaged"):
+            batches.load_state_dict({**state, key: value})

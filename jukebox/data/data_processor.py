@@ -23,6 +23,7 @@ from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams, take_hparams
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import first_rank_first, print_once
+from jukebox.utils.errors import UserError
 
 PREFETCH = 4  # batches that each worker keeps ready
 
@@ -108,6 +109,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         Returns:
             The number of batches of the epoch that are already done.
         """
+        odd = [key for key in ("epoch", "seen", "seed", "n_items") if not isinstance(state.get(key), int)]
+        if odd or not 0 <= state["epoch"] < 2**32 or not 0 <= state["seen"] < 2**63:
+            raise UserError(
+                f"the checkpoint's place in the data is damaged ({', '.join(odd) or 'epoch, seen'}): "
+                "start from an older checkpoint_step_N, with --restore_prior and another --name"
+            )
         self.seed = state["seed"]
         done = min(state["seen"] // (self.bs * self.world), len(self))
         self.set_epoch(state["epoch"], done if state["n_items"] == self.n_items else 0)

@@ -153,10 +153,39 @@ def restore_training(training: Training, checkpoint: Mapping[str, Any], folder: 
         folder: the checkpoint's, which holds its shards.
 
     Raises:
-        UserError: the optimizer's state does not fit, or shards are missing.
+        UserError: the optimizer's state does not fit or is damaged, or shards are missing.
     """
     if checkpoint.get("opt") is None and not checkpoint.get("shards"):
         return
+    try:
+        _restore(training, checkpoint, folder)
+        _check_restored(training)
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a damaged state leads to
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"the checkpoint in {folder} has a damaged state of training ({type(error).__name__}: {reason}): "
+            "start from an older checkpoint_step_N, with --restore_prior and another --name"
+        ) from error
+
+
+def _check_restored(training: Training) -> None:
+    """Raises ValueError if numbers of the optimizer, the loss scale or the schedule cannot be right."""
+    for name, parameter in training.named_parameters():
+        for key, value in training.optimizer.state.get(parameter, {}).items():
+            number = not torch.is_tensor(value) or value.dim() == 0
+            if not number and value.shape != parameter.shape:
+                raise ValueError(f"{key} of {name} has the shape {list(value.shape)}, not {list(parameter.shape)}")
+            if number and not 0 <= float(value) < 2.0**63:
+                raise ValueError(f"{key} of {name} is {float(value):g}")
+            if not number and value.numel() and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{key} of {name} is not finite")
+    if not 0 < training.scaler.scale < 2.0**63:
+        raise ValueError(f"the loss scale is {training.scaler.scale:g}")
+
+
+def _restore(training: Training, checkpoint: Mapping[str, Any], folder: str) -> None:
     model = training.model
     settings = [{k: v for k, v in group.items() if k != "params"} for group in training.optimizer.param_groups]
     if checkpoint.get("shards"):
