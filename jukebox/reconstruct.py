@@ -90,14 +90,17 @@ def main(**flags: Any) -> int:
     from jukebox.loaders import find_vqvae, load_vqvae
     from jukebox.reconstruction.reconstructor import Reconstructor
     from jukebox.utils.dist_utils import pick_device
+    from jukebox.utils.files import only_writer, try_folder
 
     hps = find_vqvae(flags["model"])
     levels = level_numbers(flags["levels"], hps.levels)
     device = pick_device(0, 1, wanted)
     folder = Path(flags["name"])
     vqvae = load_vqvae(hps, device)
-    job = Reconstructor(vqvae, hps.sr, flags["model"], folder, levels, ending, offset, seconds, damaged)
-    return reconstruct(job, files)
+    try_folder(folder, "name")
+    with only_writer(folder, "name"):
+        job = Reconstructor(vqvae, hps.sr, flags["model"], folder, levels, ending, offset, seconds, damaged)
+        return reconstruct(job, files)
 
 
 def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:

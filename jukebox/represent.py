@@ -111,7 +111,7 @@ def main(**flags: Any) -> int:
     from jukebox.features.feature_writer import remove_stale, split_done, window_hop
     from jukebox.loaders import find_model
     from jukebox.utils.audio.index import find_audio_files
-    from jukebox.utils.dist_utils import failing_together, pick_device, setup_dist_from_mpi, shutdown
+    from jukebox.utils.dist_utils import failing_together, only_job, pick_device, setup_dist_from_mpi, shutdown
     from jukebox.utils.files import try_folder
     from jukebox.utils.precision import usual_dtype
 
@@ -141,7 +141,7 @@ def main(**flags: Any) -> int:
     remove_stale(out)
     rank, _, device = setup_dist_from_mpi(port=port, device=wanted, backend="gloo")
     try:
-        with failing_together():
+        with failing_together(), only_job(out, "out"):
             return make_features(model, settings, folder, out, todo, done, batch, rank, device, damaged)
     finally:
         shutdown()

@@ -34,6 +34,7 @@ from jukebox.reconstruction.spectrogram import ROWS, mel_decibels, palette, pict
 from jukebox.utils.audio.read import load_audio
 from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
+from jukebox.utils.files import only_writer
 from jukebox.vqvae.losses import StftSettings, decibels, magnitudes
 from jukebox.vqvae.losses import spectral_convergence as convergence_of_the_losses
 
@@ -330,6 +331,16 @@ def test_a_part_longer_than_the_song_has_no_silence_behind_it(songs: Path, model
     assert main(**flags(songs, model, audio_file=str(songs / "a.wav"), offset=5.0, seconds=60, levels=0)) == 0
     (item,) = report_of(songs.parent / "out")["items"]
     assert item["seconds"] == pytest.approx(4.01, abs=0.01)
+
+
+def test_two_jobs_in_one_folder(songs: Path, model: str) -> None:
+    pytest.importorskip("fcntl")
+    out = songs.parent / "out"
+    out.mkdir()
+    with only_writer(out, "name"):
+        with pytest.raises(UserError, match="^--name=.*: another process is writing to this folder; wait"):
+            main(**flags(songs, model))
+    assert written(out) == set()
 
 
 def test_broken_and_short_files_are_named_and_left_out(

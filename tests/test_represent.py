@@ -28,6 +28,7 @@ from jukebox.loaders import Model, find_model
 from jukebox.represent import FLAGS, main
 from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
+from jukebox.utils.files import only_writer
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {flag.name: flag.default for flag in FLAGS}
@@ -372,6 +373,16 @@ def test_a_full_disk_leaves_what_is_whole(songs: Path, model: str, monkeypatch: 
         job.run(FILES)
     assert all(name.endswith((".npy", ".json")) for name in written(out))
     assert len(written(out)) == 2 * job.outcome.made
+
+
+def test_two_jobs_in_one_folder(songs: Path, model: str) -> None:
+    pytest.importorskip("fcntl")
+    out = songs.parent / "out"
+    out.mkdir()
+    with only_writer(out, "out"):
+        with pytest.raises(UserError, match="^--out=.*: another process is writing to this folder; wait"):
+            main(**flags(songs, model))
+    assert written(out) == {}
 
 
 def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:

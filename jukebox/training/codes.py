@@ -1,24 +1,29 @@
 """VQ codes of a data set, written once, and a data set that gives them to a prior instead of audio.
 
     CODES_DIR/codes.json              what all codes were made with: digest of the VQ-VAE, sound and form
-    CODES_DIR/part_R/index.json       segments: song, first sample, samples, where its codes begin; and the songs
+    CODES_DIR/part_R/index.json       segments: song, first sample, samples, where its codes begin; the songs; and
+                                      bytes and SHA-256 of the codes of each level
     CODES_DIR/part_R/level_L.bin      codes of level L of all segments, one after the other
 
-Each process writes a part; reading takes all parts together. An index is written after the codes it speaks of, so a run
-that is killed resumes after the last one. Segments are looked up one by one, and a run writes those that are missing.
-So priors of all levels, chunks of all lengths and songs that came later share a folder. Without `aug_shift` a segment
-is one training chunk, encoded by itself as in training from audio. With it a segment is a whole song, and chunks begin
-at codes of the top level. Change here the form of the files and how chunks are cut from songs.
+Each process of one job writes a part; reading takes all parts together. An index is written after the codes it speaks
+of, so a run that is killed resumes after the last one. A part that is not what its index says is written again.
+Segments are looked up one by one, and a run writes those that are missing. So priors of all levels, chunks of all
+lengths and songs that came later share a folder. Without `aug_shift` a segment is one training chunk, encoded by itself
+as in training from audio. With it a segment is a whole song, and chunks begin at codes of the top level. Change here
+the form of the files and how chunks are cut from songs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
+import operator
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,14 +33,15 @@ from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.audio.reader import AudioError
-from jukebox.utils.dist_utils import in_step, print_once
+from jukebox.utils.dist_utils import any_rank, first_rank_first, in_step, only_job, print_once
 from jukebox.utils.errors import UserError
-from jukebox.utils.files import atomic_write
+from jukebox.utils.files import atomic_write, only_writer, try_folder, write_error
 from jukebox.utils.levels import samples_per_code
 from jukebox.utils.progress import progress_bar
 from jukebox.vqvae.vqvae import VQVAE
 
 VERSION = 2
+INDEX = "index.json"
 SAVE_SECONDS = 20.0  # between two writes of a part's index
 
 Segment = tuple[str, int, int]  # song, first sample, samples
@@ -133,7 +139,8 @@ class CodesDataset(FilesAudioDataset):
         """Writes what is missing, all processes together. Returns lines for a person.
 
         Raises:
-            UserError: the folder holds codes of another VQ-VAE or of another sound, or a song has changed since.
+            UserError: the folder holds codes of another VQ-VAE or of another sound, a song has changed since, or
+                another job writes there.
         """
         lines = []
         if self.whole_songs:
@@ -152,18 +159,24 @@ class CodesDataset(FilesAudioDataset):
                 dtype=np.dtype(self.store.dtype).name,
             )
         )
-        self.store.open()
-        songs = {name: (self.durations[i], os.path.getsize(self.files[i])) for i, name in enumerate(self.names)}
-        segments = self.segments()
-        self.store.check_songs({name: songs[name] for name, _, _ in segments})
-        missing = [segment for segment in segments if segment not in self.store.places]
-        dist.barrier()  # no rank writes before all have looked
-        if missing:
-            print_once(f"encoding {len(missing)} {'songs' if self.whole_songs else 'chunks'} into {self.codes_dir}")
-            self._write(missing[dist.get_rank() :: dist.get_world_size()], songs, vqvae)
-        dist.barrier()
-        self.store.open()
-        there = sum(segment in self.store.places for segment in segments)
+        segments, device = self.segments(), next(vqvae.parameters()).device
+        places = {name: i for i, name in enumerate(self.names)}
+        wanted = {name: places[name] for name, _, _ in segments}
+        songs = {name: (self.durations[i], os.path.getsize(self.files[i])) for name, i in wanted.items()}
+        damaged = first_rank_first(self.store.damaged_parts if dist.get_rank() == 0 else list)
+        if any_rank(bool(damaged or self.store.missing(segments, songs)), device):
+            with only_job(self.codes_dir, "codes_dir"):
+                for part in damaged:
+                    self.store.remove(part)
+                dist.barrier()
+                missing = self.store.missing(segments, songs)
+                dist.barrier()  # no rank writes before all have looked
+                if missing:
+                    what = "songs" if self.whole_songs else "chunks"
+                    print_once(f"encoding {len(missing)} {what} into {self.codes_dir}")
+                    self._write(missing[dist.get_rank() :: dist.get_world_size()], songs, vqvae)
+                dist.barrier()
+        there = len(segments) - len(self.store.missing(segments, songs))
         lines.append(f"codes of {there} {'songs' if self.whole_songs else 'chunks'} in {self.codes_dir}")
         return lines
 
@@ -182,6 +195,20 @@ class CodesDataset(FilesAudioDataset):
                 x = torch.from_numpy(np.ascontiguousarray(audio)).to(device).mean(0)  # [C, T] -> [T]
                 codes = vqvae.encode(x[None, :, None])
                 append((name, start, samples), [z[0].cpu().numpy() for z in codes])
+
+
+@dataclass
+class Index:
+    """What a part of a codes folder holds: nothing by default."""
+
+    segments: list[list[Any]] = field(default_factory=list)  # song, first sample, samples, first sample in the part
+    songs: dict[str, EncodedSong] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)  # of the codes of each level
+
+    @property
+    def end(self) -> int:
+        """Samples of all segments, which is where the next one begins."""
+        return self.segments[-1][3] + self.segments[-1][2] if self.segments else 0
 
 
 class CodesStore:
@@ -210,7 +237,8 @@ class CodesStore:
         """
         path = os.path.join(self.folder, "codes.json")
         if dist.get_rank() == 0 and not os.path.exists(path):
-            with atomic_write(path, "w") as file:
+            try_folder(self.folder, "codes_dir")
+            with only_writer(self.folder, "codes_dir"), atomic_write(path, "w") as file:
                 json.dump(made_of, file, indent=1)
         dist.barrier()
         try:
@@ -242,23 +270,83 @@ class CodesStore:
                     f"{song[1]}): give the file another name, or delete the folder to have it written again"
                 )
 
+    def missing(self, segments: Sequence[Segment], songs: Mapping[str, EncodedSong]) -> list[Segment]:
+        """Those of the segments that have no codes, as the folder is now."""
+        self.open()
+        self.check_songs(songs)
+        return [segment for segment in segments if segment not in self.places]
+
     def open(self) -> None:
         """Reads the indices of all parts."""
         self.places, self.songs, self._maps = {}, {}, {}
-        for part in sorted(os.listdir(self.folder)):
-            segments, songs = self._index(part)
-            for name, start, samples, first in segments:
+        for part in self._parts():
+            index = self._index(part)
+            for name, start, samples, first in index.segments:
                 self.places[name, start, samples] = (part, first)
-            self.songs.update(songs)
+            self.songs.update(index.songs)
 
-    def _index(self, part: str) -> tuple[list[list[Any]], dict[str, EncodedSong]]:
-        """The segments of a part and the songs that they are of; none if it has no index."""
+    def _parts(self) -> list[str]:
+        return sorted(part for part in os.listdir(self.folder) if os.path.isfile(self._path(part, INDEX)))
+
+    def _path(self, part: str, name: int | str) -> str:
+        """A file of a part: its index, or the codes of a level."""
+        return os.path.join(self.folder, part, name if isinstance(name, str) else f"level_{name}.bin")
+
+    def _index(self, part: str) -> Index:
+        """What a part holds: nothing if it has no index, one of another form, or fewer codes than that says."""
         try:
-            with open(os.path.join(self.folder, part, "index.json"), encoding="utf-8") as file:
+            with open(self._path(part, INDEX), encoding="utf-8") as file:
                 index = json.load(file)
-            return index["segments"], {name: (length, size) for name, (length, size) in index["songs"].items()}
-        except (OSError, ValueError, KeyError):
-            return [], {}
+            found = Index(
+                [
+                    [str(name), int(start), int(samples), int(first)]
+                    for name, start, samples, first in index["segments"]
+                ],
+                {str(name): (int(samples), int(size)) for name, (samples, size) in index["songs"].items()},
+                [str(digest) for digest in index["sha256"]],
+            )
+            sizes = [os.path.getsize(self._path(part, level)) for level in range(len(self.hops))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            return Index()
+        ends = list(itertools.accumulate((samples for _, _, samples, _ in found.segments), initial=0))
+        whole = [first for _, _, _, first in found.segments] == ends[:-1] and len(found.digests) == len(sizes)
+        whole = whole and index.get("bytes") == self._bytes(found.end)
+        return found if whole and all(map(operator.ge, sizes, index["bytes"])) else Index()
+
+    def _bytes(self, samples: int) -> list[int]:
+        """Of the codes of so many samples, at each level."""
+        return [samples // hop * np.dtype(self.dtype).itemsize for hop in self.hops]
+
+    def _hash(self, part: str, samples: int) -> list[Any]:
+        """SHA-256 of the codes of a part's first samples, at each level; more can be added."""
+        digests = []
+        for level, left in enumerate(self._bytes(samples)):
+            digests.append(hashlib.sha256())
+            with open(self._path(part, level), "rb") as file:
+                while piece := file.read(min(left, 1 << 22)):
+                    digests[-1].update(piece)
+                    left -= len(piece)
+        return digests
+
+    def damaged_parts(self) -> list[str]:
+        """Parts whose codes are not those that were written, by their length or digest."""
+        return [part for part in self._parts() if not self._is_whole(part)]
+
+    def _is_whole(self, part: str) -> bool:
+        index = self._index(part)
+        with contextlib.suppress(OSError):
+            return bool(index.digests) and index.digests == [d.hexdigest() for d in self._hash(part, index.end)]
+        return False
+
+    def remove(self, part: str) -> None:
+        """Removes a damaged part, and says so, unless another job has written it again by now."""
+        if not self._is_whole(part):
+            print(
+                f"{os.path.join(self.folder, part)} is damaged or has no digests: its codes are made again", flush=True
+            )
+            for name in (INDEX, *range(len(self.hops))):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path(part, name))
 
     def read(self, segment: Segment, start: int, samples: int, level: int) -> np.ndarray | None:
         """Codes of a piece of a segment, of `level` and those above, side by side; None if there are none of it.
@@ -280,8 +368,7 @@ class CodesStore:
 
     def _map(self, part: str, level: int) -> np.ndarray:
         if (part, level) not in self._maps:
-            path = os.path.join(self.folder, part, f"level_{level}.bin")
-            self._maps[part, level] = np.memmap(path, self.dtype, "r")
+            self._maps[part, level] = np.memmap(self._path(part, level), self.dtype, "r")
         return self._maps[part, level]
 
     @contextlib.contextmanager
@@ -289,36 +376,53 @@ class CodesStore:
         self, part: str, songs: Mapping[str, EncodedSong]
     ) -> Iterator[Callable[[Segment, list[np.ndarray]], None]]:
         """Gives a function that appends a segment of one of the songs and its codes of all levels to a part."""
-        folder = os.path.join(self.folder, part)
-        os.makedirs(folder, exist_ok=True)
-        segments, known = self._index(part)
-        end = max((first + samples for _, _, samples, first in segments), default=0)  # in samples
-        files = [open(os.path.join(folder, f"level_{level}.bin"), "ab") for level in range(len(self.hops))]
-        for file, hop in zip(files, self.hops, strict=True):
-            file.truncate(end // hop * np.dtype(self.dtype).itemsize)  # what the index does not know
+        index = self._index(part)
+        try_folder(os.path.join(self.folder, part), "codes_dir")
+        files = [open(self._path(part, level), "ab") for level in range(len(self.hops))]
+        for file, size in zip(files, self._bytes(index.end), strict=True):
+            file.truncate(size)  # what the index does not know
+        digests = self._hash(part, index.end)
         saved = time.monotonic()
 
         def save() -> None:
             for file in files:
                 file.flush()
                 os.fsync(file.fileno())
-            with atomic_write(os.path.join(folder, "index.json"), "w") as index:
-                json.dump({"segments": segments, "songs": known}, index)
+            with atomic_write(self._path(part, INDEX), "w") as note:
+                json.dump(
+                    {
+                        "segments": index.segments,
+                        "songs": index.songs,
+                        "bytes": self._bytes(index.end),
+                        "sha256": [digest.hexdigest() for digest in digests],
+                    },
+                    note,
+                )
 
         def append(segment: Segment, codes: list[np.ndarray]) -> None:
-            nonlocal end, saved
-            for file, z in zip(files, codes, strict=True):
-                file.write(z.astype(self.dtype).tobytes())
-            segments.append([*segment, end])
-            known[segment[0]] = songs[segment[0]]
-            end += segment[2]
+            nonlocal saved
+            data = [z.astype(self.dtype).tobytes() for z in codes]
+            for file, z in zip(files, data, strict=True):
+                file.write(z)
+            for digest, z in zip(digests, data, strict=True):
+                digest.update(z)
+            index.segments.append([*segment, index.end])
+            index.songs[segment[0]] = songs[segment[0]]
             if time.monotonic() - saved > SAVE_SECONDS:
                 save()
                 saved = time.monotonic()
 
         try:
-            yield append
+            try:
+                yield append
+            finally:
+                save()
+        except OSError as error:
+            if error.filename is not None:  # of another file, such as a song
+                raise
+            kept = "all up to the last save is kept"
+            raise write_error(error, os.path.join(self.folder, part), kept) from error
         finally:
-            save()
             for file in files:
-                file.close()
+                with contextlib.suppress(OSError):
+                    file.close()

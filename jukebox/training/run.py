@@ -5,6 +5,7 @@ Read `run_training` first. What differs between models is in `setup`, `step.forw
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ from jukebox.training.schedule import ScheduleOptions
 from jukebox.training.setup import build_trained, use_codes
 from jukebox.training.step import StepOptions, TrainedModel, Training, evaluate, make_training, step_options
 from jukebox.utils import dist_adapter as dist
-from jukebox.utils.dist_utils import any_rank, failing_together, print_once, setup_dist_from_mpi, shutdown
+from jukebox.utils.dist_utils import any_rank, failing_together, only_job, print_once, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write, try_folder
 from jukebox.utils.run_files import RunFiles
@@ -66,38 +67,53 @@ def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparam
         files = run_files(hps)
         if dist.get_rank() == 0:
             try_folder(files.folder, "local_logdir")
-        path = files.newest()
-        checkpoint = load_checkpoint(path) if path else {}
-        check_same_run(checkpoint, hps)
-        if not hps.train:
-            key = "restore_prior" if hps.prior else "restore_vqvae"
-            check_trained(path or hps[key], key, files.latest)
-        hps = resolve(hps, device, checkpoint)
-        data = open_data(hps)
-        hps = resolve_for_data(hps, data, checkpoint)
-        extra: dict[str, Any] = {"bandwidth": hps.bandwidth}
-        model, vqvae = build_trained(hps, path, device)
-        if isinstance(model, SimplePrior):
-            extra["vqvae"] = vqvae_digest(vqvae)
-            check_same_vqvae(checkpoint, extra["vqvae"], files.latest, hps.restore_vqvae)
-            if isinstance(data.dataset, CodesDataset):
-                use_codes(data.dataset, model, vqvae)
-        if hps.train:
-            loop = make_loop(model, data, hps, extra, checkpoint, command, device)
-            checkpoint.clear()
-            status = train(loop)
-        else:
-            status = evaluate_only(
-                model,
-                data,
-                step_options(hps),
-                RunLogger(files.charts, pick(LogOptions, hps), model.step, model.step, device),
-            )
-        # A data set of a user's own kind may know nothing of files.
-        if any_rank(getattr(data.dataset, "is_incomplete", bool)()) and not status:
-            print_once(f"some files of {hps.audio_files_dir} were left out or cut, see above: exit status 1")
-            status = 1
+        with only_job(files.folder, "name") if hps.train else contextlib.nullcontext():
+            status = run_in_folder(hps, files, command, open_data, device)
         shutdown()
+    return status
+
+
+def run_in_folder(
+    hps: Hyperparams,
+    files: RunFiles,
+    command: str,
+    open_data: Callable[[Hyperparams], DataProcessor],
+    device: torch.device,
+) -> int:
+    """The same, by the only job that trains in the folder of the run."""
+    if hps.train and dist.get_rank() == 0:
+        files.remove_unfinished()
+    path = files.newest()
+    checkpoint = load_checkpoint(path) if path else {}
+    check_same_run(checkpoint, hps)
+    if not hps.train:
+        key = "restore_prior" if hps.prior else "restore_vqvae"
+        check_trained(path or hps[key], key, files.latest)
+    hps = resolve(hps, device, checkpoint)
+    data = open_data(hps)
+    hps = resolve_for_data(hps, data, checkpoint)
+    extra: dict[str, Any] = {"bandwidth": hps.bandwidth}
+    model, vqvae = build_trained(hps, path, device)
+    if isinstance(model, SimplePrior):
+        extra["vqvae"] = vqvae_digest(vqvae)
+        check_same_vqvae(checkpoint, extra["vqvae"], files.latest, hps.restore_vqvae)
+        if isinstance(data.dataset, CodesDataset):
+            use_codes(data.dataset, model, vqvae)
+    if hps.train:
+        loop = make_loop(model, data, hps, extra, checkpoint, command, device)
+        checkpoint.clear()
+        status = train(loop)
+    else:
+        status = evaluate_only(
+            model,
+            data,
+            step_options(hps),
+            RunLogger(files.charts, pick(LogOptions, hps), model.step, model.step, device),
+        )
+    # A data set of a user's own kind may know nothing of files.
+    if any_rank(getattr(data.dataset, "is_incomplete", bool)()) and not status:
+        print_once(f"some files of {hps.audio_files_dir} were left out or cut, see above: exit status 1")
+        status = 1
     return status
 
 

@@ -25,6 +25,7 @@ import torch.distributed as dist
 
 from jukebox.utils import dist_adapter
 from jukebox.utils.errors import UserError
+from jukebox.utils.files import only_writer
 from jukebox.utils.launch import Launch, abort_job, read_launch
 
 TIMEOUT = timedelta(minutes=30)  # a collective that waits longer than this ends the job
@@ -291,6 +292,18 @@ def failing_together() -> Iterator[None]:
             print(f"rank {rank} failed:", file=sys.stderr)
             traceback.print_exception(error)
         abort_job(2 if foreseen else 1)
+
+
+@contextlib.contextmanager
+def only_job(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
+    """`only_writer` for all ranks of a job: rank 0 has the lock, and the block begins when it has it.
+
+    Raises:
+        UserError: on rank 0, another job is at work in the folder.
+    """
+    with only_writer(folder, flag) if dist_adapter.get_rank() == 0 else contextlib.nullcontext():
+        dist_adapter.barrier()
+        yield
 
 
 def print_once(*words: Any) -> None:

@@ -93,11 +93,15 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         cause = _os_error(error) if isinstance(error, (OSError, RuntimeError)) else None
         if cause is None or cause.errno is None or not _concerns(cause, folder):
             raise
-        if cause.errno in _FULL:
-            kept = "the earlier file is kept" if os.path.exists(path) else "nothing was written"
-            what = f"no space left to write {path}: {kept}"
-            raise WriteError(what, "free some space and repeat the command") from error
-        raise WriteError(f"cannot write {path}: {cause.strerror}", "choose a folder that you may write to") from error
+        kept = "the earlier file is kept" if os.path.exists(path) else "nothing was written"
+        raise write_error(cause, path, kept) from error
+
+
+def write_error(error: OSError, path: str, kept: str) -> WriteError:
+    """What to tell a user about a file that the system did not let us write; `kept` says what of it is there."""
+    if error.errno in _FULL:
+        return WriteError(f"no space left to write {path}: {kept}", "free some space and repeat the command")
+    return WriteError(f"cannot write {path}: {error.strerror or error}", "choose a folder that you may write to")
 
 
 def _concerns(error: OSError, folder: str) -> bool:
@@ -143,6 +147,20 @@ def try_folder(folder: str | os.PathLike[str], flag: str, keep: bool = True) -> 
                 os.rmdir(path)
 
 
+_locks: set[int] = set()  # handles of the folders that this process has for itself
+
+
+def _drop_locks() -> None:
+    """In a child that was forked, such as a loader's worker: it must not keep the lock of a parent that was killed."""
+    for handle in _locks:
+        os.close(handle)
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_locks)
+
+
 @contextlib.contextmanager
 def only_writer(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
     """Keeps other processes from writing to a folder while the block runs; the system lets go when its holder dies.
@@ -158,6 +176,7 @@ def only_writer(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
+    _locks.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,7 +189,9 @@ def only_writer(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
             pass
         yield
     finally:
-        os.close(handle)
+        if handle in _locks:  # else we are a child
+            _locks.remove(handle)
+            os.close(handle)
 
 
 def path_inside(folder: str | os.PathLike[str], name: Any) -> str:

@@ -50,12 +50,15 @@ class RunFiles:
         return [os.path.join(self.folder, name) for name in names]
 
     def newest(self) -> str:
-        """The checkpoint to resume from, or "" if there is none yet; forgotten temporary files are removed."""
+        """The checkpoint to resume from, or "" if there is none yet."""
+        return self.latest if os.path.isfile(self.latest) else ""
+
+    def remove_unfinished(self) -> None:
+        """Removes temporary files of a run that was killed; for the only run in the folder."""
         for name in self.names():
-            if name.startswith(".checkpoint_") and name.endswith(".tmp"):  # of a run that was killed while it wrote
+            if name.startswith(".checkpoint_") and name.endswith(".tmp"):
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(self.folder, name))
-        return self.latest if os.path.isfile(self.latest) else ""
 
 
 def find_checkpoint(path: str, flag: str = "--model") -> str:

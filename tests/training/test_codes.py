@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from tiny_training import T, sound, tiny_hps, tiny_vqvae
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams
 from jukebox.make_models import save_checkpoint
+from jukebox.training import codes as codes_module
 from jukebox.training import run
 from jukebox.training.codes import CodesDataset, CodesStore, PackedCodes, vqvae_digest
 from jukebox.utils.errors import UserError
@@ -257,3 +262,86 @@ def test_packed_codes() -> None:
     assert packed(x, 2, 3)[0].tolist() == [list(range(64, 80))]
     packed(torch.zeros(1, T, 1), 1, 3)
     assert asked == [dict(start_level=1, end_level=3, bs_chunks=1)]
+
+
+PROGRAM = """
+import os, sys
+from training.test_codes import CodesDataset, hps_of, opened
+from jukebox.utils.errors import UserError
+
+children = []
+for _ in range(2):
+    if not (child := os.fork()):
+        try:
+            opened(CodesDataset(hps_of(codes_dir="both")))
+        except UserError as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(2)
+        os._exit(0)
+    children.append(child)
+print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def test_two_jobs_that_start_on_one_folder() -> None:
+    """One is refused, or both are done one after the other; the codes are right."""
+    pytest.importorskip("fcntl")
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()[-2:]) in (["0", "0"], ["0", "2"]), done
+    assert "2" not in done.stdout.split()[-2:] or "codes_dir=both: another process is writing" in done.stderr
+    opened(CodesDataset(hps_of(codes_dir="one")))
+    for name in ("index.json", "level_0.bin", "level_1.bin"):
+        assert Path("both/part_0", name).read_bytes() == Path("one/part_0", name).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["half", "zeros", "gone", "bit", "index", "no digests"])
+def test_damaged_codes_are_made_again(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    hps = hps_of(codes_dir="codes")
+    opened(CodesDataset(hps))
+    part = Path("codes/part_0")
+    before = {path.name: path.read_bytes() for path in part.iterdir()}
+    path, index = part / "level_1.bin", part / "index.json"
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "index":
+        index.write_text('{"segments": [[3]], "songs": {}}', encoding="utf-8")
+    elif damage == "no digests":
+        found = json.loads(index.read_text(encoding="utf-8"))
+        index.write_text(json.dumps({key: found[key] for key in ("segments", "songs")}), encoding="utf-8")
+    else:
+        middle = len(data) // 2
+        bit = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        path.write_bytes({"half": data[:middle], "zeros": bytes(len(data)), "bit": bit}[damage])
+    capsys.readouterr()
+    dataset, _ = opened(CodesDataset(hps))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{part} is damaged or has no digests: its codes are made again" and len(said) == 2
+    assert before == {path.name: path.read_bytes() for path in part.iterdir()}
+    opened(CodesDataset(hps))
+    assert not capsys.readouterr().out
+
+
+def test_a_full_disk_keeps_the_codes_that_were_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codes_module, "SAVE_SECONDS", 0.0)
+    sync, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(1)
+        if len(calls) > 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    hps = hps_of(codes_dir="codes")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="^no space left to write .*codes/part_0: .* kept; free some space"):
+            opened(CodesDataset(hps))
+    store = CodesDataset(hps).store
+    store.open()
+    kept = len(store.places)
+    dataset, _ = opened(CodesDataset(hps))
+    assert 0 < kept < len(dataset.segments()) == len(dataset.store.places)

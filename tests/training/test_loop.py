@@ -17,7 +17,7 @@ from jukebox.make_models import load_checkpoint, make_vqvae
 from jukebox.training import loop, run
 from jukebox.training.resolve import resolve
 from jukebox.utils.errors import UserError
-from jukebox.utils.files import load_torch
+from jukebox.utils.files import load_torch, only_writer
 
 
 class Crash(Exception):
@@ -89,6 +89,22 @@ def vqvae_path(**values: Any) -> str:
     """A trained tiny VQ-VAE for priors to build on."""
     train(name="vqvae", epochs=1, **values)
     return "logs/vqvae/checkpoint_latest.pth.tar"
+
+
+def test_two_trainings_of_one_name() -> None:
+    """The second is refused before it reads or removes anything; an evaluation only reads and may run beside."""
+    pytest.importorskip("fcntl")
+    train(epochs=1)
+    Path("logs/tiny/.checkpoint_latest.pth.tar.x.tmp").write_text("what the first is writing")
+    before = {path: path.stat().st_mtime_ns for path in Path("logs/tiny").rglob("*")}
+    with only_writer("logs/tiny", "name"):
+        with pytest.raises(UserError, match="--name=.*logs/tiny: another process is writing to this folder; wait"):
+            train()
+        assert before == {path: path.stat().st_mtime_ns for path in Path("logs/tiny").rglob("*")}
+        assert run.run_training(tiny_hps(train=False, test=True), "") == 0
+        assert Path("logs/tiny/.checkpoint_latest.pth.tar.x.tmp").exists()
+    train()
+    assert not Path("logs/tiny/.checkpoint_latest.pth.tar.x.tmp").exists()
 
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -111,6 +111,35 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_the_children_of_a_killed_writer_keep_no_lock(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    program = (
+        "import os, sys; from jukebox.utils.files import only_writer\n"
+        "with only_writer(sys.argv[1], 'name'):\n"
+        "    if os.fork():\n"
+        "        os.read(0, 1), os._exit(0)\n"
+        "    print('lives', flush=True), os.read(int(sys.argv[2]), 1)\n"
+    )
+    read, write = os.pipe()  # the child lives until we close this
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path), str(read)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[read],
+        cwd=Path(__file__).parents[2],
+    ) as job:
+        assert job.stdout is not None and job.stdin is not None
+        assert job.stdout.readline() == b"lives\n"
+        with pytest.raises(UserError, match="another process"), only_writer(tmp_path, "name"):
+            raise AssertionError
+        job.stdin.write(b".")
+        job.stdin.close()
+        assert job.wait() == 0
+        with only_writer(tmp_path, "name"):
+            os.close(read)
+            os.close(write)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="resource limits are not of Windows")
 def test_a_full_disk_in_the_middle_of_a_tensor(tmp_path: Path) -> None:
     """The zip writer of torch wraps the error of its file: it is still told apart from a bug."""

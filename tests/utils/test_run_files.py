@@ -17,6 +17,8 @@ def test_the_newest_checkpoint_of_a_run(tmp_path: Path) -> None:
     for name in (".checkpoint_latest.pth.tar.x.tmp", "checkpoint_step_3.pth.tar", "notes.txt"):
         (tmp_path / "run" / name).write_text("")
     assert files.newest() == "" and files.checkpoints() == [files.kept(3)]
+    assert ".checkpoint_latest.pth.tar.x.tmp" in files.names()  # another run may be writing it
+    files.remove_unfinished()
     assert sorted(files.names()) == ["checkpoint_step_3.pth.tar", "notes.txt"]
     Path(files.latest).write_text("")
     assert files.newest() == files.latest == str(tmp_path / "run" / LATEST)
