@@ -38,8 +38,12 @@ _SETTING = re.compile(r"\b(?:align|position|line|size|vertical|region|X1|X2|Y1|Y
 _AUDACITY = re.compile(r"(\d{1,5}\.\d{1,9})\t(\d{1,5}\.\d{1,9})\t(.+)")
 _BARE = re.compile(rf"{_G}[(（]?({_CLOCK})(?:[)）]|(?![\w:.,：])){_G}[-–—|]?{_G}")
 # Nothing that a person sings; taken out wherever it is.
-_TAGS = re.compile(r"\s*(?:\[(?:#|[^\W\d_]\w{0,19})\s*[:：][^\[\]]*\]\s*)+")
-_TAG_LINE = re.compile(r"\s*(?:\[(?:#|[^\W\d_]\w{0,19})\s*[:：].*\]|\[:\].*|\{\"t\"\s*:.*\})\s*")
+_TAG = r"\[(?:#|[^\W\d_]\w{0,19})\s*[:：](?:[^\[\]]|\[[^\[\]]*\])*\]"  # [ti:Song [1999]]
+_TAGS = re.compile(rf"\s*(?:{_TAG}\s*)+")
+_REMARK = re.compile(
+    rf"\s*(?:\[:\].*|\{{\"t\"\s*:.*\}}|{_TAG}\]+|\[(?:ar|ti|al|au|by|re|ve|offset|length)\s*[:：][^\[\]]*)\s*",
+    re.IGNORECASE,
+)
 _MARKUP = re.compile(
     r"</?(?:i|b|u|s|em|strong|font|span|c|v|lang|ruby|rt|p|div|br|tt)(?:[\s.][^<>]*)?/?>|\{\\[^{}]*\}", re.IGNORECASE
 )
@@ -75,8 +79,8 @@ def read_lines(content: str, duration: float | None = None) -> list[Line]:
     wrapped = re.search(r'LyricContent="([^"]*)"', content)
     if wrapped:
         content = html.unescape(wrapped[1])
-    rows = [row for row in _unfold(content.splitlines()) if not _TAG_LINE.fullmatch(row)]
-    rows = _bracket(rows)
+    rows = [row for row in _unfold(content.splitlines()) if not _REMARK.fullmatch(row) and not _TAGS.fullmatch(row)]
+    rows = [part for row in _bracket(rows) for part in _split_joined(row)]
     hours = _has_hours(rows, duration)
     return [_read_line(_TAGS.sub("", row, count=1) if _TAGS.match(row) else row, hours) for row in rows]
 
@@ -175,6 +179,17 @@ def _bracket(rows: list[str]) -> list[str]:
     if 2 * many < sum(bool(row.strip()) for row in rows) or (many < 2 and not any(m and m[5] for m in found)):
         return rows
     return [row if m is None else f"[{m[1]}]{row[m.end() :]}" for row, m in zip(rows, found, strict=True)]
+
+
+def _split_joined(row: str) -> list[str]:
+    """Lines that a program has joined to one: several words after each stamp, and no space before the next."""
+    stamps = [stamp for stamp in _stamps(row) if stamp[1] not in "<＜"]
+    edges = [*(stamp.start() for stamp in stamps), len(row)]
+    words = [row[stamp.end() : end] for stamp, end in zip(stamps, edges[1:], strict=True)]
+    joined = len(stamps) > 1 and all(re.search(r"\w\W*\s+\w", text) for text in words)
+    if not joined or any(text[-1].isspace() for text in words[:-1]):
+        return [row]
+    return [row[begin:end] for begin, end in zip([0, *edges[1:-1]], edges[1:], strict=True)]
 
 
 def _read_line(row: str, hours: bool) -> Line:

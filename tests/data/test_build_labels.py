@@ -52,6 +52,7 @@ def test_tables_and_flags_that_train(folder: Path, capsys: pytest.CaptureFixture
     assert (folder / "artist_ids.txt").read_text() == "unknown;0\nnina;1\nac/dc;2\n"
     assert (folder / "genre_ids.txt").read_text() == "unknown;0\nhard rock;1\nhip-hop;2\njazz;3\n"
     assert not (folder / "vocab.txt").exists()
+    assert "'мама' is sung as 'mama' (--vocab=auto keeps all)" in out
     given = flags(out)
     assert given == dict(
         labels="True",

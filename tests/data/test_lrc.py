@@ -125,7 +125,11 @@ def test_times_for_another_layout_of_the_same_words() -> None:
         # where it is
         ("mila [00:07.25]\nsola [00:08.50]", {"mila": 7.25, "sola": 8.5}),
         ("[00:07.25] [00:09.25]mila\n[00:08.00]sola", {"mila": 9.25, "sola": 8}),
-        ("[ti:x][ar:y][00:07.25]mila", {"mila": 7.25}),
+        ("[ti:x][ar:y][00:07.25]mila[00:08.00]", {"mila": 7.25}),
+        (
+            "[ti:x][00:07.25]mila sola[00:08.50]timi kalu,[00:09.50]la lo",
+            {"mila sola": 7.25, "timi kalu,": 8.5, "la lo": 9.5},
+        ),
         ("[00:07.00][00:07.25]mi[00:07.50]la", {"mila": 7.25}),  # of the line, then of its words
         ("[00:01.00]F: mila\n[00:02.00]M:  sola", {"mila": 1, "sola": 2}),
         # offsets
@@ -193,6 +197,8 @@ def test_ends_of_words_are_kept() -> None:
         ("[123456789,5]<0,300,0>mi<300,2>la", "mila"),
         ("mi<0,300,0>la", "mila"),
         ("[by:Ann][00:]mila", "mila"),
+        ("[ti:Song]]\n[by: Ann\nmila", "mila"),
+        ("[ti:Song [12:30]]\n[ar:x][ti:y [z]]mila", "mila"),
         ("[Chorus: Ann]\nmila\n[:]a remark\n[#:another]", "mila"),
         ("{\\an8}mila<br/>sola", "mila\nsola"),
         ("[00:01.00]", ""),
