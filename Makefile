@@ -5,10 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 FOLDER ?= tests/golden
 PYTEST_ARGS ?=
+# Processes that run tests; each takes whole files of tests, and needs up to 2 GB.
+JOBS ?= 2
 # 1: PyTorch for processors only, a fraction of the size. auto: where there is no driver of a GPU. Else: the usual build.
 CPU ?=
 
 PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest --numprocesses=$(JOBS) --dist=loadscope
 # Nothing is compiled that may never be imported: 170 MB less.
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 export PATH := $(abspath $(VENV))/bin:$(PATH)
@@ -55,11 +58,11 @@ lint: $(VENV)/.installed-dev ## style: ruff
 types: $(VENV)/.installed-dev ## types: mypy
 	$(PY) -m mypy
 
-tests: $(VENV)/.installed-dev chromium compiler ## all tests: pytest (PYTEST_ARGS="-k window")
-	$(PY) -m pytest $(PYTEST_ARGS)
+tests: $(VENV)/.installed-dev chromium compiler ## all tests: pytest (PYTEST_ARGS="-k window", JOBS=2)
+	$(PYTEST) $(PYTEST_ARGS)
 
 quick: $(VENV)/.installed-dev ## the tests that are not marked slow
-	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 golden: $(VENV)/.installed ## compare with the reference's numbers (FOLDER=tests/golden)
 	$(PY) tests/golden.py $(FOLDER)

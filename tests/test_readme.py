@@ -192,7 +192,7 @@ def test_python_blocks_register_a_model(monkeypatch: pytest.MonkeyPatch) -> None
 
 def make(target: str) -> list[list[str]]:
     """The commands that `make TARGET` would run."""
-    ours = ("MAKE", "MFLAGS", "PYTEST_ARGS", "VENV")  # what a `make` around this test was called with
+    ours = ("MAKE", "MFLAGS", "PYTEST_ARGS", "JOBS", "VENV")  # what a `make` around this test was called with
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     words = ["make", "--no-print-directory", "-n", target]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
@@ -208,7 +208,7 @@ def test_begins_with_two_commands() -> None:
     steps = [words[1:] for words in make("test") if words[0] == python]
     for step in (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]):
         assert step in steps
-    assert ["-m", "pytest"] in steps
+    assert any(step[:2] == ["-m", "pytest"] for step in steps)
 
 
 @pytest.mark.parametrize("command", [c for c in PYTHON_COMMANDS if "jukebox/train.py" in c], ids=name_of)
