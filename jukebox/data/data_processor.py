@@ -148,7 +148,7 @@ class DataProcessor:
         self.set_epoch(max(0, int(getattr(hps, "curr_epoch", 0))))
         for line in self.describe():
             print_once(line)
-        if dist.get_rank() == 0:
+        if dist.get_rank() == 0 and hasattr(self.dataset, "durations"):  # a custom one may know nothing of files
             data = self.dataset
             seconds = [duration / data.sr for duration in data.durations]
             for line in narrow_songs(data.files, data.names, seconds, data.sr):
