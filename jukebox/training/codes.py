@@ -314,7 +314,7 @@ class CodesStore:
         return found if whole and all(map(operator.ge, sizes, index["bytes"])) else Index()
 
     def _bytes(self, samples: int) -> list[int]:
-        """Of the codes of so many samples, at each level."""
+        """Of the codes of that many samples, at each level."""
         return [samples // hop * np.dtype(self.dtype).itemsize for hop in self.hops]
 
     def _hash(self, part: str, samples: int) -> list[Any]:

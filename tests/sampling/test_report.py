@@ -45,13 +45,13 @@ def test_one_bar_for_the_whole_run(terminal: bool, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_time_column_is_filled_wherever_it_is_shown() -> None:
-    settings = read_settings(dict(name="x", model="demo", sample_length_in_seconds=2), find_model("demo"))
+    settings = read_settings(dict(name="x", model="demo", sample_length_in_seconds=2, dtype="fp32"), find_model("demo"))
     cpu = torch.device("cpu")
-    plans = level_plans(settings, [0, 0, 0], 1, cpu, "fp32", timed=False)
-    header, *rows = describe(settings, plans, cpu, "fp32", 10**9).splitlines()[-4:]
+    plans = level_plans(settings, [0, 0, 0], 1, cpu, timed=False)
+    header, *rows = describe(settings, plans, cpu, 10**9).splitlines()[-4:]
     assert "memory" in header and "time" not in header and all(row == row.rstrip() for row in rows)
     timed = [replace(plans[0], seconds=3.0), *plans[1:]]
-    _, *rows, total = describe(settings, timed, cpu, "fp32", 10**9).splitlines()[-5:]
+    _, *rows, total = describe(settings, timed, cpu, 10**9).splitlines()[-5:]
     assert [row.split()[-2:] for row in rows] == [["3.0", "s"], ["0", "s"], ["0", "s"]] and "time in all" in total
 
 
