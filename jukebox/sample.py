@@ -148,6 +148,7 @@ FLAGS = [
     ),
     Flag("port", 29500, "where processes under mpiexec meet", "machine"),
     Flag("resume", False, "resume an interrupted run of the same name and flags", "run"),
+    Flag("again", "", "make the songs of a run again: one of its songs, or the item_N.json beside it", "run", "path"),
     Flag("overwrite", False, "replace the songs of an earlier run of the same name", "run"),
     Flag("open", False, "open the page of the finished songs, where there is a desktop", "run"),
     Flag(
@@ -157,6 +158,8 @@ FLAGS = [
         "run",
     ),
     Flag("format", "wav", "wav, flac or mp3 for the items", "run"),
+    Flag("bit_rate", 192, "kbit/s of mp3 files, 32 to 320", "run"),
+    Flag("title", "", "what the songs are called, in tags and file names; artist and genre if left out", "labels"),
 ]
 
 

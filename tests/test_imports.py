@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": {"utils", "prior"},
     "make_models": _MODELS - {"make_models"} | {"weights"},
     "loaders": _MODELS | {"weights"},
-    "sampling": _MODELS | {"loaders", "save_html"},
+    "sampling": _MODELS | {"loaders", "save_html", "version"},
     "align": _MODELS | {"weights", "loaders", "save_html", "sampling"},
     "features": _MODELS | {"loaders"},
     "represent": _MODELS | {"loaders", "features"},

@@ -510,7 +510,7 @@ def test_a_new_run_leaves_nothing_of_an_earlier_one(finished: Path, model: str, 
     assert main(**other) == 0
     assert all(file.read_text() == "mine" for file in mine)
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("item_*") if p not in mine}
-    assert found == {f"level_{level}/{name}" for level in range(3) for name in ("item_0.flac", "item_0")}
+    assert found == {f"level_{level}/{name}" for level in range(3) for name in ("item_0.flac", "item_0.json", "item_0")}
     assert {p.name for p in folder.glob("level_2/item_0/*")} >= {"audio.flac", "align.json"}
     # A level that the new run reads from is not touched.
     up = dict(mode="upsample", codes_file=str(folder / "level_2"), hop_fraction=RUN["hop_fraction"])

@@ -24,6 +24,7 @@ from jukebox.sampling.flags import read_settings
 from jukebox.sampling.levels import remove_levels
 from jukebox.sampling.plan import make_plan
 from jukebox.sampling.prepare import prepare, with_engine
+from jukebox.sampling.record import read_again
 from jukebox.sampling.report import Bars, Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.state import STATE_FILE, RunState, check_same, difference
@@ -48,6 +49,9 @@ def run(flags: Mapping[str, Any]) -> int:
     Raises:
         UserError: something given cannot work.
     """
+    if flags.get("again"):
+        repeated = read_again(str(flags["again"]))
+        flags = {**repeated, "name": free_name(repeated["name"]), **flags}
     if not flags.get("model") and not flags.get("weights_from"):
         raise UserError(
             "--model is missing: give a model, such as --model=1b_lyrics, or a run, such as --model=logs/RUN"

@@ -85,6 +85,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
     metas = full_metas(flags, said, n_samples, model, mode, sample_length, remarks)
     strict = choice("unknown_labels", str(flags.get("unknown_labels", UNKNOWN_LABELS[0])), UNKNOWN_LABELS) == "stop"
     port_number(flags.get("port", 29500))
+    whole("bit_rate", flags.get("bit_rate", 192), least=32, most=320)
     choice("damaged", str(flags.get("damaged", DAMAGED[0])), DAMAGED)
     drawing = read_drawing(flags, levels)
     return Settings(

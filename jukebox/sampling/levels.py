@@ -9,6 +9,7 @@ at work is on the device. Change here what a level writes; the page's content is
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,13 @@ from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.alignment import get_alignment
 from jukebox.sampling.options import LevelOptions, SamplingKwargs
 from jukebox.sampling.prompts import starting_lengths
+from jukebox.sampling.record import TAG, file_name, record_of
 from jukebox.sampling.report import Bars, Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.state import RunState, uninterrupted
 from jukebox.sampling.windows import keep_sizes, sample_level, walk_level
 from jukebox.save_html import save_html
-from jukebox.utils.files import load_torch, save_torch
+from jukebox.utils.files import atomic_write, link_or_copy, load_torch, save_torch
 from jukebox.utils.flag_values import FORMATS
 from jukebox.utils.memory import enough_memory
 from jukebox.utils.outside import current
@@ -225,17 +227,42 @@ def write_level(folder: Path, data: dict[str, Any], hps: object) -> None:
     own, suffix = labels_of(data), _get(hps, "format") or "wav"
     for i, audio in enumerate(data["x"]):
         info = own["info"][i] if own is not None and i < len(own.get("info", [])) else {}
-        write_audio(folder / f"item_{i}.{suffix}", audio, _get(hps, "sr"), tags=tags(info, hps))
+        settings = hps if isinstance(hps, Mapping) else {}
+        record, path = record_of(info, settings, i), folder / f"item_{i}.{suffix}"
+        rate = 1000 * int(settings.get("bit_rate") or 0) if suffix == "mp3" else 0
+        write_audio(path, audio, _get(hps, "sr"), tags(info, settings, i), rate or None)
+        _name_song(path, record)
         for other in {*FORMATS} - {suffix}:  # of an earlier run into this folder
             (folder / f"item_{i}.{other}").unlink(missing_ok=True)
     save_torch(data, folder / DATA_FILE)
     save_html(folder, data["x"], data["zs"], own, data["alignments"], hps)
 
 
+def _name_song(path: Path, record: Mapping[str, Any]) -> None:
+    """Gives an item its song's name as well, and leaves its record; a file of that name that is not ours stays."""
+    named = path.with_name(f"{file_name(record['title'])}{path.suffix}")
+    taken = path.with_suffix(".json")
+    _remove_named(taken)
+    if not named.exists():
+        link_or_copy(path, named)
+        record = {**record, "file": named.name}
+    with atomic_write(taken, "w") as file:
+        file.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _remove_named(record: Path) -> None:
+    """Removes the file that an item's record names, which is the item's audio by another name."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        name = json.loads(record.read_text(encoding="utf-8"))["file"]
+        named = record.with_name(Path(name).name)
+        if named.name == name and named.suffix.lstrip(".") in FORMATS:
+            named.unlink()
+
+
 # What `write_level` and the page leave in a level's folder.
 _FORMAT = "|".join(FORMATS)
 _OURS = re.compile(
-    rf"index\.html|data\.pth\.tar|item_\d+\.({_FORMAT})|"
+    rf"index\.html|data\.pth\.tar|item_\d+\.({_FORMAT}|json)|"
     rf"item_\d+/(audio\.({_FORMAT})|lyrics\.json|align\.json|align\.png|lyrics\.lrc)"
 )
 
@@ -252,6 +279,8 @@ def remove_levels(folder: Path, inputs: Collection[str]) -> None:
         place = level.resolve()
         if not re.fullmatch(r"level_\d+", level.name) or any(place in (path, *path.parents) for path in read):
             continue
+        for record in level.glob("item_*.json"):
+            _remove_named(record)
         for file in [*level.glob("*"), *level.glob("item_*/*")]:
             if file.is_file() and _OURS.fullmatch(file.relative_to(level).as_posix()):
                 file.unlink()
@@ -260,13 +289,15 @@ def remove_levels(folder: Path, inputs: Collection[str]) -> None:
                 emptied.rmdir()
 
 
-def tags(info: Mapping[str, Any], hps: object) -> dict[str, str]:
-    """What an item's file says about itself."""
+def tags(info: Mapping[str, Any], hps: Mapping[str, Any], item: int = 0) -> dict[str, str]:
+    """What an item's file says about itself: title, labels, and what makes it again."""
+    record = {key: value for key, value in record_of(info, hps, item).items() if key != "lyrics"}
     words = {key: info.get(key) for key in ("artist", "genre", "lyrics")}
     said = {key: value for key, value in words.items() if isinstance(value, str) and value and value != "n/a"}
     model, seed = _get(hps, "model"), _get(hps, "seed")
     made = "" if model is None else f"Jukebox, model {model}" + ("" if seed is None else f", seed {seed}")
-    return {**said, **({"comment": made} if made else {})}
+    noted = {TAG: json.dumps(record, ensure_ascii=False)} if hps.get("again") else {}
+    return {"title": record["title"], **said, **({"comment": made} if made else {}), **noted}
 
 
 def saved_alignments(folder: Path) -> list[np.ndarray] | None:

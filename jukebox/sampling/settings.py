@@ -11,6 +11,7 @@ from jukebox.hparams import Hyperparams
 from jukebox.loaders import Model
 from jukebox.prior.logits import SamplingOptions
 from jukebox.sampling.options import LevelOptions, drawing_settings
+from jukebox.sampling.record import flags_to_repeat
 from jukebox.utils.precision import torch_dtype
 
 MODES = ("ancestral", "primed", "continue", "upsample")
@@ -113,6 +114,9 @@ class Settings:
             dtype=self.dtype,
             engine=self.engine,
             format=self.format,
+            again=flags_to_repeat(
+                flags, n_samples=self.n_samples, seed=self.seed, dtype=self.dtype, engine=self.engine
+            ),
             alignment_shift=0 if top is None else int(top.hps.get("alignment_shift") or 0),
         )
 

@@ -25,6 +25,9 @@ _ENCODERS = {
     "opus": ("ogg", "libopus"),
 }
 WRITABLE = ("wav", "ogg", *_ENCODERS)
+# Of what encoders know, what players like: MP3 below 32 kHz is a format of its own, with half the bits.
+_RATES = {"libmp3lame": (44100, 48000)}
+_BIT_RATES = {"libmp3lame": 192_000}
 _SOUNDFILE_TAGS = ("title", "artist", "album", "date", "genre", "tracknumber", "copyright")
 
 
@@ -43,9 +46,9 @@ def write_audio(
     Args:
         path: ends in .wav, .ogg, .flac, .mp3, .m4a or .opus.
         x: float [T, channels] or [T], array or tensor; 1 or 2 channels.
-        sr: rate in Hz. MP3, M4A and Opus know a few rates; others are resampled to the next higher one.
+        sr: rate in Hz. MP3 (44.1 or 48 kHz), M4A and Opus have a few rates; others become the next higher one.
         tags: name -> text, for example artist, genre, lyrics. WAV and Ogg keep unusual ones in the comment.
-        bit_rate: bits per second of the lossy formats of FFmpeg; None: the encoder's default.
+        bit_rate: bits per second of the lossy formats of FFmpeg; None: 192,000 of MP3, else the encoder's default.
 
     Raises:
         UserError: another extension, or the folder cannot be written.
@@ -96,15 +99,15 @@ def _encode(
 ) -> None:
     import av
 
-    rates = sorted(av.Codec(encoder, "w").audio_rates or [sr])
+    rates = sorted(_RATES.get(encoder) or av.Codec(encoder, "w").audio_rates or [sr])
     rate = next((r for r in rates if r >= sr), rates[-1])
     samples = resample_audio(np.ascontiguousarray(x.T), sr, rate)
     layout = "mono" if x.shape[1] == 1 else "stereo"
     with av.open(file, "w", format=container, options=options or {}) as out:
         out.metadata.update(tags)
         stream: Any = out.add_stream(encoder, rate=rate, layout=layout)
-        if bit_rate:
-            stream.bit_rate = bit_rate
+        if bits := bit_rate or _BIT_RATES.get(encoder):
+            stream.bit_rate = bits
         # Encoders want their own sample format and frames of their own size; the resampler does both.
         converter = av.AudioResampler(format=stream.format, layout=layout, rate=rate, frame_size=_frame_size(stream))
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)

@@ -218,7 +218,7 @@ def test_time_is_kept_across_damage(folder: Path, tmp_path: Path, extension: str
 def test_duration_of_an_mp3_without_a_header(folder: Path, tmp_path: Path) -> None:
     content = (folder / "mono.mp3").read_bytes()
     start = content.index(b"Info") if b"Info" in content else content.index(b"Xing")
-    next_frame = content.index(content[content.index(b"\xff\xf3") :][:2], start)
+    next_frame = content.index(content[content.index(b"\xff\xfb") :][:2], start)
     path = tmp_path / "bare.mp3"
     path.write_bytes(content[next_frame:])
     assert probe_audio(path)[0] == pytest.approx(SECONDS, abs=0.15)
