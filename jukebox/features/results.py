@@ -71,6 +71,20 @@ def write_note(out: Path, name: str, note: Mapping[str, Any]) -> None:
         file.write("\n")
 
 
+def _finite(features: np.ndarray) -> np.ndarray:
+    """The features as they are.
+
+    Raises:
+        UserError: some are NaN or infinite.
+    """
+    if not np.isfinite(features).all():
+        raise UserError(
+            "the features are not finite (NaN or infinite): the weights are damaged, from a run that diverged, or too "
+            "large for the type they run in; use another checkpoint, or --dtype=fp32"
+        )
+    return features
+
+
 class MeanFile:
     """Collects the mean over all positions of a file, [layers, D], and writes it when it is complete.
 
@@ -97,7 +111,7 @@ class MeanFile:
             for layer in range(self._layers)
         ]
         with self._writing as file:
-            np.save(file, np.stack(means).astype(np.float32))
+            np.save(file, _finite(np.stack(means).astype(np.float32)))
 
     def __exit__(self, *_: Any) -> None:
         """Nothing is on the disk before the end."""
@@ -122,7 +136,7 @@ class RowsFile:
         """Takes rows [n, D] of the layer with this index, from a position on."""
         _, positions, width = self.shape
         self._file.seek(self._begin + 4 * width * (layer * positions + position))
-        self._file.write(rows.float().cpu().numpy().astype("<f4").tobytes())
+        self._file.write(_finite(rows.float().cpu().numpy()).astype("<f4").tobytes())
 
     def finish(self) -> None:
         """Makes the file appear."""

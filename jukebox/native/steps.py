@@ -19,6 +19,7 @@ from jukebox.native.build import library
 from jukebox.transformer.kv_cache import KVCache
 from jukebox.transformer.patterns import Pattern
 from jukebox.transformer.transformer import ResAttnBlock, Transformer
+from jukebox.utils.precision import logits_error
 
 _PAGE = 1 << 21
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -227,7 +228,8 @@ class NativeSteps:
             logits: float32 [count, N, bins] to be filled, or None.
 
         Raises:
-            ValueError: shapes that do not fit, a token that does not exist, or logits that are not finite.
+            ValueError: shapes that do not fit, or a token that does not exist.
+            UserError: logits are NaN or infinite.
         """
         end, held = start + count, tokens[start - 1 : start]
         for what, tensor, kind in (("tokens", tokens, torch.int64), ("noise", noise, torch.float32)):
@@ -247,6 +249,6 @@ class NativeSteps:
         kept = c_void_p(None if logits is None else logits.data_ptr())
         failed = self._library.jukebox_draw(byref(model), c_int64(start), c_int64(count), *pointers, kept)
         if failed >= 0:
-            raise ValueError(f"the logits at position {failed} are not finite")
+            raise logits_error(failed)
         for cache in self._caches:
             cache.seen += count

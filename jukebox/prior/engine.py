@@ -19,11 +19,13 @@ from jukebox.prior.autoregressive import ConditionalAutoregressive2D
 from jukebox.prior.logits import SamplingOptions, draw
 from jukebox.transformer.token_step import TokenStep
 from jukebox.utils.memory import free_bytes
+from jukebox.utils.precision import logits_error
 
 Progress = Callable[[int], None]
 
 SMALL = 8_000_000  # parameters
 ENGINES = ("auto", "native", "eager")
+_LOOK = 64  # positions between two looks at what a GPU has computed
 _PAUSE = 0.1  # seconds of native work between two looks at the keyboard
 
 
@@ -90,6 +92,8 @@ class Engine:
         self._token_step: TokenStep | None = None
         self._native: NativeSteps | None = None
         self._pos_emb = model.pos_emb()
+        self._finite = torch.ones(model.input_dims, dtype=torch.bool, device=self.device)  # logits, by position
+        self._checked = 0
 
     def prefill(self, tokens: Tensor, chunk_size: int | None = None, get_logits: bool = False) -> Tensor | None:
         """Runs given tokens [N, L] for positions 0 .. L - 1, so that position L comes next.
@@ -154,6 +158,9 @@ class Engine:
             tokens: LongTensor [n_tokens, N], a row per position: those before the next position are there.
             noise: uniform numbers in [0, 1), the same shape; row i decides the tokens of position i.
             logits: [count, N, K] to be filled, or None.
+
+        Raises:
+            UserError: logits are NaN or infinite.
         """
         start = self.position
         if self.engine == "native":
@@ -166,6 +173,20 @@ class Engine:
             tokens[i] = draw(step_logits, options, noise[i])
             if logits is not None:
                 logits[i - start] = step_logits
+            self._finite[i] = step_logits.isfinite().all()
+            if self.device.type == "cpu" or not (i + 1) % _LOOK:
+                self.check()
+
+    def check(self) -> None:
+        """Looks whether all logits so far were finite; waits for the device.
+
+        Raises:
+            UserError: they were not.
+        """
+        bad = (~self._finite[self._checked : self.position]).nonzero()
+        if len(bad):
+            raise logits_error(self._checked + int(bad[0]))
+        self._checked = self.position
 
     def _make_native(self) -> NativeSteps:
         model = self.model
@@ -245,6 +266,7 @@ def generate(
 
     Raises:
         ValueError: lengths that do not fit.
+        UserError: logits are NaN or infinite.
     """
     n_prompt = 0 if prompt is None else prompt.shape[1]
     if not n_prompt < n_tokens <= model.input_dims:
@@ -275,4 +297,5 @@ def generate(
                 progress(n * count)
             if run.engine == "native":
                 count = max(1, min(1024, int(count * _PAUSE / max(time.perf_counter() - began, 1e-6))))
+    run.check()
     return tokens.t().contiguous(), torch.cat(logits, dim=1) if get_logits else None

@@ -60,7 +60,7 @@ def draw(logits: Tensor, options: SamplingOptions, uniform: Tensor) -> Tensor:
         uniform: [N] in [0, 1).
 
     Returns:
-        LongTensor [N].
+        LongTensor [N]; of logits that are not finite, any symbol.
     """
     if options.top_k == 1:
         return logits.argmax(-1)
@@ -70,7 +70,7 @@ def draw(logits: Tensor, options: SamplingOptions, uniform: Tensor) -> Tensor:
     # The symbol whose interval holds the number. A number at the end, above the rounded total, takes the last one
     # that has any mass.
     wanted = (uniform.to(mass.dtype)[:, None] * mass[:, -1:]).minimum(_below(mass[:, -1:]))
-    return torch.searchsorted(mass, wanted, right=True).squeeze(-1)
+    return torch.searchsorted(mass, wanted, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
 
 
 def _below(x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import any_rank, gather_objects
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import link_or_copy
+from jukebox.utils.precision import odd_numbers
 from jukebox.utils.run_files import RunFiles
 from jukebox.vqvae.vqvae import VQVAE
 
@@ -153,7 +154,7 @@ def restore_training(training: Training, checkpoint: Mapping[str, Any], folder: 
         folder: the checkpoint's, which holds its shards.
 
     Raises:
-        UserError: the optimizer's state does not fit or is damaged, or shards are missing.
+        UserError: the optimizer's state does not fit, is damaged, or shards are missing.
     """
     if checkpoint.get("opt") is None and not checkpoint.get("shards"):
         return
@@ -179,8 +180,10 @@ def _check_restored(training: Training) -> None:
                 raise ValueError(f"{key} of {name} has the shape {list(value.shape)}, not {list(parameter.shape)}")
             if number and not 0 <= float(value) < 2.0**63:
                 raise ValueError(f"{key} of {name} is {float(value):g}")
-            if not number and value.numel() and not bool(torch.isfinite(value).all()):
-                raise ValueError(f"{key} of {name} is not finite")
+            if not number and (odd := odd_numbers(value)):
+                raise ValueError(f"{key} of {name} holds {odd}")
+    if odd := _odd_weights(training):
+        raise ValueError(f"a weight or an average holds {odd}")
     if not 0 < training.scaler.scale < 2.0**63:
         raise ValueError(f"the loss scale is {training.scaler.scale:g}")
 
@@ -281,10 +284,32 @@ class Saver:
     def save(self, data: Mapping[str, Any], keep: bool = False) -> None:
         """Writes the state now, unless that of this position is written already."""
         here = (self.training.step, dict(data))
+        if self.options.save and self.saved != here:
+            check_weights(self.training)
         if self.on and self.saved != here:
             save_training(self.training, self.files, self.record, here[1], keep)
             self.saved = here
         self.saved_at = time.monotonic()
+
+
+def _odd_weights(training: Training) -> str:
+    """What is wrong with the numbers of weights in training or their average; "" if they are finite."""
+    averages = training.average.averages() if training.average is not None else []
+    return next(filter(None, map(odd_numbers, (*training.parameters, *averages))), "")
+
+
+def check_weights(training: Training) -> None:
+    """Refuses to save weights that are not finite, on all processes together.
+
+    Raises:
+        UserError: they are not; the last checkpoint stays.
+    """
+    odd = bool(_odd_weights(training))
+    if any_rank(odd, training.device) if training.shards is not None else odd:
+        raise UserError(
+            f"weights are not finite (NaN or infinite) at step {training.step} and are not saved: resume from the last "
+            "checkpoint with a smaller --lr"
+        )
 
 
 def changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -52,6 +52,8 @@ def _check_run(hps: Hyperparams) -> None:
     ):
         if hps[key] < 1:
             raise UserError(f"{key}={hps[key]}: must be at least 1")
+    if hps.eps == 0:
+        raise UserError("eps=0: gradients of zero would be divided by zero; use the default --eps=1e-8, or another")
     for key in ("lr", "clip", "eps", "save_minutes", "weight_decay", "ignore_grad_norm", "nworkers"):
         if hps[key] < 0:
             raise UserError(f"{key}={hps[key]}: must not be negative")

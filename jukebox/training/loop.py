@@ -81,6 +81,8 @@ def train(loop: Loop) -> int:
             loop.logger.flush()
         finally:
             loop.logger.close()
+        if not stop.asked:
+            check_skipped(loop)
         save(loop)
     if line := tell_start(loop.training.average):
         print_once(line)
@@ -162,6 +164,20 @@ def check_overflows(loop: Loop, metrics: dict[str, float]) -> None:
         raise UserError(
             f"loss or gradients were not finite in {loop.overflows} steps in a row, up to step {loop.training.step}: "
             "resume from the last checkpoint with a smaller --lr, or without fp16"
+        )
+
+
+def check_skipped(loop: Loop) -> None:
+    """Refuses to call a run done that has changed nothing.
+
+    Raises:
+        UserError: every step of the run was skipped.
+    """
+    training = loop.training
+    if 0 < training.step == training.skipped:
+        raise UserError(
+            f"all {training.step} steps were skipped, for their gradients were not finite or above "
+            f"--ignore_grad_norm={training.options.ignore_grad_norm:g}: nothing was learned"
         )
 
 

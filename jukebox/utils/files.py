@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 from jukebox.utils.errors import UserError
@@ -248,7 +250,7 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         What was saved.
 
     Raises:
-        UserError: no such file, a damaged one, or one that holds more than tensors and plain types.
+        UserError: no such file, a damaged one by its checksums, or one that holds more than tensors and plain types.
     """
     import torch
 
@@ -266,6 +268,9 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     whole = zipfile.is_zipfile(path)  # the older format is a bare pickle, which cannot be mapped
+    status = os.stat(path)
+    if damage := _archive_damage(path, status.st_size, status.st_mtime_ns, status.st_ino) if whole else "":
+        raise UserError(f"{path} is damaged or not a PyTorch file ({damage}): fetch it again or use an older one")
     try:
         return load_pickled(path, map_location, mmap and whole)
     except (MemoryError, torch.OutOfMemoryError):
@@ -275,6 +280,34 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         if "allocate" in text or "deserialize object on" in text:  # no memory, or no such device: the file is well
             raise
         raise UserError(_why_not_loaded(path, text)) from error
+
+
+@functools.lru_cache(maxsize=256)
+def _archive_damage(path: str, size: int, *_: int) -> str:
+    """The first part of an archive that does not fit its checksum, which PyTorch does not look at; "" if all do.
+
+    The other arguments say which state of the file was looked at, so that it is read once.
+    """
+
+    def damage(member: zipfile.ZipInfo) -> str:
+        try:
+            if member.compress_type != zipfile.ZIP_STORED:
+                return f"{member.filename[:100]} is compressed"
+            with archive.open(member) as content:
+                while content.read(1 << 24):
+                    pass
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError):
+            return f"{member.filename[:100]} does not fit its checksum"
+        return ""
+
+    try:
+        with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > size:
+                return "its parts overlap"
+            return next(filter(None, pool.map(damage, members)), "")
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        return str(error)
 
 
 def _why_not_loaded(path: str, error: str) -> str:
@@ -298,5 +331,5 @@ def _why_not_loaded(path: str, error: str) -> str:
             )
     return (
         f"{path} is damaged or not a PyTorch file ({os.path.getsize(path):,} bytes): "
-        "give a .pth.tar file; if this was one, fetch it again or use an older checkpoint"
+        "give a .pth.tar file; if this was one, fetch it again or use an older one"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 # Name in flags and files -> name in torch of the arithmetic's type, and of the matrices' where it is another.
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float32"}
 MATRICES = {"int8": "int8"}
+
+LARGEST = 1e18  # the square of anything above is infinite in float32
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -64,3 +67,23 @@ def half_dtype(device: torch.device | str) -> str:
 def usual_dtype(device: torch.device | str) -> str:
     """What a prior runs in by default."""
     return "fp16" if str(device).startswith("cuda") else "fp32"
+
+
+def odd_numbers(tensor: torch.Tensor) -> str:
+    """What is wrong with the numbers of a tensor; "" if they are finite and their squares are."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return ""
+    low, high = (float(end) for end in tensor.detach().aminmax())
+    worst = max(low, high, key=abs)
+    if abs(worst) <= LARGEST:
+        return ""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return f"{'NaN' if math.isnan(worst) else f'{worst:.3g}'}" + ("" if kind == "float32" else f" in {kind}")
+
+
+def logits_error(position: int) -> UserError:
+    """What is said of logits that are NaN or infinite at a position of the context."""
+    return UserError(
+        f"the logits at position {position} are not finite (NaN or infinite): the weights are damaged, from a run that "
+        "diverged, or too large for the type they run in; use another checkpoint, or fp32"
+    )

@@ -21,10 +21,9 @@ from jukebox.utils.dist_utils import print_once
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch, save_torch
 from jukebox.utils.outside import current
+from jukebox.utils.precision import odd_numbers
 from jukebox.utils.remote_utils import fetch, is_remote
 from jukebox.weights.huggingface import load_part, split_part
-
-LARGEST_WEIGHT = 1e30  # a number above it, or NaN, is not a weight
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -253,14 +252,9 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], path: str | os
         wanted = own[key]
         if wanted.is_floating_point() and not state[key].is_floating_point():
             raise UserError(f"{os.fspath(path)}: {key} holds {state[key].dtype}, where weights belong")
-        if wanted.is_floating_point() and state[key].numel():
-            largest = max(float(end.abs()) for end in torch.aminmax(state[key]))
-            if not largest < LARGEST_WEIGHT:
-                raise UserError(
-                    f"{os.fspath(path)}: {key} holds {'NaN' if largest != largest else f'{largest:.3g}'}: "
-                    "the weights are damaged, use an older checkpoint"
-                )
         tensor = state[key] if state[key].dtype == wanted.dtype else state[key].to(wanted.dtype)
+        if odd := odd_numbers(tensor):
+            raise UserError(f"{os.fspath(path)}: {key} holds {odd}: the weights are damaged, use an older checkpoint")
         state[key] = tensor if on_meta or wanted.device == tensor.device else tensor.to(wanted.device)
     if on_meta:
         model.load_state_dict(state, assign=True)

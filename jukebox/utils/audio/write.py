@@ -51,7 +51,7 @@ def write_audio(
         bit_rate: bits per second of the lossy formats of FFmpeg; None: 192,000 of MP3, else the encoder's default.
 
     Raises:
-        UserError: another extension, or the folder cannot be written.
+        UserError: another extension, samples that are not finite, or the folder cannot be written.
     """
     extension = os.path.splitext(os.fspath(path))[1].lower().lstrip(".")
     if extension not in WRITABLE:
@@ -60,7 +60,12 @@ def write_audio(
     x = x[:, None] if x.ndim == 1 else x
     if x.ndim != 2 or x.shape[1] not in (1, 2):
         raise ValueError(f"audio of shape {list(x.shape)}: expected [T], [T, 1] or [T, 2]")
-    x = np.clip(np.nan_to_num(x), -1.0, 1.0)
+    if not np.isfinite(x.sum(dtype=np.float64)):
+        raise UserError(
+            f"cannot write {os.fspath(path)}: the audio is not finite (NaN or infinite); the weights are damaged "
+            "or from a run that diverged"
+        )
+    x = np.clip(x, -1.0, 1.0)
     tags = {key: str(value).encode(errors="replace").decode() for key, value in (tags or {}).items() if str(value)}
     with atomic_write(path) as file:
         if extension == "mp3":
