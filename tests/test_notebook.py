@@ -5,6 +5,7 @@ Parameters get other values where a test says so; every other line runs as it is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -97,6 +98,24 @@ def test_committed_without_outputs() -> None:
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
     # The switch is the first line of the first cell.
     assert cells[0].source.splitlines()[0] == 'model = "demo"  # or "5b_lyrics", "1b_lyrics"'
+
+
+def test_badge_of_colab_and_a_clone_beside_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read().cells[0].source
+    assert "[![Open in Colab](attachment:colab.svg)](https://colab.research.google.com/github/)" in first
+    assert list(read().cells[0].attachments) == ["colab.svg"]  # a page without a network shows it, too
+    assert f"`{NOTEBOOK.relative_to(ROOT).as_posix()}`" in first
+    for folder in ("repository/jukebox", "elsewhere/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "repository" / "jukebox" / "sample.py").touch()
+    finder = code(read(), "sys.path.insert").source
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for start in (".", "repository", "repository/jukebox"):
+        monkeypatch.chdir(tmp_path / start)
+        names: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # what comes after the search is not there
+            exec(finder, names)
+        assert names["root"] == tmp_path / "repository", start
 
 
 def test_commands_at_the_end_are_accepted() -> None:
