@@ -87,8 +87,11 @@ INLINE void tile(const T* w, const float* x, long k, float* out, long out_step, 
 template <int B, class T>
 TARGET static void some_rows(const T* w, long k, const float* x, long from, long to, float* out, long out_step,
                              bool fetch) {
-    const int R = B * 4 <= ACCUMULATORS ? 4 : B * 2 <= ACCUMULATORS ? 2 : 1;
+    const int R = B * 4 <= ACCUMULATORS ? 4 : 2;
     long r = from;
+    if constexpr (B == 1)  // long rows from memory: 6 % quicker than by four
+        if (fetch && k * (long)sizeof(T) >= 4096)
+            for (; r + 8 <= to; r += 8) tile<8, B, T>(w + r * k, x, k, out + r, out_step, true);
     if (fetch)
         for (; r + R <= to; r += R) tile<R, B, T>(w + r * k, x, k, out + r, out_step, true);
     for (; r + R <= to; r += R) tile<R, B, T>(w + r * k, x, k, out + r, out_step, false);
