@@ -17,6 +17,7 @@ from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import (
     DAMAGED,
+    UNKNOWN_LABELS,
     choice,
     device_name,
     layer_numbers,
@@ -73,6 +74,7 @@ FLAGS = [
     Flag("level", "top", "level of the prior: top, or a number, 0 the finest", "what"),
     Flag("artist", "", "artist of all files; unknown if left out", "labels"),
     Flag("genre", "", "genre of all files; unknown if left out", "labels"),
+    Flag("unknown_labels", "stop", "ok: an artist or genre that the model does not know counts as unknown", "labels"),
     Flag(
         "hop_fraction",
         1.0,
@@ -118,6 +120,10 @@ def main(**flags: Any) -> int:
     model = find_model(str(flags["model"]), str(flags["weights_from"]))
     level = level_number(flags["level"], len(model.levels))
     check_layers(model, level, layers)
+    if choice("unknown_labels", flags["unknown_labels"], UNKNOWN_LABELS) == "stop" and (
+        flags["artist"] or flags["genre"]
+    ):
+        model.check_names([(flags["artist"], flags["genre"])])
     window_hop(hop_fraction, 1, 1)
     folder, out = Path(flags["audio_files_dir"]), Path(flags["out"])
     names, _ = find_audio_files(folder)

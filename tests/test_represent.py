@@ -395,3 +395,11 @@ def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
     os.utime(other, (then, then))
     remove_stale(tmp_path)
     assert not old.exists() and fresh.exists() and other.exists()
+
+
+def test_a_misspelled_artist_stops(songs: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = flags(songs, model, out=str(songs.parent / "misspelled"), artist="sombody")
+    with pytest.raises(UserError, match="'sombody' is not known to the model; nearest: somebody.*--unknown_labels=ok"):
+        main(**wrong)
+    assert main(**{**wrong, "unknown_labels": "ok"}) == 0
+    assert "'sombody' is not known" in capsys.readouterr().out

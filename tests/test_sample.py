@@ -30,7 +30,6 @@ from jukebox.sampling import levels as levels_module
 from jukebox.sampling.command import join_folders
 from jukebox.sampling.flags import read_settings
 from jukebox.sampling.report import Bars
-from jukebox.sampling.songs import check_names
 from jukebox.sampling.state import RunState
 from jukebox.utils.audio.read import load_audio, probe_audio
 from jukebox.utils.audio.write import write_audio
@@ -749,11 +748,11 @@ def test_names_that_need_not_be_known(model: str, tmp_path: Path) -> None:
     """Unknown itself, names left out, and those of a song that is continued."""
     found = find_model(model)
     for flags in ({}, {"artist": "unknown", "genre": ""}, {"genre": "waltz"}, {"artist": "x", "unknown_labels": "ok"}):
-        check_names(found, read_settings({"name": "x", **RUN, **flags}, found).must_know)
+        found.check_names(read_settings({"name": "x", **RUN, **flags}, found).must_know)
     metas = tmp_path / "metas.json"
     metas.write_text('[{"artist": "somebody"}, {"genre": "wlatz"}]', encoding="utf-8")
     with pytest.raises(UserError, match="genre 'wlatz' is not known"):
-        check_names(found, read_settings({"name": "x", **RUN, "metas": str(metas)}, found).must_know)
+        found.check_names(read_settings({"name": "x", **RUN, "metas": str(metas)}, found).must_know)
 
 
 def test_absurd_numbers_of_songs_are_refused_at_once(model: str) -> None:

@@ -24,11 +24,19 @@ from jukebox.sampling.prompts import check_codes, read_codes, shown, split_promp
 from jukebox.sampling.settings import MODES, Settings
 from jukebox.sampling.songs import full_metas, read_said
 from jukebox.utils.errors import UserError
-from jukebox.utils.flag_values import DAMAGED, FORMATS, choice, device_name, per_level, port_number, whole
+from jukebox.utils.flag_values import (
+    DAMAGED,
+    FORMATS,
+    UNKNOWN_LABELS,
+    choice,
+    device_name,
+    per_level,
+    port_number,
+    whole,
+)
 from jukebox.utils.precision import DTYPES
 
 MOST_SONGS = 10_000
-UNKNOWN_LABELS = ("stop", "ok")
 
 
 def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:

@@ -18,7 +18,7 @@ from jukebox.sampling.plan import make_plan
 from jukebox.sampling.prompts import load_inputs, starting_codes
 from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
-from jukebox.sampling.songs import check_names, make_labels
+from jukebox.sampling.songs import make_labels
 from jukebox.sampling.state import RunState
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import enough_memory
@@ -54,7 +54,7 @@ def prepare(
         report.message(f"--dtype=fp16: a CPU is many times slower with it; use --dtype={half_dtype(device)}")
     plans = make_plan(settings, songs, state, device, timed=False, report=report)
     if state is None:
-        check_names(model, settings.must_know)
+        model.check_names(settings.must_know)
     # A token of a level takes its weights through the processor: they say how the levels compare.
     report.expect({plan.level: (plan.new_tokens * plan.songs, plan.weights) for plan in plans})
     labels = make_labels(model, [settings.metas[song] for song in songs], device, report)

@@ -7,7 +7,7 @@ Times are checked against the model's ranges. Change here what is taken if nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
@@ -179,20 +179,6 @@ def full_metas(
             )
         metas.append({**words, "total_length": total, "offset": offset, **signals, **sung})
     return metas
-
-
-def check_names(model: Model, names: Sequence[tuple[str, str]]) -> None:
-    """Refuses artists and genres that a level of the model does not know.
-
-    Raises:
-        UserError: the first of them, with the nearest that it knows.
-    """
-    for level in model.levels:
-        for artist, genre in names if level is not None else []:
-            for line in level.labeller.unknown_names(artist, genre):  # type: ignore[union-attr]
-                name = artist if line.startswith("artist ") else genre
-                if name.lower() not in ("", "unknown"):
-                    raise UserError(f"{line}. Choose one of them, or add --unknown_labels=ok to count it as unknown")
 
 
 def make_labels(model: Model, metas: list[dict[str, Any]], device: torch.device, report: Silent) -> list[Any]:

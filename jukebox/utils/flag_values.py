@@ -17,6 +17,7 @@ from typing import Any
 from jukebox.utils.errors import UserError
 
 LONGEST = 1_000_000_000  # seconds that are taken for a time at all
+UNKNOWN_LABELS = ("stop", "ok")  # what to do about a name that a model does not know
 FORMATS = ("wav", "flac", "mp3")
 DAMAGED = ("refuse", "keep")  # what becomes of a file that cannot be read to its end
 _LARGEST = sys.float_info.max
