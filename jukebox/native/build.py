@@ -67,27 +67,39 @@ def why_not() -> str:
 
 def _built(flags: list[str]) -> Path:
     digest = hashlib.sha256(repr([flags, platform.machine(), platform.system()]).encode())
-    for name in SOURCES:
-        digest.update((FOLDER / name).read_bytes())
-    path = cache_folder() / "native" / f"step_{digest.hexdigest()[:24]}.so"
     try:
+        for name in SOURCES:
+            digest.update((FOLDER / name).read_bytes())
+        path = cache_folder() / "native" / f"step_{digest.hexdigest()[:24]}.so"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_private(path.parent)
         if not path.exists():
             _compile(flags, path)
         _check_private(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
         raise NotBuiltError(f"the cache cannot be used: {error}") from error
     return path
 
 
 def _check_private(path: Path) -> None:
-    """Refuses a path that others could have written, or put another one in the place of."""
+    """Refuses a path that others could have written, or replaced by another one."""
     for part in (path, *path.absolute().parents):
         found = part.stat()
-        open_to_others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX
-        if found.st_uid not in (0, os.getuid()) or open_to_others:
+        others = stat.S_IWOTH if _own_group(found.st_gid) else stat.S_IWGRP | stat.S_IWOTH
+        if found.st_uid not in (0, os.getuid()) or (found.st_mode & others and not found.st_mode & stat.S_ISVTX):
             raise NotBuiltError(f"others can write to {part}: set JUKEBOX_CACHE to a folder of your own")
+
+
+def _own_group(number: int) -> bool:
+    """Whether a group has the user as its only member, as many systems make one for each user."""
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(number)
+    except KeyError:
+        return False
+    return (group.gr_name, number) == (user.pw_name, user.pw_gid) and set(group.gr_mem) <= {user.pw_name}
 
 
 def _compile(flags: list[str], path: Path) -> None:

@@ -63,6 +63,32 @@ def test_folders_of_others_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
         build._built(build.FLAGS)
 
 
+def test_a_group_that_is_only_the_users_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "_compile", lambda flags, path: path.touch())
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o775)
+    monkeypatch.setattr(build, "_own_group", lambda number: True)
+    assert build._built([]).exists()
+    monkeypatch.setattr(build, "_own_group", lambda number: False)
+    with pytest.raises(build.NotBuiltError, match="others can write to .*cache: set JUKEBOX_CACHE"):
+        build._built([])
+
+
+def test_missing_sources_and_homes_are_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FOLDER", tmp_path)
+    with pytest.raises(build.NotBuiltError, match="step.cpp"):
+        build._built([])
+    monkeypatch.undo()
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(build, "cache_folder", no_home)
+    with pytest.raises(build.NotBuiltError, match="home directory"):
+        build._built([])
+
+
 def test_a_change_of_the_source_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUKEBOX_CACHE", str(tmp_path))
     made: list[Path] = []
