@@ -67,6 +67,7 @@ def card(built: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     nothing = [0] * lyrics.n_tokens
     monkeypatch.setattr(lyrics.labeller, "lyric_window", lambda *_: (nothing, nothing))  # asks for values
     monkeypatch.setattr("jukebox.prior.engine.free_bytes", lambda _: 1 << 30)
+    monkeypatch.setattr("jukebox.prior.engine.Engine.check", lambda _: None)  # asks for values, too
     monkeypatch.setattr(dist_utils, "_device", torch.device(CARD))
     if CARD == "meta":
         monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # knows no meta
