@@ -1,5 +1,10 @@
 """Jukebox: music with singing, made from raw audio (arXiv 2005.00341)."""
 
+from jukebox.utils.signals import is_command, start_quietly
+
+if is_command():  # before all imports that take time
+    start_quietly()
+
 from typing import TYPE_CHECKING
 
 from jukebox.utils.command_line import import_lazily

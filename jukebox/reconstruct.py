@@ -26,6 +26,7 @@ from jukebox.utils.flag_values import (
     seconds_of,
 )
 from jukebox.utils.progress import progress_bar, write_line
+from jukebox.utils.signals import stop_status
 
 DESCRIPTION = """\
 Encodes songs with a VQ-VAE and decodes them again from each single level, to hear and measure what the codes keep. No
@@ -68,7 +69,7 @@ def main(**flags: Any) -> int:
     """Carries out one command line; see FLAGS.
 
     Returns:
-        Exit status: 0, 1 if files were left out or cut, 130 after Ctrl-C.
+        Exit status: 0, 1 if files were left out or cut, 128 plus the number of a signal: 130 after Ctrl-C.
 
     Raises:
         UserError: something given cannot work, or no file is left.
@@ -136,10 +137,13 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
                     raise
                 broken.append(error)
                 continue
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 bar.close()
-                print(f"\nstopped: {job.folder} holds {len(job.songs)} of {len(files)} songs", file=sys.stderr)
-                return 130
+                print(
+                    f"\nstopped: {job.folder} holds {len(job.songs)} of {len(files)} songs; the same command makes all",
+                    file=sys.stderr,
+                )
+                return stop_status(stop)
             for remark in job.remarks[-1]:
                 write_line(remark)
             write_line(f"{name}, {job.songs[-1].seconds:.1f} s\n{text_table(figures)}\n")

@@ -27,6 +27,7 @@ from jukebox.utils.flag_values import (
     whole,
 )
 from jukebox.utils.progress import progress_bar, write_line
+from jukebox.utils.signals import stop_status
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,7 @@ def main(**flags: Any) -> int:
     """Carries out one command line; see FLAGS.
 
     Returns:
-        Exit status: 0, 1 if files were left out or cut, 130 after Ctrl-C.
+        Exit status: 0, 1 if files were left out or cut, 128 plus the number of a signal: 130 after Ctrl-C.
 
     Raises:
         UserError: something given cannot work.
@@ -212,12 +213,12 @@ def make_features(
         try:
             outcome = job.run(share)
             bar.update(bar.total - bar.n)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if get_world_size() > 1:
                 raise
             bar.close()
             print(f"\nstopped: {job.outcome.made} files more are complete; the same command resumes", file=sys.stderr)
-            return 130
+            return stop_status(stop)
     results = gather_objects(outcome) if get_world_size() > 1 else [outcome]
     broken = [item for result in results for item in result.broken]
     cut = was_cut + [item for result in results for item in result.cut]

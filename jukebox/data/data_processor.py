@@ -24,6 +24,7 @@ from jukebox.hparams import Hyperparams, take_hparams
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import first_rank_first, print_once
 from jukebox.utils.errors import UserError
+from jukebox.utils.signals import SIGNALS
 
 PREFETCH = 4  # batches that each worker keeps ready
 
@@ -199,7 +200,9 @@ def _make_loader(dataset: FilesAudioDataset, batches: EpochBatches, workers: int
 
 def _seed_worker(_: int) -> None:
     """Gives each worker random streams of its own, from the loader's seed; signals are for the main process to see."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     seed = torch.initial_seed() % 2**32
     np.random.seed(seed)
     random.seed(seed)

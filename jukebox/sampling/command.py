@@ -35,6 +35,7 @@ from jukebox.utils.errors import UserError
 from jukebox.utils.files import WriteError, only_writer, try_folder
 from jukebox.utils.flag_values import port_number
 from jukebox.utils.precision import check_dtype, usual_dtype
+from jukebox.utils.signals import stop_status
 
 
 def run(flags: Mapping[str, Any]) -> int:
@@ -44,7 +45,7 @@ def run(flags: Mapping[str, Any]) -> int:
         flags: the flags that were given, by name.
 
     Returns:
-        Exit status: 0, or 130 after Ctrl-C.
+        Exit status: 0, or 128 plus the number of a signal: 130 after Ctrl-C.
 
     Raises:
         UserError: something given cannot work.
@@ -141,11 +142,11 @@ def make_songs(settings: Settings, flags: Mapping[str, Any], rank: int, size: in
     with only_writer(folder, "name"):
         try:
             return make_songs_in(folder, settings, flags, rank, size, device)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             if rank == 0:
                 saved = f"{folder} holds everything up to the last finished window"
                 print(f"\nstopped: {saved}. To resume: {again(size)}", file=sys.stderr)
-            return 130
+            return stop_status(stop)
         except WriteError as error:
             go_on = again(size)
             raise UserError(

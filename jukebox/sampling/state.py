@@ -28,6 +28,7 @@ from torch import Tensor
 from jukebox.sampling.options import LevelOptions
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch, save_torch
+from jukebox.utils.signals import SIGNALS
 
 VERSION = 2
 STATE_FILE = "state.pth.tar"
@@ -154,7 +155,7 @@ def _part(key: str, old: Any, new: Any) -> str:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C and SIGTERM back until the block is left.
+    """Holds signals that end a command back until the block is left.
 
     Signals come only to the main thread; in others there is nothing to hold back.
     """
@@ -162,7 +163,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in _signals()}
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in SIGNALS}
     try:
         yield
     finally:
@@ -170,7 +171,3 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(name, signal.SIG_DFL if handler is None else handler)
         for number in came[:1]:
             signal.raise_signal(number)
-
-
-def _signals() -> Sequence[signal.Signals]:
-    return (signal.SIGINT, signal.SIGTERM)

@@ -12,10 +12,11 @@ import torch
 
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import any_rank
+from jukebox.utils.signals import SIGNALS, Stopped, is_ignored
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the step; a second one stops at once.
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a wish to stop after the step; a second one stops at once.
 
     Attributes:
         asked: the number of the signal on which all ranks agreed, or 0; see `agree`.
@@ -29,8 +30,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._note)
+            for number in SIGNALS:
+                if number in (signal.SIGINT, signal.SIGTERM) or not is_ignored(number):  # as nohup asks for
+                    self._old[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -43,7 +45,7 @@ class StopRequest:
                 os._exit(128 + number)
             return
         if self._seen:
-            raise KeyboardInterrupt
+            raise Stopped(number)
         self._seen = number
         if dist.get_rank() == 0:
             sys.stderr.write("\nstopping after this step; once more stops at once\n")

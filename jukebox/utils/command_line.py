@@ -26,6 +26,7 @@ from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.flag_values import expand_path
 from jukebox.utils.gone import gone_name
 from jukebox.utils.launch import abort_job, leave_job, read_launch
+from jukebox.utils.signals import end_stopped, heeding_signals, stop_status, tell_stop
 from jukebox.version import __version__
 
 _BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
@@ -166,7 +167,8 @@ def run_command(
     """Runs a script's main function with its command line, then ends the process.
 
     Errors that a user can fix (UserError, HyperparamsError) become one `error:` line on stderr and exit status 2,
-    without a traceback. Ctrl-C ends with status 130. Other exceptions are our faults and keep their traceback.
+    without a traceback. Ctrl-C ends with status 130, SIGTERM with 143, SIGHUP with 129, and a line that says so. Other
+    exceptions are our faults and keep their traceback.
 
     Args:
         main: called with the flags as keywords; what it returns is the exit status (None: 0).
@@ -182,6 +184,23 @@ def run_command(
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        with heeding_signals():
+            _run(main, flags, description, words, only_given, instead)
+    except KeyboardInterrupt as stop:
+        print(tell_stop(stop), file=sys.stderr)
+        end_stopped(stop_status(stop))
+
+
+def _run(
+    main: Callable[..., int | None],
+    flags: Sequence[Flag],
+    description: str,
+    words: list[str],
+    only_given: bool,
+    instead: Instead,
+) -> NoReturn:
+    """The same, but for signals."""
+    try:
         if "-h" in words or "--help" in words:
             print(help_text(flags, description, os.path.basename(sys.argv[0])), flush=True)
             sys.exit(0)
@@ -193,13 +212,12 @@ def run_command(
         status = main(**{**defaults, **given}) or 0
         if read_launch().size > 1:
             leave_job(status)
+        if status > 128:
+            end_stopped(status)
         sys.exit(status)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
     except Exception as error:
         # HyperparamsError is known by its name: hparams.py is below utils.
         foreseen = any(kind is UserError or kind.__name__ == "HyperparamsError" for kind in type(error).__mro__)

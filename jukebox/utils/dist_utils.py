@@ -27,6 +27,7 @@ from jukebox.utils import dist_adapter
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import only_writer
 from jukebox.utils.launch import Launch, abort_job, read_launch
+from jukebox.utils.signals import stop_status, tell_stop
 
 TIMEOUT = timedelta(minutes=30)  # a collective that waits longer than this ends the job
 MEETING = timedelta(seconds=60)  # a process that is not there by then will not come
@@ -286,7 +287,10 @@ def failing_together() -> Iterator[None]:
         lost = isinstance(error, RuntimeError) and re.search(r"[Cc]onnection (closed|reset)", str(error))
         if lost:  # the rank that failed has the message that matters
             print(f"rank {rank} stops: another rank has gone", file=sys.stderr)
-        elif foreseen or isinstance(error, (KeyboardInterrupt, SystemExit)):
+        elif isinstance(error, KeyboardInterrupt):
+            print(tell_stop(error), file=sys.stderr)
+            abort_job(stop_status(error))
+        elif foreseen or isinstance(error, SystemExit):
             print(f"error on rank {rank}: {error or type(error).__name__}", file=sys.stderr)
         else:
             print(f"rank {rank} failed:", file=sys.stderr)

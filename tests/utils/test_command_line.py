@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from jukebox import align, represent, sample
 from jukebox.hparams import setup_hparams
 from jukebox.utils.command_line import Flag, help_text, parse_flags, run_command, this_program
 from jukebox.utils.errors import UserError
+from jukebox.utils.signals import SIGNALS
 from jukebox.version import __version__
 
 FLAGS = [
@@ -137,7 +141,35 @@ def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
         raise KeyboardInterrupt
 
     assert _status(stopped, []) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    told = "stopped by SIGINT: what is complete stays, and the same command continues from it or starts again\n"
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_every_signal_that_ends_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    number = getattr(signal, name)
+    handlers = [signal.getsignal(other) for other in SIGNALS]
+
+    def told(**_: Any) -> None:
+        signal.raise_signal(number)
+
+    def told_in_an_import(**_: Any) -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as stop:
+            raise ImportError("could not be initialized") from stop
+
+    before = signal.signal(number, signal.default_int_handler)  # a shell may have started us deaf to it
+    try:
+        for main in (told, told_in_an_import):
+            assert _status(main, []) == 128 + number
+            assert capsys.readouterr().err.startswith(f"stopped by {name}: ")
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        assert _status(told, []) == 0
+    finally:
+        signal.signal(number, before)
+    assert handlers == [signal.getsignal(other) for other in SIGNALS]
 
 
 def test_help_stops_before_main(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,3 +195,33 @@ def test_lazy_names_are_those_of_all() -> None:
             assert getattr(module, name).__module__.startswith("jukebox.")
         with pytest.raises(AttributeError, match="has no attribute 'Tensor'"):
             module.Tensor  # noqa: B018
+
+
+SWALLOWED = """
+import os, signal, sys
+sys.argv[0] = "jukebox-swallowed"
+from jukebox.utils.command_line import run_command
+assert "torch" not in sys.modules
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError
+    except BaseException as error:  # as some libraries do while they are imported
+        assert isinstance(error, KeyboardInterrupt)
+    signal.pause()
+
+if len(sys.argv) > 1:
+    os.kill(os.getpid(), signal.SIGHUP)  # before the command runs
+run_command(main, [], "Waits.", argv=[])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(("words", "name"), [([], "SIGTERM"), (["early"], "SIGHUP")])
+def test_a_signal_counts_at_any_moment(words: list[str], name: str) -> None:
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", SWALLOWED, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + getattr(signal, name), done.stderr
+    assert done.stderr.startswith(f"stopped by {name}: ") and done.stderr.count("\n") == 1
+    assert time.monotonic() - started < 30
