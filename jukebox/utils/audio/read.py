@@ -22,9 +22,10 @@ from jukebox.utils.audio.reader import (
     AudioError,
     AudioReader,
     Cut,
+    Parts,
+    Resampler,
     named_errors,
     open_container,
-    resample_audio,
 )
 from jukebox.utils.audio.source import Source, Span, spans
 from jukebox.utils.errors import UserError
@@ -89,7 +90,7 @@ def load_audio(
         unit = rate if time_base == "sec" else 1
         first = int(round(offset * unit)) if unit > 1 else int(offset)
         wanted = None if duration is None else int(round(duration * unit)) if unit > 1 else int(duration)
-        x, notes = _read_links(name, links, rate, first, wanted, approx, damaged)
+        x, notes = _read_links(name, links, rate, first, wanted, approx, damaged, 1 if mono else channels)
         x = _to_channels(x, 1 if mono else channels)
     if check_duration and x.shape[1] == 0 and wanted != 0:
         raise AudioError(f"{name} ends before {first / rate:.2f} s, from where it was to be read")
@@ -140,11 +141,17 @@ def _rate_of(file: str, span: Span) -> int:
 
 
 def _read_links(
-    file: str, links: tuple[Span, ...], rate: int, first: int, wanted: int | None, approx: bool, damaged: str
+    file: str,
+    links: tuple[Span, ...],
+    rate: int,
+    first: int,
+    wanted: int | None,
+    approx: bool,
+    damaged: str,
+    channels: int,
 ) -> tuple[np.ndarray, list[str]]:
     """Samples [first, first + wanted) of the streams of a file one after the other, and notes."""
-    parts: list[np.ndarray] = [np.zeros((1, 0), np.float32)]
-    notes: list[str] = []
+    parts, notes = Parts(), list[str]()
     begin = 0  # of the stream, in samples of the result
     for i, span in enumerate(links):
         if wanted is not None and begin >= first + wanted and i:
@@ -154,49 +161,84 @@ def _read_links(
             if begin + length > first:
                 skip = max(0, first - begin)
                 want = None if wanted is None else first + wanted - begin - skip
-                x = _read_at_rate(reader, rate, skip, want, approx)
+                x = _read_at_rate(reader, rate, skip, want, approx, channels)
                 if length != math.inf:  # the next begins where this one's time ends
                     have = int(length) - skip if want is None else min(want, int(length) - skip)
                     x = np.pad(x[:, :have], ((0, 0), (0, max(0, have - x.shape[1]))))
+                if len(links) == 1:
+                    return x, reader.notes
                 parts.append(x)
             notes += reader.notes
         begin += 0 if length == math.inf else int(length)
-    n_channels = max(part.shape[0] for part in parts)
-    parts = [np.broadcast_to(part, (n_channels, part.shape[1])) for part in parts]
-    return np.concatenate(parts, axis=1), notes
+    return parts.join(), notes
 
 
-def _read_at_rate(reader: AudioReader, rate: int, first: int, wanted: int | None, approx: bool) -> np.ndarray:
+def _read_at_rate(
+    reader: AudioReader, rate: int, first: int, wanted: int | None, approx: bool, channels: int
+) -> np.ndarray:
     """Samples [first, first + wanted) of the file resampled to `rate`, fewer if it ends.
 
     The resampler starts on a source sample that falls on a sample of the result, and early enough for its filter. So
-    the result is the same as from the start of the file.
+    the result is the same as from the start of the file. What is decoded is resampled, cut and mixed at once, so that
+    only the result is held.
     """
     ratio = Fraction(reader.rate, rate)  # source samples per sample of the result
-    if ratio == 1:
-        return _finite(reader.read(first, None if wanted is None else first + wanted, approx), reader)
-    reach = FILTER_REACH * max(1, math.ceil(ratio))
+    reach = FILTER_REACH * max(1, math.ceil(ratio)) if ratio != 1 else 0
     steps = max(0, (int(first * ratio) - reach) // ratio.numerator)
     start, stop = steps * ratio.numerator, None if wanted is None else math.ceil((first + wanted) * ratio) + reach
-    x = _finite(reader.read(start, stop, approx), reader)
-    if x.shape[1] == 0:
-        return x
     skip = first - steps * ratio.denominator
-    ends = math.ceil(x.shape[1] / ratio)  # the flushed filter may give a few samples more than there was sound
-    y = resample_audio(x, reader.rate, rate)[:, :ends]
-    return y[:, skip : None if wanted is None else skip + wanted]
+    return reader.read(start, stop, approx, lambda: _Result(reader, rate, skip, wanted, channels))
 
 
-def _finite(x: np.ndarray, reader: AudioReader) -> np.ndarray:
-    """x as it is; one sample that is not finite would spread over all it is mixed or filtered with, and into weights.
+class _Result(Parts):
+    """Takes what a reader decodes, and keeps samples [skip, skip + wanted) at a rate, mixed if channels is 1."""
 
-    Raises:
-        AudioError: samples are NaN or infinite.
-    """
-    if not np.isfinite(x.sum(dtype=np.float64)):  # float32 numbers cannot overflow this sum
-        bad = int((~np.isfinite(x)).sum())
-        raise AudioError(f"cannot use {reader.file}: {bad} of its samples are not finite (NaN or infinite)")
-    return x
+    def __init__(self, reader: AudioReader, rate: int, skip: int, wanted: int | None, channels: int) -> None:
+        super().__init__()
+        self._reader, self._rate, self._channels = reader, rate, channels
+        self._skip, self._stop = skip, math.inf if wanted is None else skip + wanted
+        self._resampler: Resampler | None = None
+        self._taken = self._here = self._bad = 0  # samples of the file, of the result, and that are not finite
+        self._widest = 1
+
+    def append(self, x: np.ndarray) -> None:
+        # One sample that is not finite would spread over all it is mixed or filtered with, and into weights.
+        if not np.isfinite(x.sum(dtype=np.float64)):  # float32 numbers cannot overflow this sum
+            self._bad += int((~np.isfinite(x)).sum())
+        self._taken += x.shape[1]
+        self._widest = max(self._widest, x.shape[0])
+        if self._reader.rate == self._rate:
+            self._keep(x)
+            return
+        if self._resampler is None:  # two channels if a later frame may have them
+            fixed = self._reader.container.format.name in ("wav", "flac", "aiff") and x.shape[0] == 1
+            self._resampler = Resampler(self._reader.rate, self._rate, 1 if fixed else 2)
+        x = np.broadcast_to(x, (1 if self._resampler.layout == "mono" else 2, x.shape[1]))
+        for y in self._resampler.add(x):
+            self._keep(y[: self._widest])
+
+    def _keep(self, x: np.ndarray) -> None:
+        here, self._here = self._here, self._here + x.shape[1]
+        if self._here > self._skip and here < self._stop:
+            x = x[:, max(0, self._skip - here) : None if self._here <= self._stop else int(self._stop) - here]
+            self.parts.append(_to_channels(x, 1) if self._channels == 1 else x.copy())
+
+    def join(self) -> np.ndarray:
+        """The wanted samples, fewer if the file ends before.
+
+        Raises:
+            AudioError: samples of the file are NaN or infinite.
+        """
+        if self._bad:
+            raise AudioError(
+                f"cannot use {self._reader.file}: {self._bad} of its samples are not finite (NaN or infinite)"
+            )
+        if self._resampler is not None:
+            # The flushed filter may give a few samples more than there was sound.
+            self._stop = min(self._stop, math.ceil(self._taken / Fraction(self._reader.rate, self._rate)))
+            for y in self._resampler.finish():
+                self._keep(y[: self._widest])
+        return super().join()
 
 
 def _to_channels(x: np.ndarray, channels: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -20,6 +20,7 @@ from jukebox.utils.audio.source import Source, Span
 from jukebox.utils.errors import UserError
 
 PREROLL = 0.5  # seconds decoded before the first wanted sample after a seek, so that codecs have settled
+PIECE = 1 << 18  # samples that are resampled at a time; one frame of hours would overflow FFmpeg's sizes
 SHORTEST = 64  # samples (of the slower rate) that the resampler is given at least
 GAP = 0.05  # seconds; time stamps that continue later than this after a frame mean that something is missing between
 _WHOLE_64 = ("s64", "s64p")  # sample formats that PyAV makes no arrays of
@@ -121,15 +122,22 @@ class AudioReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def read(self, start: int, stop: int | None, approx: bool = False) -> np.ndarray:
-        """float32 [1 or 2, at most stop - start]; one call for each opened file."""
+    def read(
+        self, start: int, stop: int | None, approx: bool = False, make: Callable[[], Parts] | None = None
+    ) -> np.ndarray:
+        """float32 [1 or 2, at most stop - start]; one call for each opened file.
+
+        Args:
+            make: makes what takes the pieces as they are decoded, for each time that the file is entered.
+        """
+        make = make or Parts
         self._wanted = start
         if self._limit is not None:
             stop = self._limit if stop is None else min(stop, self._limit)
         preroll = 0 if approx else round(PREROLL * self.rate)
         if self._exact and start - preroll > self.rate:
             try:
-                x = self._read_from(self._seek(start - preroll), start, stop, approx)
+                x = self._read_from(self._seek(start - preroll), start, stop, approx, make())
             except AudioError:
                 if self.damaged != "keep":
                     raise
@@ -139,7 +147,7 @@ class AudioReader:
             self.close()  # the file could not be entered there: decode it from its beginning
             self._open()
             self._wanted = start
-        x = self._read_from(self._frames(self._first), start, stop, approx=False)
+        x = self._read_from(self._frames(self._first), start, stop, False, make())
         return np.zeros((1, 0), np.float32) if x is None else x
 
     def _seek(self, sample: int) -> Iterator[Any]:
@@ -182,10 +190,11 @@ class AudioReader:
         if run:
             yield joined()
 
-    def _read_from(self, frames: Iterator[Any], start: int, stop: int | None, approx: bool) -> np.ndarray | None:
+    def _read_from(
+        self, frames: Iterator[Any], start: int, stop: int | None, approx: bool, parts: Parts
+    ) -> np.ndarray | None:
         """Collects [start, stop) from frames. None if the first frame's place is unknown or after the start, or if
         another rate would have to be resampled from its beginning."""
-        parts: list[np.ndarray] = []
         here = -1  # place of the next sample
         expected: int | None = None  # by the stamp of the frame before
         entered = False  # somewhere in the file, and not at its beginning
@@ -227,7 +236,7 @@ class AudioReader:
         if self._gaps:
             seconds = f"{self._silent / self.rate:.2f} s in {self._gaps} place{'s' if self._gaps > 1 else ''}"
             self.notes.append(f"{self.file}: {seconds} are damaged, and silent here")
-        return _side_by_side([np.zeros((1, 0), np.float32), *parts])
+        return parts.join()
 
     def _note_end(self, here: int, stop: int | None) -> None:
         """Notes where the file is shorter than it says it is."""
@@ -290,30 +299,77 @@ class AudioReader:
         self.notes.append(Cut(f"{self.file} is used up to {seconds:.2f} s, and cannot be read beyond: {why}"))
 
 
+class Parts:
+    """Pieces of audio [channels, n] one after the other, and the array that they make."""
+
+    def __init__(self) -> None:
+        self.parts: list[np.ndarray] = []
+
+    def append(self, x: np.ndarray) -> None:
+        self.parts.append(x)
+
+    def join(self) -> np.ndarray:
+        """All pieces as one array; they are let go."""
+        parts, self.parts = self.parts, []
+        return _side_by_side([np.zeros((1, 0), np.float32), *parts])
+
+
+class Resampler:
+    """FFmpeg's resampler for one or two channels in pieces, which may be of any length; sample 0 stays at time 0."""
+
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
+        import av
+
+        self.from_rate, self.to_rate, self.layout = from_rate, to_rate, "mono" if channels == 1 else "stereo"
+        self._resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=to_rate)
+        self.taken = 0  # samples
+
+    def add(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        """What is ready after some more samples [channels, n]."""
+        import av
+
+        for start in range(0, x.shape[1], PIECE):
+            piece = np.ascontiguousarray(x[:, start : start + PIECE], dtype=np.float32)
+            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=self.layout)
+            frame.sample_rate, frame.pts, frame.time_base = self.from_rate, self.taken, Fraction(1, self.from_rate)
+            self.taken += piece.shape[1]
+            for out in self._resampler.resample(frame):
+                yield out.to_ndarray()
+
+    def finish(self) -> Iterator[np.ndarray]:
+        """The rest. Of fewer samples than its filter has, the resampler would give none: zeros follow them."""
+        missing = SHORTEST * max(1, math.ceil(self.from_rate / self.to_rate)) - self.taken
+        if missing > 0:
+            yield from self.add(np.zeros((1 if self.layout == "mono" else 2, missing), np.float32))
+        for out in self._resampler.resample(None):
+            yield out.to_ndarray()
+
+
 def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Resamples [channels, T], one or two channels, with FFmpeg's resampler; sample 0 stays at time 0."""
-    import av
-
     if from_rate == to_rate or x.shape[1] == 0:
         return x
     wanted = math.ceil(x.shape[1] * to_rate / from_rate)
-    # Of fewer samples than its filter has, the resampler gives none.
-    missing = SHORTEST * max(1, math.ceil(from_rate / to_rate)) - x.shape[1]
-    if missing > 0:
-        x = np.pad(x, ((0, 0), (0, missing)))
-    layout = "mono" if x.shape[0] == 1 else "stereo"
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x, dtype=np.float32), format="fltp", layout=layout)
-    frame.sample_rate, frame.pts = from_rate, 0
-    resampler = av.AudioResampler(format="fltp", layout=layout, rate=to_rate)
-    parts = [out.to_ndarray() for out in [*resampler.resample(frame), *resampler.resample(None)]]
-    y = np.concatenate([x[:, :0], *parts], axis=1)
-    return y[:, :wanted] if missing > 0 else y
+    short = x.shape[1] < SHORTEST * max(1, math.ceil(from_rate / to_rate))
+    resampler = Resampler(from_rate, to_rate, x.shape[0])
+    y = np.concatenate([x[:, :0], *resampler.add(x), *resampler.finish()], axis=1)
+    return y[:, :wanted] if short else y
 
 
 def _side_by_side(parts: list[np.ndarray]) -> np.ndarray:
-    """Parts one after the other, [channels, samples]; if some have two channels, those of one go to both."""
+    """Parts one after the other, [channels, samples]; if some have two channels, those of one go to both.
+
+    The list is emptied on the way, so that no part is held twice.
+    """
     n_channels = max(part.shape[0] for part in parts)
-    return np.concatenate([np.broadcast_to(part, (n_channels, part.shape[1])) for part in parts], axis=1)
+    x = np.empty((n_channels, sum(part.shape[1] for part in parts)), np.float32)
+    parts.reverse()
+    here = 0
+    while parts:
+        part = parts.pop()
+        x[:, here : here + part.shape[1]] = part
+        here += part.shape[1]
+    return x
 
 
 def _counts_frames(file: str) -> bool:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from jukebox.utils.audio import id3
-from jukebox.utils.audio.reader import resample_audio
+from jukebox.utils.audio.reader import PIECE, resample_audio
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 
@@ -115,11 +116,22 @@ def _encode(
             stream.bit_rate = bits
         # Encoders want their own sample format and frames of their own size; the resampler does both.
         converter = av.AudioResampler(format=stream.format, layout=layout, rate=rate, frame_size=_frame_size(stream))
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
-        frame.sample_rate, frame.pts = rate, 0
-        for piece in [*converter.resample(frame), *converter.resample(None), None]:
+        for piece in _pieces(samples, layout, rate, converter):
             for packet in stream.encode(piece):
                 out.mux(packet)
+
+
+def _pieces(samples: np.ndarray, layout: str, rate: int, converter: Any) -> Iterator[Any]:
+    """Frames for an encoder, and None as the last one: one frame of hours would overflow FFmpeg's sizes."""
+    import av
+
+    for start in range(0, samples.shape[1], PIECE):
+        piece = np.ascontiguousarray(samples[:, start : start + PIECE])
+        frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        yield from converter.resample(frame)
+    yield from converter.resample(None)
+    yield None
 
 
 def _frame_size(stream: Any) -> int | None:

