@@ -298,7 +298,7 @@ def bare_prior(level: Level, vqvae: VQVAE) -> SimplePrior:
     """The prior without memory, to count its parts."""
     hps = Hyperparams(level.hps, train=False)
     with torch.device("meta"), _NoInit():
-        return build_prior(hps, vqvae)
+        return build_prior(hps, vqvae, level.labeller)
 
 
 class _NoInit(TorchFunctionMode):

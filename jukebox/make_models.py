@@ -10,6 +10,7 @@ A model of your own: register its sets in `hparams.py` and name them here, VQ-VA
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -237,13 +238,15 @@ def make_prior(
     """Builds the prior of `hps.level` and loads `restore_prior`, if set.
 
     With a checkpoint the module is built without memory and takes the file's tensors, so the weights exist once. Label
-    tables in the checkpoint are used, unless `labels_dir` names others. With `hps.train` it is ready to train, else
-    frozen and in eval mode. A `labeller` that is given wins over both. On the meta device no weights are read.
+    tables in the checkpoint are used, unless `labels_dir` names a folder that is there. With `hps.train` it is ready to
+    train, else frozen and in eval mode. A `labeller` that is given wins over both. On the meta device no weights are
+    read.
     """
     on_meta = torch.device(device).type == "meta"
     if hps.restore_prior and not on_meta:
         checkpoint = load_checkpoint(hps.restore_prior)
-        if labeller is None and hps.labels and not hps.labels_dir and checkpoint.get("labels"):
+        named = bool(hps.labels_dir) and os.path.isdir(hps.labels_dir)  # it may be relative to another folder than ours
+        if labeller is None and hps.labels and not named and checkpoint.get("labels"):
             sample_length = hps.n_ctx * vqvae.hop_lengths[hps.level]
             labeller = Labeller.from_state(
                 {**checkpoint["labels"], "sample_length": sample_length, "signals": hps.get("signals", "")}

@@ -24,6 +24,7 @@ from utils.test_dist import free_port
 
 from jukebox.hparams import Hyperparams
 from jukebox.loaders import LazyPrior, Model, find_model, weights_mark
+from jukebox.make_models import make_prior
 from jukebox.native import build
 from jukebox.sample import FLAGS, _sample, ancestral_sample, main
 from jukebox.sampling import levels as levels_module
@@ -80,6 +81,25 @@ def assert_same(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- what a run leaves
+
+
+def test_the_tables_of_a_run_travel_with_it(
+    finished: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was trained with a relative --labels_dir is sampled, and restored, in another folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(Path(model.partition(",")[0]).parent, "logs")
+    for path in Path("logs").glob("*/checkpoint_latest.pth.tar"):
+        content = torch.load(path, weights_only=True)
+        content["hps"]["labels_dir"] = "MUSIC"
+        torch.save(content, path)
+    here = ",".join(f"logs/{Path(part).name}" for part in model.split(","))
+    assert main(model=here, name="run", n_samples=3, **RUN) == 0
+    assert_same(tokens(Path("run")), tokens(finished))
+    found = find_model(here)
+    assert found.top is not None
+    prior = make_prior(found.top.hps, found.vqvae(1024, "cpu"), "cpu")
+    assert prior.labeller.ag_processor.list_artists("some") == ["somebody"]
 
 
 def test_a_run_leaves_what_was_promised(finished: Path) -> None:
