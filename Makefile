@@ -77,7 +77,11 @@ format: $(VENV)/.installed-dev ## rewrite the code in the style that `make lint`
 bench: $(VENV)/.installed ## speed and memory: every script in benchmarks/
 	@for script in benchmarks/*.py; do echo "$(PY) $$script"; $(PY) $$script || exit 1; done
 
-faults: $(VENV)/.installed-dev ## kill runs at many random moments and resume them
+faults: $(VENV)/.installed-dev ## 1,000 damaged files of each format (prints a table), and runs killed at many random moments
+	@echo "| format | mutants | refused | failures | longest | more memory |" > faults.md
+	@echo "| --- | --- | --- | --- | --- | --- |" >> faults.md
+	JUKEBOX_FAULTS=faults.md JUKEBOX_TEST_MUTATIONS=1000 $(PY) -m pytest tests/test_mutations.py $(PYTEST_ARGS)
+	@cat faults.md
 	JUKEBOX_TEST_KILLS=50 $(PY) -m pytest -k "kill or killed or resume" $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and build files; runs and samples stay

@@ -127,13 +127,22 @@ def finished_levels(logdir: str) -> list[Path]:
 
 
 def what_does_not_fit(saved: object, model: "Model") -> str:
-    """What of the data of a level is of another model than the one given; "" if all fits."""
+    """What of the data of a level is of another model than the one given, or damaged; "" if all fits."""
+    try:
+        return _misfit(saved, model)
+    except (ValueError, TypeError, AttributeError, LookupError, RuntimeError, NotImplementedError):
+        return "damaged codes or labels"
+
+
+def _misfit(saved: object, model: "Model") -> str:
     saved = saved if isinstance(saved, dict) else {}
     assert model.top is not None
     zs, labels = saved.get("zs"), saved.get("labels") or [None]
     if not zs or zs[-1].shape[1] == 0 or not labels[-1]:
         return "no codes and labels of the top level"
     hps, row = model.top.hps, model.top.labeller.row
+    if not isinstance(saved.get("hps", {}), dict):
+        raise ValueError("hps is not a dict")
     y, tokens = labels[-1]["y"], [token for info in labels[-1]["info"] for token in info.get("full_tokens") or []]
     if len(zs) != len(model.levels):
         return f"codes of {len(zs)} levels, not {len(model.levels)}"
@@ -145,7 +154,10 @@ def what_does_not_fit(saved: object, model: "Model") -> str:
         ("artist", y[:, row.artist], hps.y_bins[1]),
         ("character", tokens, hps.n_vocab),
     ):
-        largest = int(max(values, default=0) if isinstance(values, list) else values.max())
+        numbers = values if isinstance(values, list) else values.flatten().tolist()
+        largest = max(numbers, default=0)
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError(f"a {what} is not a whole number")
         if largest >= end:
             return f"{what} {largest}, which are 0 to {end - 1} there"
     return ""

@@ -17,7 +17,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,15 +107,47 @@ class RunState:
             raise UserError(f"{path} is damaged, {instead}") from error
         if not isinstance(content, dict) or content.get("version") != VERSION:
             raise UserError(f"{path} is of another version of this program, {instead}")
+        if odd := _odd_part(content):
+            raise UserError(f"{path} is damaged ({odd} is not as runs write it), {instead}")
+        try:
+            options = [LevelOptions.from_kwargs(kwargs) for kwargs in content["sampling_kwargs"]]
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{path} is damaged (sampling_kwargs is not as runs write it), {instead}") from error
         return cls(
             folder=folder,
             settings=content["settings"],
             zs=[z.long() for z in content["zs"]],
             done=content["done"],
-            options=[LevelOptions.from_kwargs(kwargs) for kwargs in content["sampling_kwargs"]],
+            options=options,
             given=content["given"],
             levels=content["levels"],
         )
+
+
+def _odd_part(content: Mapping[str, Any]) -> str:
+    """The first part of a state that has another type or size than runs write; "" if all have theirs."""
+    zs, kwargs = content.get("zs"), content.get("sampling_kwargs")
+    if not isinstance(content.get("settings"), dict):
+        return "settings"
+    if not isinstance(zs, list) or not zs or not all(_is_codes(z) and len(z) == len(zs[0]) for z in zs):
+        return "zs"
+    if not isinstance(kwargs, list) or not all(isinstance(entry, dict) for entry in kwargs):
+        return "sampling_kwargs"
+    for key in ("done", "given", "levels"):
+        values = content.get(key)
+        if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
+            return key
+        if key != "given" and any(value >= len(zs) for value in values):
+            return key
+    return ""
+
+
+def _is_codes(z: Any) -> bool:
+    """Whether something is a dense tensor of whole numbers from 0 up, [songs, codes]."""
+    if not isinstance(z, Tensor) or z.layout != torch.strided or z.is_meta or z.dim() != 2:
+        return False
+    whole = not (z.is_floating_point() or z.is_complex() or z.dtype == torch.bool)
+    return whole and (not z.numel() or int(z.min()) >= 0)
 
 
 def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ _PRIOR = {
     "res_dilation_cycle": "cond_dilation_cycle",
     "conv_res_scale": "cond_res_scale",
 }
+MOST_LEVELS = 16
 # Named patterns of attention -> attn_order (jukebox/transformer/patterns.py).
 ATTENTION_ORDERS = {
     "full_dense_attention": 0,
@@ -96,8 +97,12 @@ def config_hparams(config: Mapping[str, Any]) -> dict[str | int, dict[str, Any]]
     if config.get("sampling_rate"):
         parts["vqvae"]["sr"] = config["sampling_rate"]
     levels = vqvae.get("levels", 3)
+    if type(levels) is not int or not len(priors) <= levels <= MOST_LEVELS:
+        raise UserError(f"config.json: levels of vqvae_config is {str(levels)[:40]}, with {len(priors)} priors")
     for number, prior in enumerate(priors):
         level = levels - 1 - number
+        if not isinstance(prior, Mapping):
+            raise UserError(f"config.json: entry {number} of prior_config_list is {str(prior)[:40]}, not an object")
         parts[level] = {"level": level, "levels": levels, **_prior(prior)}
     return parts
 
@@ -113,9 +118,10 @@ def _attention(theirs: Mapping[str, Any], prefix: str) -> dict[str, Any]:
             found[f"prior_{key}"] = found.pop(key)
     pattern = theirs.get("attention_pattern")
     if pattern is not None:
-        if pattern not in ATTENTION_ORDERS:
+        if not isinstance(pattern, str) or pattern not in ATTENTION_ORDERS:
             raise UserError(
-                f"config.json: attention_pattern {pattern!r} is not known; known: {', '.join(ATTENTION_ORDERS)}"
+                f"config.json: attention_pattern {str(pattern)[:40]!r} is not known; "
+                f"known: {', '.join(ATTENTION_ORDERS)}"
             )
         found[f"{prefix}attn_order"] = ATTENTION_ORDERS[pattern]
     return found
