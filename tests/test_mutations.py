@@ -243,3 +243,18 @@ def test_mutants(files: dict[str, tuple[Path, Callable[[Path], object]]], name: 
             file.write(row)
     assert not failed, f"{len(failed)} of {MUTANTS}\n" + "\n".join(failed[:4])
     assert longest < SLOW and grown < LARGE
+
+
+def test_what_longer_runs_found(files: dict[str, tuple[Path, Callable[[Path], object]]]) -> None:
+    """A version that is a tensor, and an end of an archive that says that there are more disks."""
+    path, read = files["interrupted state"]
+    whole = path.read_bytes()
+    torch.save({**load_torch(path), "version": torch.ones(3)}, path)
+    with pytest.raises(UserError, match="another version"):
+        read(path)
+    end = whole.rindex(b"PK\x05\x06")
+    for disks in (b"\xff\xff\xff\xff", b"\x00\x00\x00\x02"):
+        path.write_bytes(whole[: end - 4] + disks + whole[end:])
+        with pytest.raises(UserError, match="damaged"):
+            read(path)
+    path.write_bytes(whole)

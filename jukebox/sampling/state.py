@@ -105,7 +105,8 @@ class RunState:
             content = load_torch(path)
         except UserError as error:
             raise UserError(f"{path} is damaged, {instead}") from error
-        if not isinstance(content, dict) or content.get("version") != VERSION:
+        version = content.get("version") if isinstance(content, dict) else None
+        if type(version) is not int or version != VERSION:
             raise UserError(f"{path} is of another version of this program, {instead}")
         if odd := _odd_part(content):
             raise UserError(f"{path} is damaged ({odd} is not as runs write it), {instead}")

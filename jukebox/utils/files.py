@@ -267,7 +267,7 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
             file.read(1)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    whole = zipfile.is_zipfile(path)  # the older format is a bare pickle, which cannot be mapped
+    whole = _is_archive(path)  # the older format is a bare pickle, which cannot be mapped
     status = os.stat(path)
     if damage := _archive_damage(path, status.st_size, status.st_mtime_ns, status.st_ino) if whole else "":
         raise UserError(f"{path} is damaged or not a PyTorch file ({damage}): fetch it again or use an older one")
@@ -280,6 +280,14 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
         if "allocate" in text or "deserialize object on" in text:  # no memory, or no such device: the file is well
             raise
         raise UserError(_why_not_loaded(path, text)) from error
+
+
+def _is_archive(path: str) -> bool:
+    """Whether a file begins or ends as an archive does; of a damaged end, Python's own function raises an error."""
+    try:
+        return zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, ValueError, OSError):
+        return True
 
 
 @functools.lru_cache(maxsize=256)
