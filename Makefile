@@ -64,8 +64,8 @@ tests: $(VENV)/.installed-dev chromium compiler ## all tests: pytest (PYTEST_ARG
 quick: $(VENV)/.installed-dev ## the tests that are not marked slow
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-golden: $(VENV)/.installed ## compare with the reference's numbers (FOLDER=tests/golden)
-	$(PY) tests/golden.py $(FOLDER)
+golden: $(VENV)/.installed ## compare with the reference's numbers (FOLDER=tests/golden DEVICE=cuda)
+	$(PY) tests/golden.py $(FOLDER) $(if $(DEVICE),--device=$(DEVICE))
 
 parity: $(VENV)/.installed-parity ## compare with transformers, which is installed for it
 	$(PY) -m pytest tests/parity $(PYTEST_ARGS)

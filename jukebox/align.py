@@ -15,6 +15,7 @@ if not __package__:  # as a script, whose folder would hide installed packages
 from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import choice, device_name
+from jukebox.utils.float32 import TF32_HELP, keep_float32
 from jukebox.utils.precision import DTYPES, check_dtype, torch_dtype, usual_dtype
 
 if TYPE_CHECKING:
@@ -48,11 +49,18 @@ FLAGS = [
     Flag("find", False, "judge all heads that look at lyrics, and keep the best one"),
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is"),
     Flag("dtype", "", "fp16, bf16, fp32 or on a CPU int8; fp16 on CUDA, else fp32"),
+    Flag("tf32", False, TF32_HELP),
 ]
 
 
 def main(
-    model: str = "", logdir: str = "", find: bool = False, device: str = "", dtype: str = "", weights_from: str = ""
+    model: str = "",
+    logdir: str = "",
+    find: bool = False,
+    device: str = "",
+    dtype: str = "",
+    weights_from: str = "",
+    tf32: bool = False,
 ) -> int:
     """Carries out one command line; see FLAGS.
 
@@ -104,7 +112,8 @@ def main(
         head = None if best is None else (best.layer, best.head)
         return best, get_alignment(None, zs, labels, prior, False, hps, kind, head, one_window=True)
 
-    best, alignments = use_prior(lazy, torch_device, work)
+    with keep_float32(tf32):
+        best, alignments = use_prior(lazy, torch_device, work)
     shift = top.hps.get("alignment_shift") or 0
     hps["alignment_shift"] = READABLE_FROM if find else shift
     for folder in levels:

@@ -46,6 +46,7 @@ from jukebox.utils.flag_values import (
     seconds_of,
     whole,
 )
+from jukebox.utils.float32 import keep_float32
 from jukebox.utils.precision import DTYPES, check_dtype, torch_dtype, usual_dtype
 from jukebox.utils.python_words import in_python, python_words
 from jukebox.weights.huggingface import is_folder
@@ -67,6 +68,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     weights_from: str = "",
     engine: str = "auto",
+    tf32: bool = False,
 ) -> MusicModel:
     """Finds a model. Weights are read when they are first needed, and kept as long as the model is.
 
@@ -77,6 +79,7 @@ def load(
         dtype: "fp16", "bf16", "fp32" or on a CPU "int8"; None is fp16 on CUDA, else fp32.
         weights_from: a folder in the Hugging Face layout, with the weights of a key of MODELS.
         engine: who draws codes: "native" (on a CPU), "eager" (PyTorch), or "auto", the faster one.
+        tf32: on CUDA let products in float32 round to TF32, for speed; codes then depend on the card.
 
     Returns:
         The model; the same one as before if it is in use already.
@@ -96,8 +99,8 @@ def load(
         check_dtype(kind, chosen)
         marks = found.marks([level.level for level in found.levels if level is not None])
         drawer = choice("engine", engine, list(ENGINES))
-    key = (found.name, weights_from, str(chosen), kind, drawer, *marks.items())
-    return _loaded.setdefault(key, MusicModel(KeptModel(**vars(found)), chosen, kind, drawer))
+    key = (found.name, weights_from, str(chosen), kind, drawer, bool(tf32), *marks.items())
+    return _loaded.setdefault(key, MusicModel(KeptModel(**vars(found)), chosen, kind, drawer, bool(tf32)))
 
 
 class MusicModel:
@@ -109,10 +112,13 @@ class MusicModel:
         hops: samples per code of each level, the finest first.
         device, dtype: where it runs, and in which type: "fp32", "fp16", "bf16" or "int8".
         engine: who draws codes.
+        tf32: whether products in float32 may round to TF32.
     """
 
-    def __init__(self, found: KeptModel, device: torch.device, dtype: str, engine: str = "auto") -> None:
-        self.engine = engine
+    def __init__(
+        self, found: KeptModel, device: torch.device, dtype: str, engine: str = "auto", tf32: bool = False
+    ) -> None:
+        self.engine, self.tf32 = engine, tf32
         self.name, self.sr, self.hops, self.device, self.dtype = found.name, found.sr, found.hops, device, dtype
         self._found = found
 
@@ -193,7 +199,7 @@ class MusicModel:
             "lowest_level": lowest_level,
             "lyric_line": lyric_line,
         }
-        with python_words():
+        with python_words(), keep_float32(self.tf32):
             return self._make(flags, progress)
 
     def upsample(
@@ -237,7 +243,7 @@ class MusicModel:
             "max_batch_size": max_batch_size,
             "chunk_size": chunk_size,
         }
-        with python_words(codes_file="codes"):
+        with python_words(codes_file="codes"), keep_float32(self.tf32):
             return self._make(flags, progress)
 
     def reconstruct(
@@ -261,7 +267,7 @@ class MusicModel:
         Raises:
             UserError: the audio cannot be read or is too short, or there is no such level.
         """
-        with python_words():
+        with python_words(), keep_float32(self.tf32):
             wanted = level_numbers(levels, len(self.hops))
             length = seconds_of({"seconds": seconds}, "seconds")
             original = read_part(audio, self.sr, number("offset", offset, least=0.0), length)
@@ -302,7 +308,7 @@ class MusicModel:
         Raises:
             UserError: an argument that cannot work, audio that cannot be read, or too little memory.
         """
-        with python_words():
+        with python_words(), keep_float32(self.tf32):
             wanted = layer_numbers(layers)
             choice("pool", pool, ("mean", "none"))
             batch = None if batch_size is None else whole("batch_size", batch_size, least=1)
@@ -322,6 +328,7 @@ class MusicModel:
         flags = {
             "name": "songs",
             "unknown_labels": "ok",
+            **({"tf32": True} if self.tf32 else {}),
             **{flag: _plain(value) for flag, value in flags.items() if value is not None},
         }
         settings = replace(read_settings(flags, self._found), dtype=self.dtype, engine=self.engine)

@@ -25,6 +25,7 @@ from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
 from jukebox.utils.errors import did_you_mean
+from jukebox.utils.float32 import TF32_HELP
 from jukebox.utils.gone import gone_key
 from jukebox.vqvae.loss_kinds import LOSS_KINDS
 
@@ -135,6 +136,7 @@ _group(
         "steps between two audio previews (input, reconstruction, samples); 0: every save_iters, -1: none",
     ),
     device=("", "cuda, cuda:1, mps or cpu; empty takes the best there is"),
+    tf32=(False, TF32_HELP),
     dry_run=(False, "print parameters and memory per process and stop; nothing is loaded or allocated"),
     plan_ranks=("", "numbers of processes that dry_run plans for, such as 8,64; empty: that of the launcher, 8 and 64"),
     plan_gb=(0.0, "memory of one GPU in GiB that dry_run plans for; 0: this machine's, or 80"),

@@ -25,6 +25,7 @@ from jukebox.utils.flag_values import (
     number,
     seconds_of,
 )
+from jukebox.utils.float32 import TF32_HELP, keep_float32
 from jukebox.utils.progress import progress_bar, write_line
 from jukebox.utils.signals import stop_status
 
@@ -62,6 +63,7 @@ FLAGS = [
     Flag("seconds", None, "how much of each file to take, in seconds; up to its end", "what"),
     Flag("format", "wav", "wav, flac or mp3", "what"),
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
+    Flag("tf32", False, TF32_HELP, "machine"),
 ]
 
 
@@ -99,7 +101,7 @@ def main(**flags: Any) -> int:
     folder = Path(flags["name"])
     vqvae = load_vqvae(hps, device)
     try_folder(folder, "name")
-    with only_writer(folder, "name"):
+    with only_writer(folder, "name"), keep_float32(flags["tf32"]):
         job = Reconstructor(vqvae, hps.sr, flags["model"], folder, levels, ending, offset, seconds, damaged)
         return reconstruct(job, files)
 

@@ -26,6 +26,7 @@ from jukebox.utils.flag_values import (
     port_number,
     whole,
 )
+from jukebox.utils.float32 import TF32_HELP, keep_float32
 from jukebox.utils.progress import progress_bar, write_line
 from jukebox.utils.signals import stop_status
 
@@ -85,6 +86,7 @@ FLAGS = [
     Flag("batch_size", None, "windows at a time, across files; chosen from free memory", "machine"),
     Flag("fp16", None, "run the prior in half precision; on CUDA unless --nofp16", "machine", "bool"),
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
+    Flag("tf32", False, TF32_HELP, "machine"),
     Flag("port", 29500, "where processes under mpiexec meet", "machine"),
 ]
 
@@ -142,13 +144,14 @@ def main(**flags: Any) -> int:
         "artist": flags["artist"],
         "genre": flags["genre"],
         "dtype": dtype,
+        **({"tf32": True} if flags["tf32"] else {}),
     }
     try_folder(out, "out")
     todo, done = split_done(names, folder, out, settings)
     remove_stale(out)
     rank, _, device = setup_dist_from_mpi(port=port, device=wanted, backend="gloo")
     try:
-        with failing_together(), only_job(out, "out"):
+        with failing_together(), only_job(out, "out"), keep_float32(flags["tf32"]):
             return make_features(model, settings, folder, out, todo, done, batch, rank, device, damaged)
     finally:
         shutdown()

@@ -12,6 +12,7 @@ if not __package__:  # as a script, whose folder would hide installed packages
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from jukebox.utils.command_line import Flag, import_lazily, run_command
+from jukebox.utils.float32 import TF32_HELP
 from jukebox.utils.gone import sample_flag
 from jukebox.utils.label_row import SIGNALS
 
@@ -142,6 +143,7 @@ FLAGS = [
     Flag(
         "engine", "auto", "who draws tokens: native code on a CPU, eager (PyTorch), or auto, the faster one", "machine"
     ),
+    Flag("tf32", False, TF32_HELP, "machine"),
     Flag("max_batch_size", None, "songs at a time, one value or one per level; chosen from free memory", "machine"),
     Flag(
         "chunk_size", None, "given tokens in one pass, one value or one per level; as many as memory allows", "machine"

@@ -21,7 +21,7 @@ from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 
 # What features depend on; those of one folder agree in it.
-SETTINGS = ("model", "weights_from", "level", "layers", "pool", "hop_fraction", "artist", "genre", "dtype")
+SETTINGS = ("model", "weights_from", "level", "layers", "pool", "hop_fraction", "artist", "genre", "dtype", "tf32")
 
 
 Writing = AbstractContextManager[Any]  # of a binary file
@@ -53,9 +53,9 @@ def find_note(out: Path, name: str, settings: Mapping[str, Any], size: int) -> d
         return None  # missing, or not by us
     if not isinstance(note, dict) or list(array.shape) != note.get("shape") or array.dtype != np.float32:
         return None
-    other = [key for key in SETTINGS if note.get(key) != settings[key]]
+    other = [key for key in SETTINGS if note.get(key) != settings.get(key)]
     if other:
-        says = ", ".join(f"{key}={_show(note.get(key))} instead of {_show(settings[key])}" for key in other)
+        says = ", ".join(f"{key}={_show(note.get(key))} instead of {_show(settings.get(key))}" for key in other)
         raise UserError(f"{array_path(out, name)} was made with {says}: choose another --out, or remove it")
     return note if note.get("audio_bytes") == size else None
 

@@ -34,6 +34,7 @@ from jukebox.utils.dist_utils import failing_together, pick_device, read_launch,
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import WriteError, only_writer, try_folder
 from jukebox.utils.flag_values import port_number
+from jukebox.utils.float32 import keep_float32
 from jukebox.utils.precision import check_dtype, usual_dtype
 from jukebox.utils.signals import stop_status
 
@@ -81,7 +82,7 @@ def run(flags: Mapping[str, Any]) -> int:
         return 0
     rank, _, device = setup_dist_from_mpi(port=port, device=settings.device, backend="gloo")
     try:
-        with failing_together():
+        with failing_together(), keep_float32(settings.tf32):
             return make_songs(settings, flags, rank, launch.size, device)
     finally:
         shutdown()

@@ -116,6 +116,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         device=device_name(flags.get("device", "")),
         dtype="" if not flags.get("dtype") else choice("dtype", str(flags["dtype"]), list(DTYPES)),
         engine=choice("engine", str(flags.get("engine", ENGINES[0])), list(ENGINES)),
+        tf32=bool(flags.get("tf32")),
         format=choice("format", str(flags.get("format", FORMATS[0])), FORMATS),
         notices=notices,
         remarks=remarks,

@@ -18,11 +18,13 @@ from jukebox.hparams import Hyperparams
 from jukebox.loaders import Prior
 from jukebox.sampling.levels import run_levels
 from jukebox.sampling.prompts import device_of, encode_prompts
+from jukebox.utils.float32 import keep_float32
 
 Labels = dict[str, Any]
 SamplingKwargs = dict[str, Any]
 
 
+@keep_float32()
 def _sample(
     zs: Sequence[Tensor | None],
     labels: Sequence[Labels | None],
@@ -75,6 +77,7 @@ def ancestral_sample(*given: Any, **more: Any) -> list[Tensor]:
     return _sample(zs, labels, values["sampling_kwargs"], priors, _levels(priors), hps, **more)
 
 
+@keep_float32()
 def primed_sample(
     x: Tensor,
     labels: Sequence[Labels | None],

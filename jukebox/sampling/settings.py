@@ -30,6 +30,7 @@ class Settings:
         songs: numbers of the songs that this process makes.
         batch, chunk: None: chosen from free memory.
         engine: who draws tokens, see `pick_engine` of prior/engine.py.
+        tf32: whether products in float32 may round to TF32.
         notices: lines to tell the user; remarks: how lengths were fitted to the model.
         must_know: artists and genres that were asked for, which the model has to know.
     """
@@ -53,6 +54,7 @@ class Settings:
     device: str
     dtype: str
     engine: str
+    tf32: bool
     format: str
     notices: list[str]
     remarks: list[str]
@@ -84,6 +86,7 @@ class Settings:
             **drawing_settings(self.drawing),
             "seed": self.seed,
             "dtype": self.dtype,
+            **({"tf32": True} if self.tf32 else {}),
             **self.model.marks(self.sample_levels),
             "songs": list(songs),
         }

@@ -31,6 +31,7 @@ from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.options import LevelOptions, SamplingKwargs
 from jukebox.sampling.streams import window_noise
 from jukebox.utils.errors import UserError
+from jukebox.utils.float32 import keep_float32
 from jukebox.utils.memory import in_parts
 from jukebox.utils.outside import current
 from jukebox.utils.precision import half_dtype
@@ -170,6 +171,7 @@ def walk_level(
     return result
 
 
+@keep_float32()
 def sample_single_window(
     zs: Sequence[Tensor],
     labels: Labels,

@@ -39,6 +39,7 @@ from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import any_rank, failing_together, only_job, print_once, setup_dist_from_mpi, shutdown
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write, try_folder
+from jukebox.utils.float32 import keep_float32
 from jukebox.utils.run_files import RunFiles
 from jukebox.utils.torch_utils import count_parameters
 
@@ -63,7 +64,7 @@ def run_training(hps: Hyperparams, command: str, open_data: Callable[[Hyperparam
         The exit status: 0, 1 if files were left out or cut, or 128 plus the signal that asked for the end.
     """
     _, _, device = setup_dist_from_mpi(master_addr=hps.master_addr or None, port=hps.port, device=hps.device)
-    with failing_together():
+    with failing_together(), keep_float32(hps.tf32):
         files = run_files(hps)
         if dist.get_rank() == 0:
             try_folder(files.folder, "local_logdir")

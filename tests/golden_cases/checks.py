@@ -59,11 +59,13 @@ class Check:
 
     compared: int = 0
     failures: list[str] = field(default_factory=list)
+    devices: set[str] = field(default_factory=set)  # where the tensors were that this project made
     worst: tuple[float, str, float, str] = (-1.0, "", 0.0, "")  # share, what, error, tolerance
 
     def close(self, what: str, actual: Any, expected: Any, tolerance: Tolerance) -> None:
         """Compares tensors or numbers; shapes must be equal, NaN and infinities must be in the same places."""
         self.compared += 1
+        self._note(actual)
         a = torch.as_tensor(actual).detach().to("cpu", torch.float64)
         e = torch.as_tensor(expected).detach().to("cpu", torch.float64)
         if a.shape != e.shape:
@@ -94,6 +96,7 @@ class Check:
     def equal(self, what: str, actual: Any, expected: Any) -> None:
         """Compares tokens, ids, names, shapes or any plain values exactly."""
         self.compared += 1
+        self._note(actual)
         if isinstance(actual, torch.Tensor) or isinstance(expected, torch.Tensor):
             a, e = torch.as_tensor(actual).cpu(), torch.as_tensor(expected).cpu()
             same = a.shape == e.shape and a.is_floating_point() == e.is_floating_point() and bool((a == e).all())
@@ -107,6 +110,14 @@ class Check:
                 self.failures.append(f"{what}: {str(actual)[:120]}, expected {str(expected)[:120]}")
         if same and self.worst[0] < 0:
             self.worst = (0.0, what, 0.0, "exact")
+
+    def _note(self, actual: Any) -> None:
+        if isinstance(actual, torch.Tensor):
+            self.devices.add(str(actual.device))
+
+    def places(self) -> str:
+        """The devices of what was compared; numbers and words are the processor's."""
+        return " and ".join(sorted(self.devices)) or "cpu"
 
     def raises(
         self, what: str, function: Callable[[], Any], error: type[Exception] | tuple[type[Exception], ...]
