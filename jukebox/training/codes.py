@@ -243,8 +243,8 @@ class CodesStore:
         dist.barrier()
         try:
             with open(path, encoding="utf-8") as file:
-                found = json.load(file)
-        except (OSError, ValueError) as error:
+                found = dict(json.load(file))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"codes_dir={self.folder}: codes.json is damaged; delete the folder") from error
         words = {
             "vqvae": "another VQ-VAE",

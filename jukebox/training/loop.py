@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from jukebox.data.data_processor import DataProcessor
+from jukebox.data.data_processor import DataProcessor, read_batches
 from jukebox.training.checkpoint import Saver
 from jukebox.training.ema import tell_start
 from jukebox.training.interrupt import StopRequest
@@ -110,7 +110,7 @@ def train_epoch(loop: Loop, stop: StopRequest) -> None:
     """
     training, options = loop.training, loop.options
     loop.data.set_epoch(loop.epoch, loop.batches)
-    for batches in groups(loop.data.train_loader, options.iters_before_update):
+    for batches in groups(read_batches(loop.data.train_loader), options.iters_before_update):
         metrics = train_step(training, batches)
         loop.batches += len(batches)
         loop.logger.step(training.step, loop.epoch, metrics, sum(map(batch_items, batches)))
@@ -142,7 +142,7 @@ def evaluate_epoch(loop: Loop, stop: StopRequest) -> bool:
                 evaluate(
                     training.model,
                     average,
-                    loop.data.test_loader,
+                    read_batches(loop.data.test_loader),
                     training.options,
                     training.device,
                     loop.data.test_sampler.counts(),

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from jukebox.utils.errors import UserError, did_you_mean
+from jukebox.utils.errors import UserError, did_you_mean, user_message
 from jukebox.utils.flag_values import expand_path
 from jukebox.utils.gone import gone_name
 from jukebox.utils.launch import abort_job, leave_job, read_launch
@@ -219,14 +219,12 @@ def _run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        # HyperparamsError is known by its name: hparams.py is below utils.
-        foreseen = any(kind is UserError or kind.__name__ == "HyperparamsError" for kind in type(error).__mro__)
-        launch = read_launch()
+        launch, message = read_launch(), user_message(error)
         if launch.size > 1:
-            _end_job(error, foreseen, launch.rank)
-        if not foreseen:
+            _end_job(error, message, launch.rank)
+        if not message:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -272,15 +270,15 @@ def wait_politely() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def _end_job(error: Exception, foreseen: bool, rank: int) -> NoReturn:
+def _end_job(error: Exception, message: str, rank: int) -> NoReturn:
     """Prints what went wrong on one of several ranks and ends them all, so that none waits for this one."""
     if rank:
         # A wrong flag is wrong on every rank: while the others wait here, rank 0 says so once and ends the job.
         time.sleep(2.0)
     where = f" on rank {rank}" if rank else ""
-    if foreseen:
-        print(f"error{where}: {error}", file=sys.stderr)
+    if message:
+        print(f"error{where}: {message}", file=sys.stderr)
     else:
         print(f"failed{where}:", file=sys.stderr)
         traceback.print_exception(error)
-    abort_job(2 if foreseen else 1)
+    abort_job(2 if message else 1)

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from jukebox.utils import dist_adapter
-from jukebox.utils.errors import UserError
+from jukebox.utils.errors import UserError, user_message
 from jukebox.utils.files import only_writer
 from jukebox.utils.launch import Launch, abort_job, read_launch
 from jukebox.utils.signals import stop_status, tell_stop
@@ -283,19 +283,19 @@ def failing_together() -> Iterator[None]:
         if dist_adapter.get_world_size() == 1:
             raise
         rank = dist_adapter.get_rank()
-        foreseen = any(kind is UserError or kind.__name__ == "HyperparamsError" for kind in type(error).__mro__)
+        message = user_message(error)
         lost = isinstance(error, RuntimeError) and re.search(r"[Cc]onnection (closed|reset)", str(error))
         if lost:  # the rank that failed has the message that matters
             print(f"rank {rank} stops: another rank has gone", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt):
             print(tell_stop(error), file=sys.stderr)
             abort_job(stop_status(error))
-        elif foreseen or isinstance(error, SystemExit):
-            print(f"error on rank {rank}: {error or type(error).__name__}", file=sys.stderr)
+        elif message or isinstance(error, SystemExit):
+            print(f"error on rank {rank}: {message or error}", file=sys.stderr)
         else:
             print(f"rank {rank} failed:", file=sys.stderr)
             traceback.print_exception(error)
-        abort_job(2 if foreseen else 1)
+        abort_job(2 if message else 1)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
 
@@ -12,6 +14,27 @@ class UserError(ValueError):
     The message is one or two lines: what was given, what is allowed, and what to type instead. Command lines print it
     without a traceback and exit with status 2.
     """
+
+
+def user_message(error: BaseException) -> str:
+    """What to tell a user of an error instead of a traceback; "" for errors that are our faults.
+
+    HyperparamsError is known by its name: hparams.py is below utils. So is what the system says of a file: that it is
+    closed to the user, gone, or has too long a name, or that a disk is full. PyTorch tells us of a loader's worker that
+    died, wherever we are.
+    """
+    if any(kind is UserError or kind.__name__ == "HyperparamsError" for kind in type(error).__mro__):
+        return str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+        shown = path if len(path) <= 200 else f"{path[:197]}..."
+        return f"{shown}: {error.strerror}; give another path, or see that this one can be read and written"
+    if isinstance(error, RuntimeError) and re.search(r"DataLoader worker.* (is killed|exited)", str(error)):
+        return (
+            "a process that loads songs was killed, perhaps for want of memory: the same command resumes from the last "
+            "checkpoint; a smaller --nworkers or --bs needs less"
+        )
+    return ""
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "", otherwise: str = ".") -> str:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from jukebox.data.data_processor import DataProcessor, EpochBatches
+from jukebox.data.data_processor import DataProcessor, EpochBatches, read_batches
 from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams, setup_hparams
 from jukebox.utils.audio.write import write_audio
+from jukebox.utils.errors import UserError
 
 SR, CHUNK = 16000, 16384
 
@@ -158,3 +159,18 @@ def test_a_data_set_of_ones_own(song_folder: Path) -> None:
     hps = hparams(song_folder)
     plain, loud = DataProcessor(hps), DataProcessor(hps, dataset=Louder(hps))
     assert next(iter(loud.train_loader)).equal(2 * next(iter(plain.train_loader)))
+
+
+class NoSong(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, item: int) -> Any:
+        raise UserError(f"song {item}: cannot be read")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_says_is_one_line(workers: int) -> None:
+    with pytest.raises(UserError) as told:
+        list(read_batches(torch.utils.data.DataLoader(NoSong(), num_workers=workers)))
+    assert str(told.value) == "song 0: cannot be read"

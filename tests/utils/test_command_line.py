@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -129,6 +131,43 @@ def test_errors_of_users_are_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert error.startswith("error: unknown hyper-parameter set 'smal_vqvae'") and "Traceback" not in error
     assert _status(lambda **_: None, ["--bz=2"]) == 2
     assert "did you mean --bs?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EACCES, "Permission denied"),
+        (errno.ENAMETOOLONG, "File name too long"),
+        (errno.ENOSPC, "No space left on device"),
+        (errno.ENOENT, "No such file or directory"),
+    ],
+)
+def test_what_the_system_says_of_a_file_is_one_line(
+    number: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, shown in (("a/b", "a/b"), (b"a/\xff", "a/"), ("y" * 5000, "y" * 197 + "...")):
+
+        def closed(path: Any = path, **_: Any) -> None:
+            raise OSError(number, os.strerror(number), path)
+
+        assert _status(closed, []) == 2
+        told = capsys.readouterr().err
+        assert told.startswith(f"error: {shown}") and told.count("\n") == 1 and f": {words}; give another path" in told
+    with pytest.raises(OSError):  # of no file, so a fault of ours
+        run_command(lambda **_: os.close(-1), FLAGS, "Trains.", argv=[])
+
+
+def test_a_killed_loader_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for said in (
+        "DataLoader worker (pid 7) is killed by signal: Killed. ",
+        "DataLoader worker (pid(s) 7) exited unexpectedly",
+    ):
+
+        def killed(said: str = said, **_: Any) -> None:
+            raise RuntimeError(said)
+
+        assert _status(killed, []) == 2
+        assert capsys.readouterr().err.startswith("error: a process that loads songs was killed, perhaps for want of")
 
 
 def test_our_own_faults_keep_their_traceback() -> None:
