@@ -19,8 +19,8 @@ class UserError(ValueError):
 def user_message(error: BaseException) -> str:
     """What to tell a user of an error instead of a traceback; "" for errors that are our faults.
 
-    HyperparamsError is known by its name: hparams.py is below utils. What the system says of a file is the user's: that it
-    is closed, gone, or has too long a name. PyTorch tells us of a loader's worker that died, wherever we are.
+    HyperparamsError is known by its name: hparams.py is below utils. What the system says of a file is the user's: that
+    it is closed, gone, or has too long a name. PyTorch tells us of a loader's worker that died, wherever we are.
     """
     if any(kind is UserError or kind.__name__ == "HyperparamsError" for kind in type(error).__mro__):
         return str(error) or type(error).__name__
