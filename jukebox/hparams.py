@@ -761,7 +761,7 @@ def check_value(key: str, value: Any) -> Any:
     if isinstance(default, bool):
         if isinstance(value, bool):
             return value
-        if value in (None, 0, 1):  # None switches off
+        if value is None or (isinstance(value, (int, float)) and value in (0, 1)):  # None switches off
             return bool(value)
     elif isinstance(default, int):
         if isinstance(value, int) and not isinstance(value, bool):

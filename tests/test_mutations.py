@@ -28,7 +28,7 @@ from jukebox.data.labels import Labeller
 from jukebox.data.lrc import parse_lyrics
 from jukebox.data.text_files import decode_text
 from jukebox.data.text_processor import read_vocabulary
-from jukebox.hparams import HyperparamsError
+from jukebox.hparams import HyperparamsError, check_value
 from jukebox.loaders import find_model, find_vqvae, load_vqvae
 from jukebox.sampling.metas import read_metas
 from jukebox.sampling.prompts import read_codes
@@ -246,9 +246,11 @@ def test_mutants(files: dict[str, tuple[Path, Callable[[Path], object]]], name: 
 
 
 def test_what_longer_runs_found(files: dict[str, tuple[Path, Callable[[Path], object]]]) -> None:
-    """A version that is a tensor, and an end of an archive that says that there are more disks."""
+    """A version or a flag that is a tensor, and an end of an archive that says that there are more disks."""
     path, read = files["interrupted state"]
     whole = path.read_bytes()
+    with pytest.raises(HyperparamsError):
+        check_value("train", torch.ones(3))
     torch.save({**load_torch(path), "version": torch.ones(3)}, path)
     with pytest.raises(UserError, match="another version"):
         read(path)
