@@ -100,10 +100,16 @@ def main(**flags: Any) -> int:
     device = pick_device(0, 1, wanted)
     folder = Path(flags["name"])
     vqvae = load_vqvae(hps, device)
+    existed = folder.exists()
     try_folder(folder, "name")
     with only_writer(folder, "name"), keep_float32(flags["tf32"]):
         job = Reconstructor(vqvae, hps.sr, flags["model"], folder, levels, ending, offset, seconds, damaged)
-        return reconstruct(job, files)
+        try:
+            return reconstruct(job, files)
+        except UserError:
+            if not existed and not any(folder.iterdir()):
+                folder.rmdir()
+            raise
 
 
 def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
