@@ -87,6 +87,8 @@ class AudioReader:
         self.stream = self.container.streams.best("audio")
         if self.stream is None:
             raise AudioError(f"{self.file} has no audio in it")
+        if self.stream.codec_context is None:  # decoding it ends the process in older versions of PyAV
+            raise AudioError(f"cannot decode {self.file}: FFmpeg knows no codec for its audio")
         self._bad = self._packets = self._lost = self._here = self._wanted = self._silent = self._gaps = 0
         numbered = self.container.format.name == "flac"  # each frame says where it belongs, and has a checksum
         if numbered:

@@ -355,6 +355,14 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def test_audio_of_no_known_codec_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    data = bytearray(next(seed for seed in make_seeds(tmp_path) if seed.suffix == ".wav").read_bytes())
+    data[34] = 180  # bits a sample
+    (file := tmp_path / "odd.wav").write_bytes(data)
+    with pytest.raises(AudioError, match="FFmpeg knows no codec for its audio"):
+        load_audio(file, 22050, 0, 1000)
+
+
 def test_whatever_bytes_a_file_holds_only_audio_errors_come_of_it(tmp_path: Path) -> None:
     rng = random.Random(0)
     seeds = make_seeds(tmp_path)
