@@ -18,7 +18,6 @@ Source: Jukebox (Dhariwal et al., 2020, arXiv 2005.00341), appendix B, tables 4 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -27,6 +26,7 @@ from typing import Any, NoReturn, TypeVar
 from jukebox.utils.errors import did_you_mean
 from jukebox.utils.float32 import TF32_HELP
 from jukebox.utils.gone import gone_key
+from jukebox.utils.levels import samples_per_code
 from jukebox.vqvae.loss_kinds import LOSS_KINDS
 
 Options = TypeVar("Options")
@@ -838,7 +838,7 @@ def read_saved(saved: Mapping[str, Any], path: str) -> Hyperparams:
         each = hps[key]
         if each is not None and (len(each) < hps.levels or not all(1 <= n <= 16 for n in each)):
             raise HyperparamsError(f"{path}: {key}={each} does not fit levels={hps.levels}; the file is damaged")
-    if math.prod(stride**down for stride, down in zip(hps.strides_t, hps.downs_t, strict=False)) > 2**24:
+    if samples_per_code(hps.strides_t[: hps.levels], hps.downs_t[: hps.levels])[-1] > 2**24:
         raise HyperparamsError(f"{path}: strides_t={hps.strides_t}, downs_t={hps.downs_t}: no model has such a code")
     return Hyperparams({**saved, **hps})
 

@@ -150,7 +150,7 @@ class Workplace:
         write_audio(folder / "song.mp3", make_song(5, 44100, 5.0, artist="otto organ").audio, 44100)
         (folder / "lyrics.txt").write_text("mila sola timi\nkalo mesi loki\n", encoding="utf-8")
         shutil.copytree(RECORDED, folder / "FOLDER")
-        tables = {"artist_ids": "unknown;0\nella fitzgerald;1\n", "genre_ids": "unknown;0\njazz;1\n"}
+        tables = {"artist_ids": "unknown;0\nella_fitzgerald;1\n", "genre_ids": "unknown;0\njazz;1\n"}
         for name, text in {**tables, "vocab": "aeiklmost"}.items():
             (folder / "tables").mkdir(exist_ok=True)
             (folder / "tables" / f"{name}.txt").write_text(text, encoding="utf-8")

@@ -41,8 +41,10 @@ HEAD = """\
 This project is MIT. What it is installed with has licences of its own, as each package states it; written by `python
 tools/licences.py`. Packages with a copyleft licence are marked with *: whoever ships them along has duties. Unidecode
 (GPL) makes ASCII of lyrics and names, and is needed. The wheels of `av` hold FFmpeg's libraries, under FFmpeg's own
-licences.
+licences. PyTorch's build for CUDA brings libraries of NVIDIA (`nvidia-*`, `cuda-*`), under NVIDIA's licences.
 """
+# What only some builds of PyTorch ask for; triton is a package of the tests, too.
+BUILD = ("nvidia-", "cuda-", "triton")
 COPYLEFT = re.compile(r"\bA?GPL|LGPL|MPL", re.I)
 
 
@@ -90,6 +92,8 @@ def closure(requirements: list[str]) -> set[str]:
             continue
         for text in needs:
             needed = Requirement(text)
+            if canonicalize_name(needed.name).startswith(BUILD):
+                continue
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
                 waiting.append(Requirement(str(needed).partition(";")[0]))
     return found

@@ -70,7 +70,8 @@ class Parts:
     @property
     def aligns(self) -> bool:
         """Whether the top prior reads lyrics and names the head that shows where they are."""
-        return wants_alignment(self.priors[-1])
+        top = self.priors[-1]
+        return top is not None and wants_alignment(top)
 
     def lit(self, zs: Sequence[Tensor], songs: Sequence[Song]) -> list[Any]:
         """When each character is sung, as the top prior's attention says: CharacterTimes per song."""

@@ -217,7 +217,7 @@ class BottleneckBlock(Quantizer):
         return codes.view(x.shape[0], x.shape[2])
 
     def decode(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes, self.k).transpose(1, 2).contiguous()
+        return F.embedding(codes.to(self.k.device), self.k).transpose(1, 2).contiguous()
 
     def forward(self, x: Tensor, update_k: bool = True) -> QuantizerOutput:
         """Quantises latents; the codebook moves after its old vectors were used. Metrics: `fit`, `pn`, `update_k`'s."""
