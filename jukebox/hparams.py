@@ -24,6 +24,7 @@ from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
 from jukebox.utils.errors import did_you_mean
+from jukebox.utils.flag_values import DAMAGED, DAMAGED_HELP
 from jukebox.utils.float32 import TF32_HELP
 from jukebox.utils.gone import gone_key
 from jukebox.utils.levels import samples_per_code
@@ -148,7 +149,7 @@ _group(
     bs=(1, "batch size per process"),
     bs_sample=(1, "batch size of the samples that are logged"),
     nworkers=(1, "processes that load audio"),
-    damaged=("refuse", "files that cannot be read to their end: refuse leaves them out, keep uses what can be read"),
+    damaged=(DAMAGED[0], DAMAGED_HELP),
     aug_shift=(False, "shift each training chunk by a random part of its length"),
     aug_blend=(False, "mix stereo to mono with random weights instead of one half each"),
     train_test_split=(0.9, "share of the songs used for training; the rest is held out"),

@@ -170,21 +170,6 @@ class KeptModel(Model):
             self._parts[str(device)] = super().vqvae(self.hops[-1], device)
         return self._parts[str(device)]
 
-    def check_names(self, names: Sequence[tuple[str, str]]) -> None:
-        """Refuses artists and genres that a level does not know; "" and unknown are known.
-
-        Raises:
-            UserError: the first of them, with the nearest that the level knows.
-        """
-        for level in self.levels:
-            for artist, genre in names if level is not None else []:
-                for line in level.labeller.unknown_names(artist, genre):  # type: ignore[union-attr]
-                    name = artist if line.startswith("artist ") else genre
-                    if name.lower() not in ("", "unknown"):
-                        raise UserError(
-                            f"{line}. Choose one of them, or add --unknown_labels=ok to count it as unknown"
-                        )
-
     def prior(self, level: int, vqvae: VQVAE, device: torch.device, dtype: str = "fp32") -> LazyPrior | None:
         """The prior of a level, the same at every call."""
         found, key = self.levels[level], (level, str(device), dtype)

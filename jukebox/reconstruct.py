@@ -17,6 +17,7 @@ from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import (
     DAMAGED,
+    DAMAGED_HELP,
     FORMATS,
     choice,
     device_name,
@@ -51,12 +52,7 @@ FLAGS = [
     ),
     Flag("audio_file", "", "songs: separated by commas, repeated, or a pattern such as 't*.wav'", "what", "files"),
     Flag("audio_files_dir", "", "or a folder of songs, searched with all below it", "what", "path"),
-    Flag(
-        "damaged",
-        DAMAGED[0],
-        "files that cannot be read to their end: refuse leaves them out, keep uses what can be read",
-        "what",
-    ),
+    Flag("damaged", DAMAGED[0], DAMAGED_HELP, "what"),
     Flag("name", "", "folder to write to", "what", "path"),
     Flag("levels", None, "levels to decode from, 0 the finest, such as 0,2; all", "what"),
     Flag("offset", 0.0, "where to start, in seconds of each file", "what"),

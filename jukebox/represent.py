@@ -17,6 +17,7 @@ from jukebox.utils.command_line import Flag, import_lazily, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import (
     DAMAGED,
+    DAMAGED_HELP,
     UNKNOWN_LABELS,
     choice,
     device_name,
@@ -65,12 +66,7 @@ FLAGS = [
     ),
     Flag("audio_files_dir", "", "folder of audio files, searched with all below it", "what", "path"),
     Flag("out", "", "folder to write to", "what", "path"),
-    Flag(
-        "damaged",
-        DAMAGED[0],
-        "files that cannot be read to their end: refuse leaves them out, keep uses what can be read",
-        "what",
-    ),
+    Flag("damaged", DAMAGED[0], DAMAGED_HELP, "what"),
     Flag("layers", None, "layers, counted from 1, separated by commas; half the depth is a good first choice", "what"),
     Flag("pool", "mean", "mean over all positions, or none: every position", "what"),
     Flag("level", "top", "level of the prior: top, or a number, 0 the finest", "what"),

@@ -65,6 +65,12 @@ def why_not() -> str:
     return ""
 
 
+def find_compiler() -> str:
+    """The C++ compiler of this machine: $CXX, else a usual one; empty if there is none."""
+    named = os.environ.get("CXX")
+    return next((name for name in ([named] if named else COMPILERS) if shutil.which(name)), "")
+
+
 def _built(flags: list[str]) -> Path:
     digest = hashlib.sha256(repr([flags, platform.machine(), platform.system()]).encode())
     try:
@@ -103,8 +109,8 @@ def _own_group(number: int) -> bool:
 
 
 def _compile(flags: list[str], path: Path) -> None:
-    compiler = os.environ.get("CXX") or next((name for name in COMPILERS if shutil.which(name)), "")
-    if not compiler or not shutil.which(compiler):
+    compiler = find_compiler()
+    if not compiler:
         raise NotBuiltError("there is no C++ compiler, such as g++")
     print("building the native sampler for this machine, once", file=sys.stderr)
     handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)

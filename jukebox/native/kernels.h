@@ -236,3 +236,11 @@ static const Kernels kernels = {rows, layer_norm, activation, maximum, exponenti
 #undef INLINE
 #undef MAP
 }  // namespace NS
+
+// The next instruction set defines its own.
+#undef WIDEN
+#undef SUM
+#undef NS
+#undef W
+#undef ACCUMULATORS
+#undef TARGET

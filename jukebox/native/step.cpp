@@ -93,12 +93,6 @@ static inline uint16_t to_bfloat16(float x) {  // to the nearest, ties to even; 
 #define WIDEN(p) (Ints{p[0], p[1], p[2], p[3]})
 #define SUM(x) ((x[0] + x[2]) + (x[1] + x[3]))
 #include "kernels.h"
-#undef WIDEN
-#undef SUM
-#undef NS
-#undef W
-#undef ACCUMULATORS
-#undef TARGET
 
 #if defined(__x86_64__)
 #define NS avx2
@@ -113,12 +107,6 @@ TARGET static inline float sum_of_8(__m256 x) {
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 #include "kernels.h"
-#undef WIDEN
-#undef SUM
-#undef NS
-#undef W
-#undef ACCUMULATORS
-#undef TARGET
 
 #define NS avx512
 #define W 16
@@ -127,12 +115,6 @@ TARGET static inline float sum_of_8(__m256 x) {
 #define WIDEN(p) ((Ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)(p))))
 #define SUM(x) _mm512_reduce_add_ps((__m512)(x))
 #include "kernels.h"
-#undef WIDEN
-#undef SUM
-#undef NS
-#undef W
-#undef ACCUMULATORS
-#undef TARGET
 #endif
 
 extern "C" int64_t jukebox_best_level() {

@@ -238,14 +238,21 @@ def write_level(folder: Path, data: dict[str, Any], hps: object) -> None:
     save_html(folder, data["x"], data["zs"], own, data["alignments"], hps)
 
 
+NAMED = "songs"  # the folder of a level that holds its items by their songs' names
+
+
 def _name_song(path: Path, record: Mapping[str, Any]) -> None:
-    """Gives an item its song's name as well, and leaves its record; a file of that name that is not ours stays."""
-    named = path.with_name(f"{file_name(record['title'])}{path.suffix}")
+    """Gives an item its song's name as well, and leaves its record; a file of that name that is not ours stays.
+
+    Files by name have a folder of their own: programs take all audio of a level as its items.
+    """
+    named = path.parent / NAMED / f"{file_name(record['title'])}{path.suffix}"
     taken = path.with_suffix(".json")
     _remove_named(taken)
     if not named.exists():
+        named.parent.mkdir(exist_ok=True)
         link_or_copy(path, named)
-        record = {**record, "file": named.name}
+        record = {**record, "file": f"{NAMED}/{named.name}"}
     with atomic_write(taken, "w") as file:
         file.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
@@ -254,8 +261,8 @@ def _remove_named(record: Path) -> None:
     """Removes the file that an item's record names, which is the item's audio by another name."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         name = json.loads(record.read_text(encoding="utf-8"))["file"]
-        named = record.with_name(Path(name).name)
-        if named.name == name and named.suffix.lstrip(".") in FORMATS:
+        named = record.parent / NAMED / Path(name).name
+        if name == f"{NAMED}/{named.name}" and named.suffix.lstrip(".") in FORMATS:
             named.unlink()
 
 
@@ -284,7 +291,7 @@ def remove_levels(folder: Path, inputs: Collection[str]) -> None:
         for file in [*level.glob("*"), *level.glob("item_*/*")]:
             if file.is_file() and _OURS.fullmatch(file.relative_to(level).as_posix()):
                 file.unlink()
-        for emptied in [*level.glob("item_*"), level]:
+        for emptied in [*level.glob("item_*"), level / NAMED, level]:
             with contextlib.suppress(OSError):
                 emptied.rmdir()
 

@@ -20,6 +20,7 @@ LONGEST = 1_000_000_000  # seconds that are taken for a time at all
 UNKNOWN_LABELS = ("stop", "ok")  # what to do about a name that a model does not know
 FORMATS = ("wav", "flac", "mp3")
 DAMAGED = ("refuse", "keep")  # what becomes of a file that cannot be read to its end
+DAMAGED_HELP = "files that cannot be read to their end: refuse leaves them out, keep uses what can be read"
 _LARGEST = sys.float_info.max
 
 

@@ -48,8 +48,9 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
 
 
 def test_it_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    if build.why_not():
-        pytest.skip(build.why_not())
+    if not build.find_compiler():
+        pytest.skip("there is no C++ compiler")
+    assert build.why_not() == ""
     monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("built again"))
     assert build._built(build.FLAGS).is_file()
 

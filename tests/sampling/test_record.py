@@ -33,11 +33,11 @@ def tokens(folder: Path) -> list[torch.Tensor]:
 def test_beside_and_in_a_song(made: Path) -> None:
     level = made / "level_0"
     record = json.loads((level / "item_1.json").read_text(encoding="utf-8"))
-    assert record["title"] == "somebody - polka 2" and record["file"] == "somebody - polka 2.mp3"
+    assert record["title"] == "somebody - polka 2" and record["file"] == "songs/somebody - polka 2.mp3"
     assert (level / record["file"]).read_bytes() == (level / "item_1.mp3").read_bytes()
-    assert (record["song"], record["seed"], record["lyrics"], record["engine"]) == (1, 7, "one two", "eager") or (
-        record["engine"] == "native"
-    )
+    assert [*level.glob("*.mp3")] and all(path.name.startswith("item_") for path in level.glob("*.mp3"))
+    assert (record["song"], record["seed"], record["lyrics"]) == (1, 7, "one two")
+    assert record["engine"] in ("eager", "native")
     assert record["flags"]["temp"] == 0.9 and record["flags"]["n_samples"] == 2 and "name" not in record["flags"]
     assert {"jukebox", "torch", "numpy", "python"} <= set(record["versions"])
     with av.open(str(level / "item_1.mp3")) as song:
@@ -46,26 +46,25 @@ def test_beside_and_in_a_song(made: Path) -> None:
         assert song.metadata["title"] == "somebody - polka 2" and song.metadata["artist"] == "somebody"
 
 
-@pytest.mark.parametrize("source", ["item_1.json", "item_0.mp3", "somebody - polka 1.mp3"])
+@pytest.mark.parametrize("source", ["item_1.json", "item_0.mp3", "songs/somebody - polka 1.mp3"])
 def test_made_again(made: Path, source: str, tmp_path: Path) -> None:
     assert main(again=str(made / "level_0" / source), name=str(tmp_path / "new"), format="flac") == 0
     assert all(torch.equal(a, b) for a, b in zip(tokens(made), tokens(tmp_path / "new"), strict=True))
-    for ending in ("flac", "wav"):
-        again = read_again(str(tmp_path / "new" / "level_0" / "item_0.flac"))
-        assert again["format"] == "flac" and again["seed"] == 7, ending
+    again = read_again(str(tmp_path / "new" / "level_0" / "item_0.flac"))
+    assert again["format"] == "flac" and again["seed"] == 7
 
 
 def test_an_earlier_runs_names_go_with_it(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     flags = dict(again=str(made / "level_2" / "item_0.json"), name=str(folder), n_samples=1, overwrite=True)
     assert main(title="My: song", **flags) == 0
-    named = folder / "level_0" / "My song.mp3"
+    named = folder / "level_0" / "songs" / "My song.mp3"
     assert named.exists()
-    mine = folder / "level_0" / "mine.mp3"
+    mine = folder / "level_0" / "songs" / "mine.mp3"
     mine.write_bytes(b"mine")
     assert main(title="mine", **flags, format="wav") == 0
     assert not named.exists() and mine.read_bytes() == b"mine"
-    assert (folder / "level_0" / "mine.wav").exists() and not (folder / "level_0" / "item_0.mp3").exists()
+    assert (folder / "level_0" / "songs" / "mine.wav").exists() and not (folder / "level_0" / "item_0.mp3").exists()
 
 
 def test_no_record(made: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 _TEXT = {"title": b"TIT2", "artist": b"TPE1", "album": b"TALB", "genre": b"TCON", "date": b"TYER"}
 _LONG = {"lyrics": b"USLT", "comment": b"COMM"}  # with a language and a description in front
 _UTF16 = b"\x01"
-_LANGUAGE = b"XXX"  # not said
+_LANGUAGE = b"XXX"  # no language is stated
 
 
 def tag(texts: Mapping[str, str]) -> bytes:
