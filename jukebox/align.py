@@ -76,7 +76,7 @@ def main(
     from jukebox.prior.lyrics import READABLE_FROM
     from jukebox.sampling.alignment import get_alignment, rank_heads
     from jukebox.utils.dist_utils import pick_device
-    from jukebox.utils.files import load_torch
+    from jukebox.utils.files import load_torch, only_writer
 
     found = find_model(model, weights_from)
     model = found.name
@@ -116,8 +116,9 @@ def main(
         best, alignments = use_prior(lazy, torch_device, work)
     shift = top.hps.get("alignment_shift") or 0
     hps["alignment_shift"] = READABLE_FROM if find else shift
-    for folder in levels:
-        rewrite(folder, alignments, hps)
+    with only_writer(logdir, "logdir"):
+        for folder in levels:
+            rewrite(folder, alignments, hps)
     print(f"wrote the pages of {', '.join(str(folder) for folder in levels)}")
     if best is not None:
         picture = draw(Path(logdir) / "alignment.png", alignments)
@@ -208,7 +209,7 @@ def keep(model: str, checkpoint: str, best: "HeadScore") -> str:
     from jukebox.hparams import setup_hparams
     from jukebox.make_models import MODELS
     from jukebox.prior.lyrics import READABLE_FROM
-    from jukebox.utils.files import load_torch, save_torch
+    from jukebox.utils.files import load_torch, only_writer, save_torch
     from jukebox.utils.remote_utils import is_remote
     from jukebox.weights.huggingface import split_part
 
@@ -216,12 +217,13 @@ def keep(model: str, checkpoint: str, best: "HeadScore") -> str:
         return f"the set {MODELS[model][-1]} names a head: change alignment_layer and alignment_head there to use it"
     if is_remote(checkpoint) or split_part(checkpoint):
         return "a released checkpoint stays as it is"
-    content = load_torch(checkpoint)
-    if not isinstance(content.get("hps"), dict):
-        return f"{checkpoint} holds no hyper-parameters: set alignment_layer and alignment_head in its set"
-    found = {"alignment_layer": best.layer, "alignment_head": best.head, "alignment_shift": READABLE_FROM}
-    content["hps"] = {**content["hps"], **found}
-    save_torch(content, checkpoint)
+    with only_writer(Path(checkpoint).parent, "model"):  # a training may be writing it
+        content = load_torch(checkpoint)
+        if not isinstance(content.get("hps"), dict):
+            return f"{checkpoint} holds no hyper-parameters: set alignment_layer and alignment_head in its set"
+        found = {"alignment_layer": best.layer, "alignment_head": best.head, "alignment_shift": READABLE_FROM}
+        content["hps"] = {**content["hps"], **found}
+        save_torch(content, checkpoint)
     return f"{checkpoint} says so from now on"
 
 

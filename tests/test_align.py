@@ -20,6 +20,7 @@ from jukebox.sampling import alignment
 from jukebox.sampling.alignment import HeadScore, judge
 from jukebox.transformer.ops import MLP
 from jukebox.utils.errors import UserError
+from jukebox.utils.files import only_writer
 from jukebox.utils.sample_utils import get_starts
 
 N_CTX, N_TOKENS = 16, 6
@@ -219,6 +220,10 @@ def test_find_keeps_the_best_head_in_the_checkpoint(
     with pytest.raises(UserError, match="does not say which head shows the alignment: add --find"):
         main(model=model, logdir=str(folder))
     weights = load_checkpoint(f"{model}/checkpoint_latest.pth.tar")["model"]
+    for busy in (folder, Path(model)):  # a run that samples, a training
+        with only_writer(busy, "name"), pytest.raises(UserError, match=f"={busy}: another process is writing"):
+            main(model=model, logdir=str(folder), find=True)
+    capsys.readouterr()
     assert main(model=model, logdir=str(folder), find=True) == 0
     said = capsys.readouterr().out.split("\n")
     assert said[0].split() == ["layer", "head", "score", "linear", "sharp", "mass"]
