@@ -10,6 +10,7 @@ import time
 import unicodedata
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from bad_files import break_disk
@@ -443,7 +444,9 @@ def test_damage_in_a_flac_is_said_and_silent(tmp_path: Path, place: float, flips
     told: list[str] = []
     x, _ = load_audio(file, SR, channels=1, tell=told.append)
     other = (x != whole)[0]
-    assert x.shape == whole.shape and 0 < other.sum() < flips * 0.25 * SR and not x[0, other].any()
+    # FFmpeg hands over some frames together, and PyAV before 18 loses all of them with the damaged one.
+    most = 2 if int(av.__version__.split(".")[0]) >= 18 else 5
+    assert x.shape == whole.shape and 0 < other.sum() <= flips * most * 4_608 and not x[0, other].any()
     assert f"in {flips} place" in told[-1] and "damaged, and silent here" in told[-1]
     part, _ = load_audio(file, SR, 4 * SR, SR, channels=1)
     np.testing.assert_array_equal(part, x[:, 4 * SR : 5 * SR])
