@@ -9,6 +9,8 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 # 1: PyTorch for processors only, a fraction of the size. auto: where there is no driver of a GPU. Else: the usual build.
 CPU ?=
+# 1, as in CI: packages by requirements.lock, each compared with its hash. PyTorch's build depends on the machine.
+LOCKED ?= $(if $(CI),1)
 
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest --numprocesses=$(JOBS) --dist=loadscope
@@ -17,7 +19,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev sample native compiler quickstart demo-model docs test lint types tests quick format bench faults golden parity chromium clean
+.PHONY: help venv dev sample native compiler quickstart demo-model docs test lint types tests quick format bench faults golden parity lock lowest chromium clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -74,6 +76,15 @@ format: $(VENV)/.installed-dev ## rewrite the code in the style that `make lint`
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+lock: $(VENV)/.created ## write requirements.lock again: all packages for all Pythons and systems, with hashes
+	$(PIP) uv==0.13.9
+	$(PY) -m uv pip compile --quiet --no-config --universal --python-version 3.10 --generate-hashes --no-header \
+		--no-annotate requirements.txt requirements-dev.txt -o requirements.lock
+
+# Python 3.10 has builds of all of them: `make lowest PYTHON=python3.10`.
+lowest: $(VENV)-lowest/.installed ## the quick tests with the oldest packages that setup.py allows (LOWEST="tests/prior")
+	$(VENV)-lowest/bin/python -m pytest -m "not slow" $(LOWEST) $(PYTEST_ARGS)
+
 bench: $(VENV)/.installed ## speed and memory: every script in benchmarks/
 	@for script in benchmarks/*.py; do echo "$(PY) $$script"; $(PY) $$script || exit 1; done
 
@@ -85,7 +96,7 @@ faults: $(VENV)/.installed-dev ## 1,000 damaged files of each format (prints a t
 	JUKEBOX_TEST_KILLS=50 $(PY) -m pytest -k "kill or killed or resume" $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and build files; runs and samples stay
-	rm -rf $(VENV) build dist *.egg-info apex/build apex/*.egg-info tensorboardX/build tensorboardX/*.egg-info
+	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info apex/build apex/*.egg-info tensorboardX/build tensorboardX/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -97,6 +108,10 @@ chromium:
 compiler:
 	@sh tools/system-package.sh g++ "command -v c++ || command -v g++ || command -v clang++"
 
+# All that the lock names but what PyTorch's build brings; before PyTorch, which then finds the rest of its needs.
+locked = awk '/^[a-z]/ { keep = !/^(torch|nvidia-|cuda-)/ } keep' requirements.lock > $(VENV)/locked.txt && \
+	$(PIP) --require-hashes --no-deps -r $(VENV)/locked.txt
+
 # Stamps say what was done, so that a second `make` is quick.
 $(VENV)/.created:
 	@sh tools/check-python.sh $(PYTHON)
@@ -104,10 +119,11 @@ $(VENV)/.created:
 	@touch $@
 
 # torch by its pin before anything else: a package that asks for any torch must find this one.
-$(VENV)/.installed: $(VENV)/.created requirements.txt setup.py
+$(VENV)/.installed: $(VENV)/.created requirements.txt $(if $(LOCKED),requirements.lock) setup.py
+	$(if $(LOCKED),$(locked))
 	sh tools/install-torch.sh $(PY) $$(grep '^torch==' requirements.txt) $(CPU)
-	$(PIP) -r requirements.txt
-	$(PIP) --no-deps -e .
+	$(if $(LOCKED),,$(PIP) -r requirements.txt)
+	$(PIP) --no-deps $(if $(LOCKED),--no-build-isolation) -e .
 	@$(PY) -m jukebox.native.build
 	@touch $@
 
@@ -116,7 +132,15 @@ $(VENV)/.installed-monitor: $(VENV)/.installed tensorboardX/setup.py
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
-	$(PIP) -r requirements-dev.txt
+	$(if $(LOCKED),@true,$(PIP) -r requirements-dev.txt)
+	@touch $@
+
+# `>=` of setup.py becomes `==`.
+$(VENV)-lowest/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)-lowest
+	sed -n '/install_requires/,/\]/s/^ *"\([A-Za-z]*\)>=\([0-9.]*\)",$$/\1==\2/p' setup.py > $(VENV)-lowest/lowest.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet -r $(VENV)-lowest/lowest.txt \
+		$$(grep -E '^(packaging|playwright|pytest|huggingface_hub)==' requirements-dev.txt)
 	@touch $@
 
 # The constraint keeps the tested versions of everything else.

@@ -40,7 +40,7 @@ setup(
         "soundfile>=0.12.1",
         "fire>=0.6",
         "safetensors>=0.4.3",
-        "tensorboardX>=2.6.2",
+        "tensorboardX>=2.6.2.2",
         "tqdm>=4.66",
         "Unidecode>=1.3.8",
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,32 @@ def test_ranges_hold_the_tested_versions_and_nothing_else() -> None:
 def test_the_monitor_pins_what_training_was_tested_with() -> None:
     monitor = {r.name.lower(): version(r) for r in ranges("tensorboardX/setup.py")}
     assert monitor["tensorboardx"] == version(pins("requirements.txt")["tensorboardx"][0])
+
+
+def test_the_lock_holds_every_pin_with_hashes() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    entries = re.findall(r"^(\S.*?) \\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", text, re.MULTILINE)
+    assert "".join(f"{requirement} \\\n{hashes}" for requirement, hashes in entries) == text  # no index, no options
+    locked = {(r.name.lower().replace("_", "-"), version(r)) for r, _ in ((Requirement(e), h) for e, h in entries)}
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        wanted = {(name.replace("_", "-"), version(pin)) for name, several in pins(file).items() for pin in several}
+        assert not wanted - locked, "run `make lock`"
+
+
+@pytest.mark.parametrize("locked", ["", "1"])
+def test_ci_installs_by_the_lock(locked: str, tmp_path: Path) -> None:
+    plan = make_plan("dev", f"LOCKED={locked}", venv=tmp_path / "venv")
+    assert ("--require-hashes --no-deps -r" in plan) == bool(locked)
+    assert ("-r requirements.txt" in plan) != bool(locked) and ("-r requirements-dev.txt" in plan) != bool(locked)
+    assert ("--no-build-isolation" in plan) == bool(locked)  # which would fetch a setuptools that nothing compared
+
+
+def test_the_oldest_versions_are_those_of_the_ranges(tmp_path: Path) -> None:
+    plan = make_plan("lowest", f"VENV={tmp_path}/venv", venv=tmp_path / "venv")
+    (line,) = [line for line in plan.splitlines() if line.startswith("sed ")]
+    found = run(["sh", "-c", line.rsplit(">", 1)[0]], cwd=ROOT).split()
+    install_requires = ast.literal_eval(setup_arguments("setup.py")["install_requires"])
+    assert found == [text.replace(">=", "==") for text in install_requires]
 
 
 def make_plan(*words: str, venv: Path) -> str:
