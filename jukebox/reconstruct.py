@@ -84,7 +84,7 @@ def main(**flags: Any) -> int:
 
     if read_launch().size > 1:
         raise UserError("reconstruct.py runs as one process: start it without mpiexec")
-    files = find_songs(flags["audio_file"], flags["audio_files_dir"])
+    files, unread = find_songs(flags["audio_file"], flags["audio_files_dir"])
 
     from jukebox.loaders import find_vqvae, load_vqvae
     from jukebox.reconstruction.reconstructor import Reconstructor
@@ -101,19 +101,20 @@ def main(**flags: Any) -> int:
     with only_writer(folder, "name"), keep_float32(flags["tf32"]):
         job = Reconstructor(vqvae, hps.sr, flags["model"], folder, levels, ending, offset, seconds, damaged)
         try:
-            return reconstruct(job, files)
+            return reconstruct(job, files, unread)
         except UserError:
             if not existed and not any(folder.iterdir()):
                 folder.rmdir()
             raise
 
 
-def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
+def reconstruct(job: Any, files: list[tuple[str, str]], unread: Sequence[str] = ()) -> int:
     """Takes songs through a job one by one, says what comes out, and at the end what became of them.
 
     Args:
         job: a Reconstructor.
         files: path and name of each song.
+        unread: a line for each folder that cannot be read.
 
     Returns:
         Exit status, as of `main`.
@@ -123,7 +124,7 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
     """
     from jukebox.reconstruction.figures import text_table
 
-    broken: list[UserError] = []
+    broken: list[UserError] = [*map(UserError, unread)]
     with progress_bar(total=1.0, bar_format="{desc}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]") as bar:
 
         def advance(name: str, done: float, total: float) -> None:
@@ -152,10 +153,10 @@ def reconstruct(job: Any, files: list[tuple[str, str]]) -> int:
                 write_line(remark)
             write_line(f"{name}, {job.songs[-1].seconds:.1f} s\n{text_table(figures)}\n")
     if not job.songs:
-        raise broken[0]
+        raise broken[len(unread)]
     if len(job.songs) > 1:
         print(f"all {len(job.songs)} songs\n{text_table(job.totals())}\n")
-    print(f"open {job.folder / 'index.html'}" + (f"; {len(broken)} files were left out:" if broken else ""), flush=True)
+    print(f"open {job.folder / 'index.html'}" + (f"; {len(broken)} left out:" if broken else ""), flush=True)
     for why in broken:
         print(f"  {why}", flush=True)
     from jukebox.utils.audio.reader import Cut
@@ -171,8 +172,8 @@ def is_about(error: UserError, path: str) -> bool:
     return isinstance(error, AudioError) or str(error).startswith(path)
 
 
-def find_songs(audio_file: str | Sequence[str], audio_files_dir: str) -> list[tuple[str, str]]:
-    """Path and name of each song.
+def find_songs(audio_file: str | Sequence[str], audio_files_dir: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Path and name of each song, and a line for each folder that cannot be read.
 
     Raises:
         UserError: none or both are given, or there is no such file or folder.
@@ -183,11 +184,12 @@ def find_songs(audio_file: str | Sequence[str], audio_files_dir: str) -> list[tu
     if audio_files_dir:
         from jukebox.utils.audio.index import find_audio_files
 
-        names, _ = find_audio_files(audio_files_dir)
+        names, _, unread = find_audio_files(audio_files_dir)
         if not names:
-            raise UserError(f"--audio_files_dir={audio_files_dir}: there is no audio file in it or below")
-        return [(os.path.join(audio_files_dir, name), name) for name in names]
-    return [(path, os.path.basename(path)) for path in find_files("audio_file", audio_file)]
+            said = f"--audio_files_dir={audio_files_dir}: there is no audio file in it or below"
+            raise UserError("; ".join([said, *unread]))
+        return [(os.path.join(audio_files_dir, name), name) for name in names], unread
+    return [(path, os.path.basename(path)) for path in find_files("audio_file", audio_file)], []
 
 
 def command() -> NoReturn:

@@ -125,9 +125,9 @@ def main(**flags: Any) -> int:
         model.check_names([(flags["artist"], flags["genre"])])
     window_hop(hop_fraction, 1, 1)
     folder, out = Path(flags["audio_files_dir"]), Path(flags["out"])
-    names, _ = find_audio_files(folder)
+    names, _, unread = find_audio_files(folder)
     if not names:
-        raise UserError(f"--audio_files_dir={folder}: there is no audio file in it or below")
+        raise UserError("; ".join([f"--audio_files_dir={folder}: there is no audio file in it or below", *unread]))
     half = flags["fp16"]
     dtype = usual_dtype(pick_device(wanted=wanted)) if half is None else "fp16" if half else "fp32"
     settings = {
@@ -148,7 +148,7 @@ def main(**flags: Any) -> int:
     rank, _, device = setup_dist_from_mpi(port=port, device=wanted, backend="gloo")
     try:
         with failing_together(), only_job(out, "out"), keep_float32(flags["tf32"]):
-            return make_features(model, settings, folder, out, todo, done, batch, rank, device, damaged)
+            return make_features(model, settings, folder, out, todo, done, unread, batch, rank, device, damaged)
     finally:
         shutdown()
 
@@ -160,6 +160,7 @@ def make_features(
     out: Path,
     todo: list[str],
     done: dict[str, str],
+    unread: list[str],
     batch: int | None,
     rank: int,
     device: "torch.device",
@@ -178,7 +179,7 @@ def make_features(
         say(f"{len(done)} of {len(done) + len(todo)} files are done already")
     was_cut = [(name, cut) for name, cut in done.items() if cut]
     if not todo:
-        return print_end(0, len(done), [], was_cut, out, rank)
+        return print_end(0, len(done), unread, was_cut, out, rank)
     for notice in model.notices:
         say(notice)
     seconds = {name: entry.seconds for name, entry in AudioIndex(folder).look_up(share).items()}
@@ -219,20 +220,18 @@ def make_features(
             print(f"\nstopped: {job.outcome.made} files more are complete; the same command resumes", file=sys.stderr)
             return stop_status(stop)
     results = gather_objects(outcome) if get_world_size() > 1 else [outcome]
-    broken = [item for result in results for item in result.broken]
+    broken = unread + [f"{name}: {why}" for result in results for name, why in result.broken]
     cut = was_cut + [item for result in results for item in result.cut]
     return print_end(sum(result.made for result in results), len(done), broken, cut, out, rank)
 
 
-def print_end(
-    made: int, n_done: int, broken: list[tuple[str, str]], cut: list[tuple[str, str]], out: Path, rank: int
-) -> int:
+def print_end(made: int, n_done: int, broken: list[str], cut: list[tuple[str, str]], out: Path, rank: int) -> int:
     """The one end: how many files have features, which have none, and which lack their end. Returns the status."""
     lines = [f"{made} files made, {n_done} were there: {out} holds features of {made + n_done}"]
-    for what, files in (("were left out", broken), ("lack their end", cut)):
-        if files:
-            lines[0] += f"; {len(files)} {what}"
-            lines += [f"  {name}: {why}" for name, why in files]
+    for what, whys in (("were left out", broken), ("lack their end", [f"{name}: {why}" for name, why in cut])):
+        if whys:
+            lines[0] += f"; {len(whys)} {what}"
+            lines += [f"  {why}" for why in whys]
     if rank == 0:
         print("\n".join(lines), flush=True)
     return 1 if broken or cut else 0

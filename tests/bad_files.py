@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,18 @@ def break_disk(monkeypatch: pytest.MonkeyPatch, beyond: int, name: str = "") -> 
         return read(source, n)
 
     monkeypatch.setattr(Source, "read", broken)
+
+
+def lock_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Lets a folder's list be refused, as to users without a right to it; root has all rights."""
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
 
 
 def make_bad_folder(folder: Path, sr: int = 8000, seconds: float = 6.0) -> list[str]:

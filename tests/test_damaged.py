@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from bad_files import break_disk, make_bad_folder
+from bad_files import break_disk, lock_folder, make_bad_folder
 from tiny_models import make_tiny_runs
 from tiny_training import VQVAE
 
@@ -20,6 +21,7 @@ from jukebox.data.files_dataset import FilesAudioDataset
 from jukebox.hparams import Hyperparams, setup_hparams
 from jukebox.sampling.prompts import load_prompts
 from jukebox.utils.audio.index import AudioIndex
+from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
 
 REASONS = {
@@ -149,9 +151,52 @@ def test_label_tables(songs: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_short_songs_are_named(songs: Path) -> None:
-    said = FilesAudioDataset(train_hps(songs, min_duration=3.5)).describe()
-    assert said[0].startswith("1 songs") or said[0].startswith("2 songs")
-    assert any("cut.wav is 3.0 s long" in line for line in said)
+    """By a limit that was given, and by none: a song that is shorter than a chunk counts as left out then."""
+    for name in REASONS:
+        (songs / name).unlink()
+    write_audio(songs / "short.wav", np.zeros(1200), 8000)
+    write_audio(songs / "long.wav", np.zeros(80_000), 8000)
+    for given, status, told in (({"min_duration": 3.5, "max_duration": 9}, False, 0), ({"max_duration": 9}, True, 1)):
+        data = FilesAudioDataset(train_hps(songs, **given))
+        said = data.describe()
+        assert {"left out: short.wav is 0.1 s long", "left out: long.wav is 10.0 s long"} < set(said)
+        assert sum("--min_duration=1 says" in line for line in said) == told
+        assert data.is_incomplete() == status
+
+
+def test_a_folder_that_cannot_be_read(
+    songs: Path, model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in REASONS:
+        (songs / name).unlink()
+    (songs / "locked").mkdir()
+    write_audio(songs / "locked" / "a.wav", np.zeros(48000), 8000)
+    assert run_features(songs, model) == 0
+    lock_folder(monkeypatch, songs / "locked")
+    names = {"name": str(songs.parent / "page"), "device": "cpu", "levels": 2}
+    given = {**{flag.name: flag.default for flag in reconstruct.FLAGS}, **names, "audio_files_dir": str(songs)}
+    runs = [
+        lambda: run_features(songs, model),
+        lambda: reconstruct.main(**{**given, "model": str(Path(model.split(",")[0]).parent / "vq")}),
+        lambda: build_labels.build(str(songs), str(songs.parent / "tables"), sample_length=0, sr=8000),
+        lambda: int(FilesAudioDataset(train_hps(songs)).is_incomplete()),
+    ]
+    for run in runs:
+        capfd.readouterr()
+        assert run() == 1
+        said = capfd.readouterr().out
+        assert f"cannot read the folder {songs}/locked: Permission denied" in said or run is runs[3]
+    assert f"left out: cannot read the folder {songs}/locked" in FilesAudioDataset(train_hps(songs)).describe()[1]
+    (songs / "good.wav").unlink()
+    for run in (runs[0], runs[1], runs[3]):
+        with pytest.raises(UserError, match=r"locked: Permission denied"):
+            run()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.wav")
+    assert "not a regular file" in AudioIndex(tmp_path).look_up(["a.wav"])["a.wav"].error
 
 
 def test_training_ends_with_status_1(songs: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:

@@ -148,7 +148,7 @@ def latin(home: Path, tmp_path: Path) -> Path:
 
 
 def test_the_index_keeps_them(latin: Path) -> None:
-    names, _ = find_audio_files(latin)
+    names, _, _ = find_audio_files(latin)
     assert set(SONGS) < set(names)
     first = AudioIndex(latin).look_up(names)
     assert [first[name].seconds for name in SONGS] == [3.0] * 3

@@ -350,7 +350,7 @@ def test_broken_and_short_files_are_named_and_left_out(
     write_audio(songs / "short.wav", 0.1 * np.ones(12), SR)
     assert main(**flags(songs, model)) == 1
     text = capsys.readouterr().out
-    assert "2 files were left out" in text and "a_broken.mp3" in text
+    assert "2 left out:" in text and "a_broken.mp3" in text
     assert "less than one code of level 2: give at least 16 samples (0.064 s) or choose lower --levels" in text
     out = songs.parent / "out"
     assert [Path(item["audio"]).name for item in report_of(out)["items"]] == ["a.wav", "b.mp3"]

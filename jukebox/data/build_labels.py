@@ -29,7 +29,7 @@ from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 
-LEFT_OUT = "cannot be decoded and is left out"
+LEFT_OUT = "cannot be read and is left out"
 COLLECT = "auto"  # as --vocab: take the characters from the lyrics
 
 
@@ -65,13 +65,13 @@ def read_labels(folder: str, metadata_py: str, notices: Notices, lyric_line: int
     Raises:
         UserError: there is none.
     """
-    names, _ = find_audio_files(folder)
+    names, _, unread = find_audio_files(folder)
     entries = AudioIndex(folder).look_up(names)
     good = [name for name in names if not entries[name].error]
-    for name in names:
-        if entries[name].error:
-            print(f"left out: {entries[name].error}")
-            notices.add(LEFT_OUT, name)
+    errors = {name: entries[name].error for name in names if entries[name].error}
+    for name, why in [*errors.items(), *((line, line) for line in unread)]:
+        print(f"left out: {why}")
+        notices.add(LEFT_OUT, name)
     if not good:
         raise UserError(
             f"audio_files_dir={folder} has no audio file that can be decoded; give the folder of your songs"

@@ -67,7 +67,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self.damaged = getattr(hps, "damaged", DAMAGED[0])
         if self.sample_length <= 0:
             raise UserError(f"sample_length={self.sample_length}: give the samples of a training chunk, such as 262144")
-        names, others = find_audio_files(self.folder)
+        names, others, self._unread = find_audio_files(self.folder)
         entries = AudioIndex(self.folder).look_up(names)
         self._messages: list[str] = []
         limits = getattr(hps, "min_duration", None), getattr(hps, "max_duration", None)
@@ -109,12 +109,12 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         accepted = "accepted are ." + " .".join(EXTENSIONS)
         if not names:
             found = _count_endings(others) or "nothing"
-            raise UserError(f"audio_files_dir={self.folder} has no audio files: found {found}; {accepted}")
+            said = f"audio_files_dir={self.folder} has no audio files: found {found}; {accepted}"
+            raise UserError("; ".join([said, *self._unread]))
         refusals = {name: entries[name].refusal(self.damaged) for name in names}
         broken = [name for name in names if refusals[name]]
         usable = [i for i, name in enumerate(names) if not refusals[name]]
-        self._left_out = len(broken)
-        self._messages += [f"left out: {refusals[name]}" for name in broken]
+        self._messages += [f"left out: {why}" for why in [*self._unread, *(refusals[name] for name in broken)]]
         chunk = self.sample_length / self.sr
         if low is not None and low * self.sr < self.sample_length:
             raise UserError(
@@ -123,7 +123,9 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             )
         seconds = [entries[names[i]].seconds for i in usable]
         kept = [usable[i] for i in choose_songs(seconds, chunk, low, high)]
-        low = math.ceil(chunk) if low is None else low
+        asked, low = low is not None, math.ceil(chunk) if low is None else low
+        short = 0 if asked else sum(duration < low for duration in seconds)
+        self._left_out = len(broken) + len(self._unread) + short  # but not by a limit that was asked for
         limits = f"{low:g} s or longer" + (f" and shorter than {high:g} s" if high is not None else "")
         if not kept:
             found = _count_endings(Counter(name.rpartition(".")[2].lower() for name in names))
@@ -139,6 +141,8 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self._messages += [entries[names[i]].cut for i in kept if entries[names[i]].cut]
         for i in sorted({*usable} - {*kept}):
             self._messages.append(f"left out: {names[i]} is {entries[names[i]].seconds:.1f} s long")
+        if short:
+            self._messages.append(f"--min_duration={low:g} says that shorter songs are to be left out")
         total = sum(entries[names[i]].seconds for i in kept)
         left = f"; {len(usable) - len(kept)} left out, songs must be {limits}" if len(kept) < len(usable) else ""
         self._messages.insert(0, f"{len(kept)} songs, {total / 3600:.2f} hours{left}")
@@ -263,7 +267,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         return read_samples(file, self.sr, offset, samples, channels=self.channels, damaged=self.damaged, tell=tell)
 
     def is_incomplete(self) -> bool:
-        """Whether a file, or the end of one, has been left out because it cannot be read."""
+        """Whether a file, or the end of one, has been left out for another reason than a limit that was given."""
         return self._left_out > 0 or bool(self._broken.any() or self._cut.any())
 
     def get_chunk_labels(self, song: int, offset: int, test: bool = False) -> tuple[np.ndarray, ...]:

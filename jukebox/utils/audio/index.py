@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -26,12 +25,12 @@ VERSION = 3
 QUIET_BELOW = 200  # new files; a shorter scan shows no progress bar
 
 
-def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[str, int]]:
+def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[str, int], list[str]]:
     """All files with an audio ending in a folder and below, hidden ones left out.
 
     Returns:
-        Their paths relative to the folder, with slashes, sorted (the same on every machine); and how many other files
-        there are of each ending.
+        Their paths relative to the folder, with slashes, sorted (the same on every machine); how many other files
+        there are of each ending; and a line for each folder that cannot be read, which a command says and counts.
 
     Raises:
         UserError: there is no such folder.
@@ -45,11 +44,13 @@ def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[st
     others: dict[str, int] = {}
     visited: set[tuple[int, int]] = set()
 
-    def tell(error: OSError) -> None:
-        print(f"left out, cannot be read: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
-
-    for path, folders, files in os.walk(root, followlinks=True, onerror=tell):
-        folder_itself = os.stat(path)
+    failed: list[OSError] = []
+    for path, folders, files in os.walk(root, followlinks=True, onerror=failed.append):
+        try:
+            folder_itself = os.stat(path)
+        except OSError as error:  # it has gone meanwhile
+            failed.append(error)
+            continue
         if (folder_itself.st_dev, folder_itself.st_ino) in visited:  # by way of a link: its songs count once
             folders.clear()
             continue
@@ -64,7 +65,8 @@ def find_audio_files(folder: str | os.PathLike[str]) -> tuple[list[str], dict[st
                 names.append(f"{below}/{name}" if below else name)
             else:
                 others[ending] = others.get(ending, 0) + 1
-    return sorted(names), others
+    unread = [f"cannot read the folder {error.filename}: {error.strerror}" for error in failed]
+    return sorted(names), others, sorted(unread)
 
 
 class AudioIndex:

@@ -33,6 +33,8 @@ from jukebox.utils.flag_values import DAMAGED, choice
 from jukebox.utils.outside import current
 
 EXTENSIONS = ("wav", "mp3", "m4a", "aac", "mp4", "opus", "ogg", "oga", "flac", "aif", "aiff", "wma", "webm")
+EXTENSIONS += ("wave", "w64", "rf64", "bwf", "aifc", "au", "caf", "mp2", "m4b", "mka", "wv", "ape", "tta", "ac3", "spx")
+EXTENSIONS += ("amr", "dsf", "mpc")
 FILTER_REACH = 64  # samples (of the slower rate) around the wanted part that the resampling filter may look at
 LAST_MOMENT = 0.25  # seconds before the end in which a whole file still has samples
 PADDING = 0.3  # seconds that an encoder may have put before and after the sound, at the lowest rates

@@ -7,7 +7,9 @@ the other. The size in a WAV file's header ends at 4 GiB. Change here what is kn
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -82,10 +84,12 @@ def spans(path: str) -> tuple[Span, ...]:
     """The parts of a file that are read one after the other; nearly always one, the whole.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened, or is not a regular one: opening a pipe would wait for ever.
     """
-    stat = os.stat(path)
-    return _spans(path, stat.st_size, stat.st_mtime_ns)
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return _spans(path, found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)

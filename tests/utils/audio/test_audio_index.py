@@ -101,9 +101,9 @@ def test_finding_files(folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    names, others = find_audio_files(folder)
+    names, others, unread = find_audio_files(folder)
     assert names == ["0.wav", "1.wav", "2.wav", "a.opus", "b/Zoë.MP3"]
-    assert others == {"txt": 1, "": 1, "jpg": 1}
+    assert others == {"txt": 1, "": 1, "jpg": 1} and not unread
     for missing in (folder / "no", folder / "0.wav", ""):
         with pytest.raises(UserError, match="is not a folder"):
             find_audio_files(missing)
