@@ -43,6 +43,7 @@ setup(
         "tensorboardX>=2.6.2.2",
         "tqdm>=4.66",
         "Unidecode>=1.3.8",
+        "charset-normalizer>=3.3",
     ],
     extras_require={
         "analysis": ["librosa>=0.10.2"],

@@ -26,7 +26,7 @@ from typing import Any
 
 from jukebox.data.label_tables import TABLES, Table, canonical, find_tables, fold, read_table, stem_of
 from jukebox.data.lrc import Lyrics, fit_times, parse_lyrics, text_of_entries
-from jukebox.data.text_files import GUESS, GUESSED, read_text
+from jukebox.data.text_files import guess_note, read_text
 from jukebox.utils.audio.id3 import genre_name
 from jukebox.utils.audio.scan import LYRIC_TAG
 from jukebox.utils.label_row import SIGNALS
@@ -207,8 +207,8 @@ class FolderMetadata:
         found = None if path is None else read_text(self.folder / path)
         if path is not None and found is None:
             self.notices.add(f"the {ending} file is not utf-8 text, and is left out", name)
-        if found is not None and found[1] == GUESS:
-            self.notices.add(f"the {ending} file {GUESSED}", name)
+        if found is not None and (note := guess_note(found[1])):
+            self.notices.add(f"the {ending} file {note}", name)
         return None if found is None else found[0]
 
     def _beside(self, name: str, ending: str) -> str | None:
@@ -247,8 +247,8 @@ class FolderMetadata:
             )
             self._tables[folder] = read_table(there[0]) if there else None
             table = self._tables[folder]
-            if table is not None and table.encoding == GUESS:
-                self.notices.add(f"{table.path.name} {GUESSED}", str(table.path))
+            if table is not None and (note := guess_note(table.encoding)):
+                self.notices.add(f"{table.path.name} {note}", str(table.path))
             for path in there[1:]:
                 self.notices.add(f"{path.name} is not read where {there[0].name} is", str(path))
         return self._tables[folder]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
-from jukebox.data.text_files import read_text
+from jukebox.data.text_files import guess_note, read_text
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import LONGEST
 from jukebox.utils.label_row import SIGNALS, read_signal
@@ -26,22 +25,18 @@ META_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def read_metas(path: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+def read_metas(path: str | list[dict[str, Any]], notices: list[str] | None = None) -> list[dict[str, Any]]:
     """Reads and checks the file of --metas, or what it holds: a JSON list of {artist, genre, lyrics,
-    total_length_in_seconds, offset_in_seconds}.
+    total_length_in_seconds, offset_in_seconds}. A guessed encoding is added to the notices.
 
     Raises:
         UserError: no such file, no JSON, or an entry that `check_metas` refuses.
     """
     if isinstance(path, list):
         return check_metas(path, "--metas")
-    if not os.path.isfile(path):
-        raise UserError(f"--metas={path}: there is no such file")
-    found = read_text(path)
-    if found is None:
-        raise UserError(f"--metas={path} is not text in UTF-8: save it again as UTF-8")
+    text = _read_file(f"--metas={path}", path, notices)
     try:
-        metas = json.loads(found[0])
+        metas = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"--metas={path} is not JSON: {error}") from error
     return check_metas([metas] if isinstance(metas, dict) else metas, f"--metas={path}")
@@ -75,18 +70,21 @@ def check_metas(metas: Any, where: str) -> list[dict[str, Any]]:
     return metas
 
 
-def read_lyrics(path: str) -> str:
-    """Reads the file of --lyrics_file, which must be text in UTF-8, or in UTF-16 with its mark.
+def read_lyrics(path: str, notices: list[str] | None = None) -> str:
+    """Reads the file of --lyrics_file. A guessed encoding is added to the notices.
 
     Raises:
-        UserError: no such file, or it is in another encoding.
+        UserError: no such file, or its encoding cannot be told.
     """
+    return _read_file(f"--lyrics_file={path}", path, notices)
+
+
+def _read_file(flag: str, path: str, notices: list[str] | None) -> str:
     if not os.path.isfile(path):
-        raise UserError(f"--lyrics_file={path}: there is no such file")
-    try:
-        content = Path(path).read_bytes()
-        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--lyrics_file={path} is not in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from error
+        raise UserError(f"{flag}: there is no such file")
+    found = read_text(path)
+    if found is None:
+        raise UserError(f"{flag} is not text in UTF-8: save it again as UTF-8")
+    if notices is not None and (note := guess_note(found[1])):
+        notices.append(f"{flag} {note}")
+    return found[0]

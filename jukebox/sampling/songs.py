@@ -79,7 +79,7 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
     line = read_lyric_line(1 if flags.get("lyric_line") is None else flags["lyric_line"])
     words = {key: str(flags[key]) for key in ("artist", "genre", "lyrics") if flags.get(key) is not None}
     if flags.get("lyrics_file"):
-        words["lyrics"] = read_lyrics(str(flags["lyrics_file"]))
+        words["lyrics"] = read_lyrics(str(flags["lyrics_file"]), notices)
     words = _with_times(words, model.sr, line, notices)
     conditioned = [level for level in model.levels if level is not None and level.hps.labels]
     if not conditioned and (words or flags.get("metas")):
@@ -92,7 +92,7 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
         if not any(key in level.labeller.row.signal_names for level in conditioned):
             notices.append(f"model {model.name} was trained without signals={key}: it has no effect")
     metas = (
-        [_with_times(meta, model.sr, line, notices) for meta in read_metas(flags["metas"])]
+        [_with_times(meta, model.sr, line, notices) for meta in read_metas(flags["metas"], notices)]
         if flags.get("metas")
         else []
     )

@@ -217,8 +217,35 @@ def test_encodings() -> None:
             assert (decode_text(text.encode(encoding)) or ("?",))[0] == text
     western = "naïve façade, all else is plain"
     assert decode_text(western.encode("cp1252")) == (western, "cp1252")
-    assert decode_text("日本語の歌".encode("shift-jis")) is None and decode_text("песня".encode("cp1251")) is None
-    assert decode_text(b"\xff\xfe\x61") is None
+    assert decode_text(b"\xff\xfe\x61") is None and decode_text(bytes(range(256)) * 4) is None
+    cut = "日本語の歌をうたう".encode()[:-1]
+    assert decode_text(cut) == ("日本語の歌をうた\ufffd", "damaged utf-8")
+
+
+OLD_TEXTS = {
+    "gb18030": "[00:12.00]我和我的祖国 一刻也不能分割\n[00:16.50]无论我走到哪里 都流出一首赞歌",
+    "big5": "[00:12.00]月亮代表我的心\n[00:16.50]你問我愛你有多深 我愛你有幾分",
+    "cp932": "[00:12.00]さくら さくら\n[00:16.50]やよいの空は 見わたす限り",
+    "euc_jp": "file,artist,lyrics\na.mp3,歌手,さくら さくら やよいの空は 見わたす限り かすみか雲か",
+    "cp949": "[00:12.00]아리랑 아리랑 아라리요\n[00:16.50]아리랑 고개로 넘어간다",
+    "cp1251": "Калинка, калинка, калинка моя!\nВ саду ягода малинка, малинка моя!",
+    "koi8_r": "[00:12.00]Калинка, калинка, калинка моя!\n[00:16.50]В саду ягода малинка, малинка моя!",
+    "cp1253": "Τα παιδιά του Πειραιά\nΑπό το παράθυρό μου στέλνω ένα δύο και τρία και τέσσερα φιλιά",
+    "cp1252": "file;artist;lyrics\na.mp3;Zoë;süß: Frère Jacques, dormez-vous? Où êtes-vous, l'été à la forêt",
+}
+
+
+@pytest.mark.parametrize("encoding", OLD_TEXTS)
+def test_old_encodings_are_told_apart(tmp_path: Path, encoding: str) -> None:
+    text = OLD_TEXTS[encoding]
+    assert decode_text(text.encode(encoding)) == (text, encoding)
+    words = "".join(f"<00:0{i % 10}.00>{c}" for i, c in enumerate(text))
+    assert decode_text(words.encode(encoding)) == (words, encoding)
+    write(tmp_path, text.encode(encoding), "a.txt")
+    notices = Notices()
+    FolderMetadata(tmp_path, notices).read("a.mp3", {}, 30.0)
+    name = encoding.replace("cp125", "Windows-125")
+    assert f"the .txt file is not utf-8 and is read as {name}; save it as utf-8 if letters are wrong" in notices.counts
 
 
 def test_a_guessed_encoding_is_said(tmp_path: Path) -> None:

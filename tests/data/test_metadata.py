@@ -171,7 +171,7 @@ def test_lrc_without_times_and_unreadable(tmp_path: Path) -> None:
     assert (labels.lyrics, labels.times) == ("only words", None)
     assert kinds == ["the .lrc file has no times, its words are used without them"]
     assert read(tmp_path)[0].lyrics == "tagged words"
-    (tmp_path / "song.lrc").write_bytes(b"\xff\xff")
+    (tmp_path / "song.lrc").write_bytes(bytes(range(256)))
     assert read(tmp_path)[1] == ["the .lrc file is not utf-8 text, and is left out"]
 
 

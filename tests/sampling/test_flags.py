@@ -76,7 +76,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("type.json").write_text(json.dumps([{"artist": 5}]))
     Path("none.json").write_text("[]")
     Path("far.json").write_text(json.dumps([{"offset_in_seconds": 30, "total_length_in_seconds": 31}]))
-    Path("latin.txt").write_bytes("Café".encode("latin-1"))
+    Path("latin.txt").write_bytes(b"\xff\xfeC")
     return tmp_path
 
 
@@ -188,7 +188,7 @@ WRONG = [
     # labels
     (dict(lyrics="a", lyrics_file="b"), "--lyrics and --lyrics_file exclude each other"),
     (dict(lyrics_file="none.txt"), "--lyrics_file=none.txt: there is no such file"),
-    (dict(lyrics_file="latin.txt"), "--lyrics_file=latin.txt is not in UTF-8"),
+    (dict(lyrics_file="latin.txt"), "--lyrics_file=latin.txt is not text in UTF-8"),
     (dict(metas="no.json"), "--metas=no.json: there is no such file"),
     (dict(metas="bad.json"), "--metas=bad.json is not JSON"),
     (dict(metas="none.json"), "must hold a list of entries"),
@@ -477,7 +477,12 @@ def test_timed_lyrics_are_sung_without_their_stamps(tiny: Model, files: Path) ->
     assert any("first line of the lyrics is at 50.0 s, and the sample ends at 8.0 s" in line for line in late)
     Path("deep.json").write_text("[" * 100_000)
     Path("korean.json").write_bytes('[{"lyrics": "노래 노래 노래 노래 노래"}]'.encode("euc-kr"))
-    for name in ("deep.json", "korean.json"):
+    for source in (dict(metas="korean.json"), dict(lyrics_file="korean.json")):
+        korean = settings(tiny, **source)
+        assert any("korean.json is not utf-8 and is read as cp949" in notice for notice in korean.notices)
+        assert "노래 노래" in korean.metas[0]["lyrics"]
+    Path("odd.json").write_bytes(bytes(range(256)) * 4)
+    for name in ("deep.json", "odd.json"):
         with pytest.raises(UserError, match=name):
             settings(tiny, metas=name)
     label = tiny.levels[-1].labeller.get_label(**made.metas[0])  # type: ignore[union-attr]
