@@ -1,7 +1,7 @@
 """How long the index of a folder of songs takes, the first time and again: python benchmarks/audio_index.py
 
-Makes short WAV files, each one of its own, since opening a file is what takes time. Prints seconds for the first scan, by one thread and by
-all processors, and for the second, which only looks whether files have changed.
+Makes short WAV files, each one of its own, since opening a file is what takes time. Prints seconds for the first scan,
+by one thread and by all processors, and for the second, which only looks whether files have changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ID3 tags of MP3 files: what FFmpeg does not write or read.
+"""ID3 tags, of MP3 files and in other containers: what FFmpeg does not write or read.
 
 Written: version 2.3 with artist, genre, lyrics and comment as frames of their own. FFmpeg makes frames for free text of
 lyrics and comments, which players do not show. Read: lyrics with times (SYLT), and genres that are numbers. Source:
@@ -71,24 +71,42 @@ def genre_name(text: str) -> str:
 
 
 def read_synced_lyrics(file: str | os.PathLike[str]) -> str:
-    """Lyrics with times in the ID3 tag of an MP3 file, as the text of an .lrc file; "" if it has none.
+    """Lyrics with times in an ID3 tag, as the text of an .lrc file; "" if there are none.
 
+    The tag is before the audio (MP3, AAC, FLAC and more), in a chunk of a WAV or AIFF file, or where a DSF file says.
     Whatever is wrong with the tag counts as none: the music can be used without.
     """
     try:
         with open(file, "rb") as stream:
+            stream.seek(_tag_place(stream))
             return next((text for frame in _synced_frames(stream) if (text := _synced_text(frame))), "")
     except (OSError, ValueError, LookupError, struct.error):
         return ""
 
 
+def _tag_place(stream: BinaryIO) -> int:
+    """Where the tag begins, 0 if no container says so."""
+    head = stream.read(12)
+    if head[:4] == b"DSD ":
+        (place,) = struct.unpack("<Q", stream.read(16)[8:])
+        return int(place)
+    if head[:4] in (b"RIFF", b"RF64", b"BW64", b"FORM") and head[8:] in (b"WAVE", b"AIFF", b"AIFC"):
+        order = ">I" if head[:4] == b"FORM" else "<I"
+        while len(chunk := stream.read(8)) == 8 and chunk[:4].upper() != b"ID3 ":
+            (size,) = struct.unpack(order, chunk[4:])
+            stream.seek(size + size % 2, os.SEEK_CUR)
+        return stream.tell()
+    return 0
+
+
 def _synced_frames(stream: BinaryIO) -> Iterator[bytes]:
-    """The contents of the frames with lyrics and times."""
+    """The contents of the frames with lyrics and times, of the tag at the stream's place."""
+    begin = stream.tell()
     head = stream.read(10)
     version, flags = head[3], head[5]
     if head[:3] != b"ID3" or version not in (2, 3, 4):
         return
-    end = 10 + _synchsafe(head[6:])
+    end = begin + 10 + _synchsafe(head[6:])
     if version > 2 and flags & 0x40:  # a header more
         more = stream.read(4)
         stream.seek(_synchsafe(more) - 4 if version == 4 else struct.unpack(">I", more)[0], os.SEEK_CUR)

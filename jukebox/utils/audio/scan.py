@@ -65,7 +65,7 @@ def probe_file(path: str) -> AudioEntry:
     except AudioError as error:
         return AudioEntry(size, mtime_ns, error=str(error))
     kept = {k: t for k, t in facts.tags.items() if k in KEPT_TAGS or LYRIC_TAG.match(k)}
-    if path.lower().endswith(".mp3") and (synced := read_synced_lyrics(path)):
+    if synced := read_synced_lyrics(path):
         kept["syncedlyrics"] = synced
     return AudioEntry(size, mtime_ns, facts.seconds, kept, facts.error, str(facts.cut))
 
