@@ -23,6 +23,7 @@ PREROLL = 0.5  # seconds decoded before the first wanted sample after a seek, so
 PIECE = 1 << 18  # samples that are resampled at a time; one frame of hours would overflow FFmpeg's sizes
 SHORTEST = 64  # samples (of the slower rate) that the resampler is given at least
 GAP = 0.05  # seconds; time stamps that continue later than this after a frame mean that something is missing between
+SKIP_MANUAL = 1 << 29  # FFmpeg's AV_CODEC_FLAG2_SKIP_MANUAL: the decoder gives the padding too
 _WHOLE_64 = ("s64", "s64p")  # sample formats that PyAV makes no arrays of
 MAX_BAD = 0.1  # share of packets that may be damaged before a file counts as undecodable
 RATES = (100, 6_000_000)  # Hz that are believed; DSD counts as 5.6 MHz
@@ -111,8 +112,13 @@ class AudioReader:
         self._doubtful = self.stream.codec_context.name == "vorbis"
         # What the header says; 0 if it says nothing.
         self._length = round((self.stream.duration or 0) * self.stream.time_base * self.rate)
-        # In MP4 files, what follows is the encoder's padding.
-        self._limit = self._length if "mp4" in self.container.format.name and self._length else None
+        # In MP4 files, what follows is the encoder's padding. FFmpeg cuts it off from Ogg Vorbis, but wrongly if all is
+        # in one page: the first samples do not have the stamp 0 then.
+        padded = "mp4" in self.container.format.name
+        if self.container.format.name == "ogg" and self._doubtful and first.pts and self.stream.start_time == 0:
+            self.stream.codec_context.flags2 |= SKIP_MANUAL
+            padded = True
+        self._limit = self._length if padded and self._length else None
 
     def close(self) -> None:
         self.container.close()

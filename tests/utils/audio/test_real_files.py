@@ -450,3 +450,21 @@ def test_damage_in_a_flac_is_said_and_silent(tmp_path: Path, place: float, flips
     assert f"in {flips} place" in told[-1] and "damaged, and silent here" in told[-1]
     part, _ = load_audio(file, SR, 4 * SR, SR, channels=1)
     np.testing.assert_array_equal(part, x[:, 4 * SR : 5 * SR])
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100])
+@pytest.mark.parametrize("samples", [10, 1000, 10_000, 44_100, 100_000])
+@pytest.mark.parametrize("kind", ["tone", "noise"])
+def test_the_end_of_ogg_vorbis_is_that_of_its_encoder(tmp_path: Path, rate: int, samples: int, kind: str) -> None:
+    """Also if all of it is in one page, where FFmpeg stamps the samples too late."""
+    import soundfile
+
+    x = tone(samples / rate, rate) if kind == "tone" else np.random.RandomState(0).uniform(-0.4, 0.4, samples)
+    write_audio(tmp_path / "a.ogg", x, rate)
+    expected = soundfile.read(str(tmp_path / "a.ogg"), dtype="float32")[0]
+    whole, _ = load_audio(tmp_path / "a.ogg", rate, channels=1)
+    assert whole.shape[1] == samples and probe_audio(tmp_path / "a.ogg")[0] * rate == pytest.approx(samples)
+    np.testing.assert_allclose(whole[0], expected, atol=1e-6)
+    part, _ = load_audio(tmp_path / "a.ogg", rate, samples // 2, samples, channels=1)
+    np.testing.assert_allclose(part[0, : samples - samples // 2], expected[samples // 2 :], atol=1e-6)
+    assert not part[0, samples - samples // 2 :].any()
