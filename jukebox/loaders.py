@@ -77,11 +77,6 @@ class Level:
         return self.hps.n_tokens if self.hps.labels and self.hps.use_tokens else 0
 
     @property
-    def aligns_lyrics(self) -> bool:
-        """Whether it reads lyrics and a head is named that shows where they are."""
-        return bool(self.n_tokens) and None not in (self.hps.alignment_layer, self.hps.alignment_head)
-
-    @property
     def sample_length(self) -> int:
         """Raw samples of one window."""
         return self.n_ctx * self.hop
@@ -200,6 +195,12 @@ def weights_mark(path: str) -> str:
             digest.update(content.read())
         size += length
     return f"{size:,} bytes, {digest.hexdigest()}"
+
+
+def aligns_lyrics(prior: Level | Prior) -> bool:
+    """Whether a prior reads lyrics and says which head shows where they are."""
+    of = prior.hps if isinstance(prior, Level) else prior
+    return bool(prior.n_tokens) and None not in (of.alignment_layer, of.alignment_head)
 
 
 class LazyPrior:

@@ -24,9 +24,8 @@ from torch import Tensor
 
 from jukebox.data.synthesizer import GENRES, Song, make_song
 from jukebox.hparams import Hyperparams, all_defaults
-from jukebox.loaders import Model, find_model
+from jukebox.loaders import Model, aligns_lyrics, find_model
 from jukebox.make_models import load_checkpoint
-from jukebox.sampling.levels import wants_alignment
 from jukebox.sampling.options import LevelOptions
 from jukebox.sampling.windows import walk_level
 from jukebox.utils.errors import UserError
@@ -71,7 +70,7 @@ class Parts:
     def aligns(self) -> bool:
         """Whether the top prior reads lyrics and names the head that shows where they are."""
         top = self.priors[-1]
-        return top is not None and wants_alignment(top)
+        return top is not None and aligns_lyrics(top)
 
     def lit(self, zs: Sequence[Tensor], songs: Sequence[Song]) -> list[Any]:
         """When each character is sung, as the top prior's attention says: CharacterTimes per song."""

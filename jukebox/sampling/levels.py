@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from jukebox.hparams import Hyperparams
-from jukebox.loaders import Prior, use_prior
+from jukebox.loaders import Prior, aligns_lyrics, use_prior
 from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.alignment import get_alignment
 from jukebox.sampling.options import LevelOptions, SamplingKwargs
@@ -107,7 +107,7 @@ class LevelMaker:
         advice = self._elsewhere(level, device)
         own, aligning = self.priors[level], self.priors[top]
         assert own is not None
-        if level < top and self.alignments is None and aligning is not None and wants_alignment(aligning):
+        if level < top and self.alignments is None and aligning is not None and aligns_lyrics(aligning):
             with enough_memory("aligning the lyrics", advice):
                 use_prior(aligning, device, self._align)
         with enough_memory(f"loading or running the prior of level {level}", advice):
@@ -181,14 +181,9 @@ class LevelMaker:
 
     def _align(self, prior: SimplePrior) -> None:
         dtype = self.options[-1].dtype
-        if wants_alignment(prior) and self.labels[-1] is not None:
+        if aligns_lyrics(prior) and self.labels[-1] is not None:
             labels = self.labels[-1]
             self.alignments = get_alignment(None, self.zs, labels, prior, False, self.hps, dtype, one_window=True)
-
-
-def wants_alignment(prior: Prior) -> bool:
-    """Whether a prior reads lyrics and says which head shows where they are."""
-    return bool(prior.n_tokens) and None not in (prior.alignment_layer, prior.alignment_head)
 
 
 def level_data(

@@ -20,7 +20,7 @@ from jukebox.data.lrc import parse_lyrics, read_lyric_line
 from jukebox.data.metadata import as_text
 from jukebox.data.spelling import read_for
 from jukebox.hparams import Hyperparams
-from jukebox.loaders import Level, Model
+from jukebox.loaders import Level, Model, aligns_lyrics
 from jukebox.sampling.metas import OFFSET, TOTAL, read_lyrics, read_metas
 from jukebox.sampling.report import Silent
 from jukebox.utils.errors import UserError
@@ -144,7 +144,7 @@ def full_metas(
     known_seconds = None if timed is None or mode == "upsample" else timed.hps.get("song_duration")
     usual = int((known_seconds or TOTAL_SECONDS) * model.sr)
     if mode == "upsample":  # the top prior aligns the lyrics at most
-        timed, usual = timed if timed is not None and timed.aligns_lyrics else None, said.saved_length
+        timed, usual = timed if timed is not None and aligns_lyrics(timed) else None, said.saved_length
     asked = flags.get("sample_length_in_seconds") or f"{sample_length / model.sr:g}"
     demo: dict[str, str] = {}
     metas = []

@@ -37,6 +37,7 @@ EXTENSIONS += ("wave", "w64", "rf64", "bwf", "aifc", "au", "caf", "mp2", "m4b", 
 EXTENSIONS += ("amr", "dsf", "mpc")
 FILTER_REACH = 64  # samples (of the slower rate) around the wanted part that the resampling filter may look at
 LAST_MOMENT = 0.25  # seconds before the end in which a whole file still has samples
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350, 0, 0, 0)
 PADDING = 0.3  # seconds that an encoder may have put before and after the sound, at the lowest rates
 
 
@@ -336,7 +337,7 @@ def _count_packets(reader: AudioReader) -> tuple[float, bool]:
     """Seconds of all packets together, and whether the file could not be read on; it is as long as it goes."""
     import av
 
-    total, stopped = 0, False
+    total, stopped = Fraction(0), False
     with (
         contextlib.closing(Source(reader.file, reader.span)) as source,
         contextlib.closing(open_container(reader.file, source)) as container,
@@ -344,10 +345,15 @@ def _count_packets(reader: AudioReader) -> tuple[float, bool]:
         stream = container.streams.best("audio")
         try:
             for packet in container.demux(stream):
-                total += packet.duration or 0
+                if container.format.name == "aac" and packet.size > 6:  # FFmpeg counts all at the first one's rate
+                    head = bytes(memoryview(packet)[:7])
+                    rate = AAC_RATES[head[2] >> 2 & 15]
+                    total += Fraction(1024 * (head[6] % 4 + 1), rate) if head[0] == 255 and rate else 0
+                else:
+                    total += (packet.duration or 0) * stream.time_base
         except (av.error.FFmpegError, OSError) as error:
             source.error = source.error or OSError(str(error))
-        seconds = float(total * stream.time_base)
+        seconds = float(total)
         if source.error:
             stopped, why = True, source.error.strerror or source.error
             reader.failure = f"cannot decode {reader.file} beyond {seconds:.2f} s: {why}"

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,8 @@ class AudioReader:
         if numbered:
             self.stream.codec_context.options = {"err_detect": "crccheck+explode"}
         self.rate = 1
-        first = next(self._frames(), None)
+        self._rest = self._frames()  # continues within the first packet, which may hold several frames
+        first = next(self._rest, None)
         if first is None:
             raise AudioError(f"cannot decode {self.file}: there are no samples in it")
         self._first = first
@@ -155,7 +157,7 @@ class AudioReader:
             self.close()  # the file could not be entered there: decode it from its beginning
             self._open()
             self._wanted = start
-        x = self._read_from(self._frames(self._first), start, stop, False, make())
+        x = self._read_from(chain((self._first,), self._rest), start, stop, False, make())
         return np.zeros((1, 0), np.float32) if x is None else x
 
     def _seek(self, sample: int) -> Iterator[Any]:
@@ -259,12 +261,10 @@ class AudioReader:
             why = self.span.cut or f"its header says {sure / self.rate:.2f} s"
             self.notes.append(Cut(f"{self.file} breaks off at {here / self.rate:.2f} s: {why}"))
 
-    def _frames(self, first: Any = None) -> Iterator[Any]:
+    def _frames(self) -> Iterator[Any]:
         """Decoded frames from the file's position on; damaged packets are left out up to a share of all."""
         import av
 
-        if first is not None:
-            yield first
         packets = self.container.demux(self.stream)
         stuck = 0
         while True:

@@ -468,3 +468,26 @@ def test_the_end_of_ogg_vorbis_is_that_of_its_encoder(tmp_path: Path, rate: int,
     part, _ = load_audio(tmp_path / "a.ogg", rate, samples // 2, samples, channels=1)
     np.testing.assert_allclose(part[0, : samples - samples // 2], expected[samples // 2 :], atol=1e-6)
     assert not part[0, samples - samples // 2 :].any()
+
+
+@pytest.mark.parametrize(("subtype", "block"), [("IMA_ADPCM", 2041), ("MS_ADPCM", 2036)])
+def test_all_frames_of_the_first_packet_are_read(tmp_path: Path, subtype: str, block: int) -> None:
+    """A packet of these codecs holds two frames."""
+    import soundfile
+
+    x = np.stack([tone(0.5), tone(0.5, SR, 880)], axis=1)
+    soundfile.write(tmp_path / "a.wav", x, SR, subtype=subtype)
+    whole, _ = load_audio(tmp_path / "a.wav", SR)
+    assert whole.shape[1] == -(-len(x) // block) * block
+    expected = soundfile.read(str(tmp_path / "a.wav"), dtype="float32")[0]
+    np.testing.assert_allclose(whole.T[: len(x)], expected[: len(x)], atol=1e-3)
+
+
+def test_the_rate_of_an_adts_stream_may_change_within(tmp_path: Path) -> None:
+    for i, (rate, frequency) in enumerate([(44100, 440), (22050, 880), (48000, 660)]):
+        encode(tmp_path / f"{i}.aac", "adts", "aac", tone(1.0, rate, frequency), rate)
+    file = tmp_path / "a.aac"
+    file.write_bytes(b"".join((tmp_path / f"{i}.aac").read_bytes() for i in range(3)))
+    whole, _ = load_audio(file, SR, channels=1)
+    assert probe_audio(file)[0] == pytest.approx(whole.shape[1] / SR, abs=0.05) == pytest.approx(3.1, abs=0.15)
+    assert [round(pitch(whole[0, round(a * SR) :][: SR // 2])) for a in (0.3, 1.4, 2.4)] == [440, 880, 660]
