@@ -21,8 +21,8 @@ _MARKS = (  # the longer ones first: the mark of UTF-32 begins with that of UTF-
 )
 FEW = 0.2  # share of bytes beyond ASCII in Western text; more of them are another alphabet
 SEVERAL = 16  # bytes beyond ASCII from which on it shows whether they are single ones, as in Western text
-OLD = ("gb18030", "big5", "big5hkscs", "cp932", "euc_jp", "cp949", "cp1250", "cp1251", "cp1252", "koi8_r", "cp866")
-OLD += ("cp1253", "cp1255", "cp1256", "cp874")  # the encodings that are told apart
+OLD: tuple[str, ...] = ("gb18030", "big5", "big5hkscs", "cp932", "euc_jp", "cp949", "cp1250", "cp1251", "cp1252")
+OLD += ("koi8_r", "cp866", "cp1253", "cp1255", "cp1256", "cp874")  # the encodings that are told apart
 DAMAGED = "damaged utf-8"
 _STAMP = re.compile(rb"[<\[][\d:.,]+[>\]]")  # of lyrics; they would part the letters of words
 

@@ -32,9 +32,9 @@ from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import DAMAGED, choice
 from jukebox.utils.outside import current
 
-EXTENSIONS = ("wav", "mp3", "m4a", "aac", "mp4", "opus", "ogg", "oga", "flac", "aif", "aiff", "wma", "webm")
-EXTENSIONS += ("wave", "w64", "rf64", "bwf", "aifc", "au", "caf", "mp2", "m4b", "mka", "wv", "ape", "tta", "ac3", "spx")
-EXTENSIONS += ("amr", "dsf", "mpc")
+EXTENSIONS: tuple[str, ...] = ("wav", "mp3", "m4a", "aac", "mp4", "opus", "ogg", "oga", "flac", "aif", "aiff", "wma")
+EXTENSIONS += ("webm", "wave", "w64", "rf64", "bwf", "aifc", "au", "caf", "mp2", "m4b", "mka", "wv", "ape", "tta")
+EXTENSIONS += ("ac3", "spx", "amr", "dsf", "mpc")
 FILTER_REACH = 64  # samples (of the slower rate) around the wanted part that the resampling filter may look at
 LAST_MOMENT = 0.25  # seconds before the end in which a whole file still has samples
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350, 0, 0, 0)
