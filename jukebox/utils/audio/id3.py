@@ -73,7 +73,7 @@ def genre_name(text: str) -> str:
 def read_synced_lyrics(file: str | os.PathLike[str]) -> str:
     """Lyrics with times in an ID3 tag, as the text of an .lrc file; "" if there are none.
 
-    The tag is before the audio (MP3, AAC, FLAC and more), in a chunk of a WAV or AIFF file, or where a DSF file says.
+    The tag is before the audio, in a chunk of a WAV or AIFF file, or where a DSF file says.
     Whatever is wrong with the tag counts as none: the music can be used without.
     """
     try:
