@@ -138,7 +138,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 # `>=` of setup.py becomes `==`.
 $(VENV)-lowest/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)-lowest
-	sed -n '/install_requires/,/\]/s/^ *"\([A-Za-z]*\)>=\([0-9.]*\)",$$/\1==\2/p' setup.py > $(VENV)-lowest/lowest.txt
+	sed -n '/install_requires/,/\]/s/^ *"\([A-Za-z-]*\)>=\([0-9.]*\)",$$/\1==\2/p' setup.py > $(VENV)-lowest/lowest.txt
 	$(VENV)-lowest/bin/python -m pip install --quiet -r $(VENV)-lowest/lowest.txt \
 		$$(grep -E '^(packaging|playwright|pytest|huggingface_hub)==' requirements-dev.txt)
 	@touch $@
