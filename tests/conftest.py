@@ -1,11 +1,28 @@
 """For all tests: threads that wait sleep instead of spin, since tests run several processes on few cores.
 
-Signals arrive, too: `nohup` and a shell's background make a process ignore some, and tests send them.
+Signals arrive, too: `nohup` and a shell's background make a process ignore some, and tests send them. The table of
+`make faults` is gathered in `faults.py`.
 """
 
 import signal
 
+from faults import (
+    pytest_runtest_logreport,
+    pytest_runtest_makereport,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+    tried,
+)
+
 from jukebox.utils.command_line import wait_politely
+
+__all__ = [
+    "pytest_runtest_logreport",
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "pytest_terminal_summary",
+    "tried",
+]
 
 wait_politely()
 

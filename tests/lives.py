@@ -12,6 +12,10 @@ from typing import Any
 from jukebox.sample import main
 from jukebox.sampling.state import RunState
 
+# What a server of forks imports before the first life, so that each takes a fraction of a second.
+PRELOAD = ["lives", "jukebox.sampling.command", "jukebox.save_html", "jukebox.loaders", "tqdm.auto"]
+PRELOAD += ["torch.fx.experimental.symbolic_shapes"]  # by which PyTorch makes tensors without memory
+
 
 def sample(flags: dict[str, Any], parent: Connection) -> None:
     """Samples with `flags`; sends None after each save of the state and continues after an answer."""

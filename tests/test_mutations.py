@@ -1,8 +1,7 @@
 """Files of every kind, changed at random: each is read, or refused by one line, quickly and in little memory.
 
-`JUKEBOX_TEST_MUTATIONS` is the number of mutants of each format, `JUKEBOX_TEST_SEED` the seed. With
-`JUKEBOX_FAULTS` a file, a row of a table is added to it for each format. A format is a line in `FORMATS`: what makes
-a good file in a folder, and what reads it.
+`JUKEBOX_TEST_MUTATIONS` is the number of mutants of each format, `JUKEBOX_TEST_SEED` the seed. A format is a line in
+`FORMATS`: what makes a good file in a folder, and what reads it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faults import Tried, peak
 from safetensors.torch import save_file
 from tiny_models import make_tiny_runs
 
@@ -201,15 +200,6 @@ def mutant(path: Path, whole: bytes, draw: random.Random) -> None:
         path.write_bytes(changed_bytes(whole, draw))
 
 
-def peak() -> float:
-    """The most memory that this process has had, in MB."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
 FORMATS = ["checkpoint", "interrupted state", "codes of a run", "run in align", "safetensors", *JSON_FILES, *TEXT_FILES]
 FORMATS += [f"audio, {extension}" for extension in AUDIO]
 
@@ -219,30 +209,26 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Cal
     return make_files(tmp_path_factory.mktemp("formats"))
 
 
+@pytest.mark.faults("a damaged file is read, or refused in a line", "{name}: changed at random")
 @pytest.mark.parametrize("name", FORMATS)
-def test_mutants(files: dict[str, tuple[Path, Callable[[Path], object]]], name: str) -> None:
+def test_mutants(files: dict[str, tuple[Path, Callable[[Path], object]]], name: str, tried: Tried) -> None:
     path, read = files[name]
-    whole, before, longest, refused, failed = path.read_bytes(), peak(), 0.0, 0, list[str]()
+    whole, before, failed = path.read_bytes(), peak(), list[str]()
     read(path)
     for number in range(MUTANTS):
         path.write_bytes(whole)
         mutant(path, whole, random.Random(f"{SEED} {name} {number}"))
-        begin = time.monotonic()
-        try:
-            read(path)
-        except (UserError, HyperparamsError):
-            refused += 1
-        except Exception:
-            failed.append(f"mutant {number}: {traceback.format_exc()}")
-        longest = max(longest, time.monotonic() - begin)
-    grown = peak() - before
+        with tried.one():
+            try:
+                read(path)
+            except (UserError, HyperparamsError):
+                pass
+            except Exception:
+                failed.append(f"mutant {number}: {traceback.format_exc()}")
+    tried.failures = len(failed)
     path.write_bytes(whole)
-    if table := os.environ.get("JUKEBOX_FAULTS"):
-        row = f"| {name} | {MUTANTS} | {refused} | {len(failed)} | {longest:.2f} s | {grown:.0f} MB |\n"
-        with open(table, "a", encoding="utf-8") as file:
-            file.write(row)
     assert not failed, f"{len(failed)} of {MUTANTS}\n" + "\n".join(failed[:4])
-    assert longest < SLOW and grown < LARGE
+    assert tried.longest < SLOW and peak() - before < LARGE
 
 
 def test_what_longer_runs_found(files: dict[str, tuple[Path, Callable[[Path], object]]]) -> None:

@@ -143,9 +143,14 @@ def _gpu_gb() -> float:
     return torch.cuda.get_device_properties(0).total_memory / GIB if torch.cuda.is_available() else USUAL_GB
 
 
+def _bare(hps: Hyperparams) -> Hyperparams:
+    """Hyper-parameters of a model that is only counted: no file is read for it, label tables neither."""
+    return Hyperparams(hps, restore_vqvae="", restore_prior="", labels_dir="", train=True)
+
+
 def build_without_memory(hps: Hyperparams) -> tuple[TrainedModel, VQVAE | None]:
     """The model in training and its VQ-VAE (None if that is the model), on the meta device."""
-    settings = Hyperparams(hps, restore_vqvae="", restore_prior="", train=True)
+    settings = _bare(hps)
     with torch.device("meta"):
         vqvae = make_vqvae(settings, "meta")
         if not hps.prior:
@@ -213,7 +218,7 @@ def count_activations(model: TrainedModel, hps: Hyperparams) -> int:
     options = pick(PlanOptions, hps)
     if isinstance(model, VQVAE):
         return _of_vqvae(model, options.bs, options.sample_length)
-    settings = Hyperparams(hps, restore_vqvae="", restore_prior="", train=True)
+    settings = _bare(hps)
     with torch.device("meta"):
         vqvae = make_vqvae(settings, "meta")
     with (

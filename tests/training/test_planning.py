@@ -85,6 +85,12 @@ def test_host_memory_is_told_of_every_row(monkeypatch: pytest.MonkeyPatch) -> No
         assert lines[row + 1] == f"     and {one:.2f} GiB of host memory for the average{all_of_host}"
 
 
+def test_a_plan_needs_no_label_tables() -> None:
+    sizes = dict(y_bins=[5, 5], max_bow_genre_size=1, t_bins=8, min_duration=1.0, max_duration=60.0)
+    hps = tiny_hps(prior=True, labels=True, labels_v3=True, **sizes, plan_ranks="1", dry_run=True)
+    assert planning.plan(tiny_hps(**{**hps, "labels_dir": "nowhere"})) == planning.plan(hps)
+
+
 def test_a_gpu_of_some_size() -> None:
     hps = tiny_hps(prior=True, prior_width=64, prior_depth=16, plan_ranks="1,8", dry_run=True)
     model, vqvae = planning.build_without_memory(hps)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -142,13 +143,16 @@ def _cache_folder() -> Path:
 
 
 def _read(place: Path) -> dict[str, AudioEntry]:
-    """Entries of an index file; none if it is missing, damaged or of another version: it can be made again."""
+    """Entries of an index file; none if it is missing, damaged (which is told) or of another version: it is remade."""
     try:
         stored = json.loads(place.read_text(encoding="utf-8"))
         if stored["version"] != VERSION:
             return {}
         return {name: read_entry(entry) for name, entry in stored["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except OSError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        print(f"{place} is damaged: it is made again", file=sys.stderr, flush=True)
         return {}
 
 

@@ -69,9 +69,11 @@ def test_nowhere_to_write_is_no_trouble(folder: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"version": 99, "files": {}}', '{"version": 1, "files": {"0.wav": {"x": 1}}}']
 )
-def test_a_damaged_index_is_made_again(folder: Path, content: str) -> None:
+def test_a_damaged_index_is_made_again(folder: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / INDEX_NAME).write_text(content)
     assert AudioIndex(folder).look_up(["0.wav"])["0.wav"].seconds == 1.0
+    told = "" if "version" in content else f"{folder / INDEX_NAME} is damaged: it is made again\n"
+    assert capsys.readouterr().err == told
     assert json.loads((folder / INDEX_NAME).read_text())["files"]["0.wav"]["seconds"] == 1.0
 
 
