@@ -24,6 +24,7 @@ _OFFSET = re.compile(
 _LINE_END = re.compile(
     r"\r\n?|[\x0b\x0c\x85\u2028\u2029]|\\{1,2}r\\{1,2}n|\\{1,2}n|<br\s*/?>|</p>", re.IGNORECASE
 )  # also spelt out
+_INVISIBLE = re.compile("[\ufeff\u200b\u2060\u200e\u200f\u202a-\u202e]")  # marks of an encoding, and of directions
 _SUSPECT = re.compile(r"[\[［【<＜{]|-->|\d\s*[:：]\s*\d|\d\t\d")  # without any of these, text is only words
 
 LYRIC_LINE = "which of several lines of lyrics on the same stamp is sung; translations often follow"  # help of the flag
@@ -68,7 +69,7 @@ def parse_lyrics(content: str, duration: float | None = None, line: int = 1) -> 
         duration: seconds of the song, where the last line ends at the latest.
         line: which of several lines on the same stamp is sung; the last one if there are fewer.
     """
-    content = _LINE_END.sub("\n", content.lstrip("\ufeff"))
+    content = _LINE_END.sub("\n", _INVISIBLE.sub("", content))
     if not _SUSPECT.search(content):
         return Lyrics(content)
     lines = read_lines(content, duration)

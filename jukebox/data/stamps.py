@@ -8,6 +8,8 @@
     [62500,900]wo(62500,300)rds(62800,600)                 or after them
     00:01:02,500 --> 00:01:03,400                          subtitles, the words in the next lines or after it
     01:02 words                                            if most lines begin like this
+    Dialogue: 0,0:01:02.50,0:01:03.40,...,words            SubStation files
+    <p begin="1:02.5" end="1:03.4">words</p>               TTML files
 
 Change here which dialects are read; what becomes of the times is in `lrc.py`.
 """
@@ -45,10 +47,18 @@ _REMARK = re.compile(
     re.IGNORECASE,
 )
 _MARKUP = re.compile(
-    r"</?(?:i|b|u|s|em|strong|font|span|c|v|lang|ruby|rt|p|div|br|tt)(?:[\s.][^<>]*)?/?>|\{\\[^{}]*\}", re.IGNORECASE
+    r"</?(?:i|b|u|s|em|strong|font|span|c|v|lang|ruby|rt|p|div|br|tt|body|head)(?:[\s.][^<>]*)?/?>|\{\\[^{}]*\}",
+    re.IGNORECASE,
 )
-_BROKEN = re.compile(rf"{_OPEN}(?=[^\[\]<>]*[:：,])(?:[\d\s:：.,;xX?*_+−-]+){_CLOSE}|<-?\d{{1,9}}(?:,-?\d{{1,9}})+>")
-_SINGER = re.compile(r"^\s*[FMD][:：]\s+")  # female, male, duet, before the words of a line
+_BROKEN = re.compile(
+    rf"{_OPEN}(?=[^\[\]<>]*[:：,])(?:[\d\s:：.,;xX?*_+−-]+){_CLOSE}|<-?\d{{1,9}}(?:,-?\d{{1,9}})+>"
+    r"|[\[|{](?:\d{1,3}[-'’′:m]\d{1,2}(?:[-\"”″.,:]{1,2}\d{0,4})?s?)[\]|}]|^(?:\{\d{1,9}\}){2}"
+)
+_SINGER = re.compile(r"^\s*(?:[FMD]|v\d{1,3})[:：]\s+")  # female, male, duet, a voice, before the words of a line
+_DIALOGUE = re.compile(rf"^Dialogue:[^,\n]*,({_TIME}),({_TIME})(?:,[^,\n]*){{6}},(.*)", re.MULTILINE)  # SubStation
+_PARAGRAPH = re.compile(  # of TTML files
+    r'<p\b(?=[^<>]*\bbegin="([^"]*)")(?=[^<>]*\bend="([^"]*)")[^<>]*>(.*?)(?=<p\b|</div|</body|\Z)', re.DOTALL
+)
 
 
 @dataclass
@@ -79,6 +89,11 @@ def read_lines(content: str, duration: float | None = None) -> list[Line]:
     wrapped = re.search(r'LyricContent="([^"]*)"', content)
     if wrapped:
         content = html.unescape(wrapped[1])
+    if first := _DIALOGUE.search(content):
+        spoken = re.sub(r"^(?:Comment:|\[).*", "", content[first.start() :], flags=re.MULTILINE)
+        content = _DIALOGUE.sub(r"\n\1 --> \2 \3", spoken)
+    elif timed := _PARAGRAPH.findall(content):
+        content = "\n".join(f"{a} --> {b} {html.unescape(' '.join(words.split()))}" for a, b, words in timed)
     rows = [row for row in _unfold(content.splitlines()) if not _REMARK.fullmatch(row) and not _TAGS.fullmatch(row)]
     rows = [part for row in _bracket(rows) for part in _split_joined(row)]
     hours = _has_hours(rows, duration)

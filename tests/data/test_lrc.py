@@ -102,6 +102,21 @@ def test_times_for_another_layout_of_the_same_words() -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        # files of other programs
+        (
+            "[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n"
+            "Comment: 0,0:00:00.00,0:00:09.00,Default,,0,0,0,,no\n"
+            "Dialogue: 0,0:00:07.25,0:00:08.00,Default,,0,0,0,,{\\k50}mi{\\k50}la, oh\n"
+            "Dialogue: 0,0:00:09.00,0:00:10.00,Default,,0,0,0,,sola",
+            {"mila, oh": 7.25, "sola": 9},
+        ),
+        (
+            '<tt><head><metadata/></head><body dur="3:00"><p begin="7.25" end="8"><span begin="7.25" end="8">mi</span>'
+            'la</p>\n<p begin="1:03.000" end="1:04.000">sola &amp; kalu</p></body></tt>',
+            {"mila": 7.25, "sola & kalu": 63},
+        ),
+        ("\u200b[00:07.25]mila\n\u200e[00:09.50]\u200bsola", {"mila": 7.25, "sola": 9.5}),
+        ("[00:07.25]v1: <00:07.25>mi<00:08.00>la\n[00:09.50]v2: sola", {"mila": 7.25, "sola": 9.5}),
         # a comma, one to nine digits, hours
         ("[00:07,25]mila", {"mila": 7.25}),
         ("[0:7]mila\n[0:9,5]sola", {"mila": 7, "sola": 9.5}),
@@ -193,6 +208,8 @@ def test_ends_of_words_are_kept() -> None:
     [
         ("[--:--.--]mila\n[xx:xx.xx]sola", "mila\nsola"),
         ("[00:xx.50]mila <1:2:3:4:5>sola", "mila sola"),
+        ("[00'01\"50]mila\n[00-02-50]sola\n[0m03.5s]timi\n|00:04.50| kalu{00:05.00}", "mila\nsola\ntimi\nkalu"),
+        ("{25}{50}mila\n{75}{100}sola", "mila\nsola"),
         ("[99999:00]mila", "mila"),
         ("[123456789,5]<0,300,0>mi<300,2>la", "mila"),
         ("mi<0,300,0>la", "mila"),
