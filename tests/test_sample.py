@@ -237,6 +237,8 @@ def test_primed_from_a_stereo_mp3_at_48_khz(model: str, tmp_path: Path) -> None:
         for level, hop in enumerate(HOPS):
             assert torch.equal(zs[level][i, : 320 // hop], codes[level][0])
     assert not torch.equal(zs[2][0], zs[2][2])  # the same prompt, another song
+    page = (tmp_path / "run" / "level_0" / "index.html").read_text(encoding="utf-8")
+    assert page.count(f'<line x1="{320 / TOTAL:.3%}"') == 3  # its end on the waveforms
 
 
 def test_short_prompt_is_filled_up_in_front(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

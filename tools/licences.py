@@ -17,7 +17,11 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
 # Where a package has no short name of its licence.
-SAID = {"jupyterlab-pygments": "BSD-3-Clause", "triton": "MIT"}
+SAID = {
+    "axe-playwright-python": "MIT, with axe-core: MPL-2.0",
+    "jupyterlab-pygments": "BSD-3-Clause",
+    "triton": "MIT",
+}
 # Long words of old metadata -> the short name.
 SHORT = {
     "apache 2.0": "Apache-2.0",

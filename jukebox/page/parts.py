@@ -40,37 +40,57 @@ def clean(text: str, keep: str = "") -> str:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, as 1:05."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """Minutes and seconds, rounded, as 1:05."""
+    whole = int(seconds + 0.5)
+    return f"{whole // 60}:{whole % 60:02d}"
+
+
+class Said(str):
+    """Words of the page itself, which `language.js` says in the language of the browser; no user's text."""
 
 
 def definitions(rows: Iterable[tuple[str, str]]) -> str:
     """A list of names and values as HTML, without the empty ones; "" if none is left."""
-    pairs = "".join(f'<div><dt>{escape(k)}</dt><dd dir="auto">{escape(v)}</dd></div>' for k, v in rows if v)
+    pairs = "".join(
+        f'<div><dt data-say>{escape(k)}</dt><dd dir="auto"{" data-say" * isinstance(v, Said)}>{escape(v)}</dd></div>'
+        for k, v in rows
+        if v
+    )
     return f"<dl>{pairs}</dl>" if pairs else ""
 
 
 def frame(
-    title: str, about: str, what: str, count: int, main: str, footer: str, style: str, script: str, data: str = ""
+    title: str,
+    about: str,
+    what: str,
+    count: int,
+    main: str,
+    footer: str,
+    style: str,
+    script: str,
+    data: str = "",
+    levels: str = "",
 ) -> str:
     """A whole page, whose policy allows the given style and script and the files beside it, and nothing else.
 
     Args:
-        title: text; about: HTML of the line below it.
+        title: text; about: words of the page, with text of users in them.
         what: the word for the parts that the page lists, such as "songs"; count: how many there are, `#item_0` on.
         main, footer: HTML.
-        style, script: inlined.
+        style, script: inlined, after the style and the script that all pages have.
         data: JSON for the script, from its element `data`; "" for none.
+        levels: HTML of the links to other levels.
     """
+    style, script = f"{asset('player.css')}\n{style}", f"{asset('language.js')}\n{script}"
     entries = "".join(f'<li><a href="#item_{i}">{i}</a></li>' for i in range(count))
     name = what.capitalize()
-    links = f'<nav aria-label="{name}"><span aria-hidden="true">{name}</span><ul>{entries}</ul></nav>'
+    links = f'<nav aria-label="{name}" data-say><span data-say aria-hidden="true">{name}</span><ul>{entries}</ul></nav>'
     safe = data.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
     return template("frame.html").substitute(
         title=escape(title),
-        about=about,
+        about=escape(about),
         what=what,
-        links=links if count > 1 else "",
+        links=levels + (links if count > 1 else ""),
         main=main,
         footer=footer,
         data=f'<script type="application/json" id="data">{safe}</script>\n' if data else "",

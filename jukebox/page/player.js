@@ -3,7 +3,10 @@
 // changes = [[seconds, character], ...] says from when on which character is lit (-1: none).
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const clock = (t) => `${Math.floor(t / 60)}:${String(Math.floor(t % 60)).padStart(2, "0")}`;
+  const clock = (seconds) => {
+    const t = Math.floor(seconds + 0.5);
+    return `${Math.floor(t / 60)}:${String(t % 60).padStart(2, "0")}`;
+  };
 
   // The last change at or before a time: its index, -1 before the first.
   const latest = (changes, time) => {
@@ -60,7 +63,7 @@
     let shown = null;  // index of the change on show
     let current = -1;  // line being sung, kept in view below the one before it
     let top = 0;  // of the panel's view
-    let second = -1;
+    let spoken = "";
 
     const light = (time) => {
       const index = latest(changes, time);
@@ -85,9 +88,9 @@
       const time = Math.min(audio.currentTime, seconds);
       seek.value = time;
       item.style.setProperty("--at", `${seconds ? 100 * time / seconds : 0}%`);
-      if (Math.floor(time) !== second) {
-        second = Math.floor(time);
-        seek.setAttribute("aria-valuetext", `${clock(time)} of ${clock(seconds)}`);
+      if (clock(time) !== spoken) {
+        spoken = clock(time);
+        seek.setAttribute("aria-valuetext", say("{w} of {w}", spoken, clock(seconds)));
       }
       if (panel) light(time);
     };
@@ -103,9 +106,7 @@
     };
 
     audio.addEventListener("play", () => {
-      if (audio.paused) return;  // the event came late: another one plays by now
-      for (const other of document.querySelectorAll("audio")) if (other !== audio) other.pause();
-      follow();
+      if (!audio.paused) follow();  // else the event came late: another one plays by now
     });
     for (const event of ["timeupdate", "seeking", "seeked", "pause", "ended"]) audio.addEventListener(event, show);
 

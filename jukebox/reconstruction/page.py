@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
-from jukebox.page.parts import asset, clean, clock, definitions, frame, template
+from jukebox.page.parts import Said, asset, clean, clock, definitions, frame, template
 from jukebox.reconstruction.figures import COLUMNS, Figures, cells, decibels_text
 from jukebox.reconstruction.spectrogram import ticks
+from jukebox.utils.plural import counted
 
 LEVEL_TABLE_FROM = 2  # songs from which on the table says that it is of all of them
 
@@ -52,26 +53,28 @@ def page(
         songs: at least one.
         totals: figures of each level over all songs, the finest first.
     """
-    count = "1 song" if len(songs) == 1 else f"{len(songs)} songs"
+    count = counted(len(songs), "song")
     settings = [
         ("Model", _short(model)),
-        ("Trained for", f"{step} steps" if step else ""),
+        ("Trained for", Said(counted(step, "step")) if step else ""),
         ("Sample rate", f"{sr} Hz"),
     ]
     return frame(
         title=clean(title) or "Reconstruction",
-        about=f"{count} through the VQ-VAE of {escape(_short(model))} and back, at {sr} Hz.",
+        about=f"{count} through the VQ-VAE of {_short(model)} and back, at {sr} Hz.",
         what="songs",
         count=len(songs),
         main=template("reconstruct_main.html").substitute(
             versions=len(songs[0].versions),
             caption="Figures" if len(songs) < LEVEL_TABLE_FROM else f"Figures over all {count}",
-            columns="".join(f'<th role="columnheader" scope="col">{escape(column)}</th>' for column in COLUMNS),
+            columns="".join(
+                f'<th role="columnheader" scope="col" data-say>{escape(column)}</th>' for column in COLUMNS
+            ),
             rows="".join(_table_row(figures) for figures in totals),
             items="".join(_item(i, song, sr) for i, song in enumerate(songs)),
         ),
         footer=template("reconstruct_footer.html").substitute(settings=definitions(settings)),
-        style=f"{asset('player.css')}\n{asset('reconstruct.css')}",
+        style=asset("reconstruct.css"),
         script=asset("reconstruct.js"),
     )
 
@@ -79,10 +82,12 @@ def page(
 def _table_row(figures: Figures) -> str:
     level, *rest = cells(figures)
     values = "".join(
-        f'<td role="cell" data-column="{escape(column)}">{escape(_minus(cell))}</td>'
+        f'<td role="cell" data-column="{escape(column)}" data-say>{escape(_minus(cell))}</td>'
         for column, cell in zip(COLUMNS[1:], rest, strict=True)
     )
-    return f'<tr role="row"><th role="rowheader" scope="row">{level}</th>{values}</tr>'
+    return (
+        f'<tr role="row"><th role="rowheader" scope="row" data-column="{COLUMNS[0]}" data-say>{level}</th>{values}</tr>'
+    )
 
 
 def _item(i: int, song: ReconstructedSong, sr: int) -> str:
@@ -107,10 +112,10 @@ def _version(n: int, song: ReconstructedSong, version: Version, sr: int) -> str:
         unit = " dB" if figures.decibels is not None and math.isfinite(figures.decibels) else ""
         facts = definitions(
             [
-                ("Spectral convergence", _minus(decibels_text(figures)) + unit),
+                ("Spectral convergence", Said(_minus(decibels_text(figures)) + unit)),
                 ("Bit rate", f"{figures.bit_rate / 1000:.2f} kbit/s"),
                 ("Codebook use", f"{figures.use:.1%}"),
-                ("Entropy", f"{figures.entropy:.2f} bits per code"),
+                ("Entropy", Said(f"{figures.entropy:.2f} bits per code")),
             ]
         )
     return template("reconstruct_version.html").substitute(

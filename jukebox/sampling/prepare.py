@@ -15,7 +15,7 @@ import torch
 from jukebox.prior.engine import pick_engine
 from jukebox.sampling.levels import LevelMaker, given_alignments, saved_alignments
 from jukebox.sampling.plan import make_plan
-from jukebox.sampling.prompts import load_inputs, starting_codes
+from jukebox.sampling.prompts import load_inputs, starting_codes, starting_lengths
 from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.songs import make_labels
@@ -59,6 +59,8 @@ def prepare(
     report.expect({plan.level: (plan.new_tokens * plan.songs, plan.weights) for plan in plans})
     labels = make_labels(model, [settings.metas[song] for song in songs], device, report)
     hps = settings.hps(folder, songs, flags)
+    if settings.mode != "upsample":  # its codes are a sketch of all the music, not its beginning
+        hps.prompt_seconds = starting_lengths(settings)[-1] * model.hops[-1] / model.sr
     with enough_memory("loading the VQ-VAE or encoding the prompts", INSTEAD):
         prompts = load_inputs(settings, hps, report) if state is None else None
         vqvae = model.vqvae(settings.sample_length, device)

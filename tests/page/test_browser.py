@@ -101,7 +101,7 @@ def test_seeking_moves_the_light_at_once(opened, song) -> None:
         done = lit if lit >= 0 else len(song.lyrics) if second > song.end else 0
         assert "".join(sung) == song.lyrics[:done].replace("\n", "")
         assert text.replace("\n", "") == song.lyrics.replace("\n", "")  # nothing is lost on the way
-        assert spoken == f"0:0{int(second)} of 0:06"
+        assert spoken == f"0:0{int(current + 0.5)} of 0:06"  # rounded, not cut
 
 
 @pytest.mark.parametrize("width", [1200, 360])
@@ -172,7 +172,12 @@ def test_keyboard_reaches_and_moves_everything(opened, song) -> None:
             page.keyboard.press("Space")
             assert page.evaluate(paused)
     assert met[0] == ("A", "skip", "")
-    assert [m[:2] for m in met if m[2] == "item_0"] == [("A", "download"), ("INPUT", "seek"), ("AUDIO", "")]
+    assert [m[:2] for m in met if m[2] == "item_0"] == [
+        ("BUTTON", "favourite"),
+        ("A", "download"),
+        ("INPUT", "seek"),
+        ("AUDIO", ""),
+    ]
     page.keyboard.press("Space")  # the browser's own play button
     until(page, f"!{paused}")
     page.keyboard.press("Space")
@@ -182,7 +187,7 @@ def test_keyboard_reaches_and_moves_everything(opened, song) -> None:
 def test_focus_can_be_seen(opened) -> None:
     page, _ = opened
     page.keyboard.press("Tab")
-    for selector in (".skip", "nav a", ".download", ".seek", ".lyrics"):
+    for selector in (".skip", "nav a", ".all", ".favourite", ".download", ".seek", ".copy", ".lyrics"):
         page.locator(selector).first.focus()
         style = page.evaluate("getComputedStyle(document.activeElement).outline")
         assert "3px" in style and "solid" in style, (selector, style)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import types
 import wave
 from collections import Counter
@@ -18,6 +19,7 @@ import torch
 
 from jukebox import save_html as module
 from jukebox.data.labels import EmptyLabeller
+from jukebox.page.parts import clock
 from jukebox.page.times import character_times
 from jukebox.save_html import save_html
 from jukebox.utils.label_row import SIGNALS, Signal
@@ -223,6 +225,67 @@ def test_shift_is_taken_from_the_settings(tmp_path: Path, song) -> None:
     align = json.loads((tmp_path / "item_0/align.json").read_text())
     assert align["shift"] == 1 and align["starts"][-1] is None
     np.testing.assert_allclose(align["starts"][:-1], song.starts[:-1], atol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_the_line_is_drawn_where_the_ink_is(tmp_path: Path, song, shift: int) -> None:
+    attention = np.roll(song.alignment, shift, axis=1)
+    page = write(tmp_path, song, [info_of(song)], [attention], alignment_shift=shift)
+    (line,) = [e["d"] for e in page.all("path") if "figure" in e["parents"]]
+    points = [tuple(map(int, point.split())) for point in line[1:].split("L")]
+    rows, columns = attention.shape
+    for (begin, y), (end, same) in zip(points[::2], points[1::2], strict=True):
+        under = attention[(begin + end) * rows // 2000, y * columns // 1000]
+        assert y == same and under == attention[(begin + end) * rows // 2000].max()
+    assert len(points) > columns
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(0, "0:00"), (9.98, "0:10"), (9.4, "0:09"), (59.6, "1:00"), (0.5, "0:01"), (3599.5, "60:00")]
+)
+def test_times_are_rounded(seconds: float, said: str) -> None:
+    assert clock(seconds) == said
+
+
+def test_the_length_of_a_run_is_rounded(tmp_path: Path, song) -> None:
+    page = write(tmp_path, song, [None], sample_length_in_seconds=9.98458, temp=0.98458)
+    assert {"9.98", "0.98458"} <= {e["text"] for e in page.all("dd")}
+
+
+def test_the_command_makes_the_songs_again_and_names_no_folder_of_the_user(tmp_path: Path, song) -> None:
+    again = {
+        "model": "a b", "codes_file": "/home/me/x/data.pth.tar", "metas": "/home/me/m.json", "tf32": True,
+        "hop_fraction": [0.5, 0.125], "lyrics": HOSTILE, "seed": 3,
+    }  # fmt: skip
+    given = {"codes_file": "runs/x/data.pth.tar", "metas": "/home/me/m.json"}
+    page = write(tmp_path, song, [None], again=again, **{**given, "name": "/home/me/runs/two_rank_1"})
+    command = page.all("pre", id="command")[0]["text"]
+    assert "/home" not in command
+    assert shlex.split(command) == [
+        "python", "-m", "jukebox.sample", "--name=two", "--model=a b", "--codes_file=runs/x/data.pth.tar",
+        "--metas=m.json", "--tf32", "--hop_fraction=0.5,0.125", f"--lyrics={HOSTILE}", "--seed=3",
+    ]  # fmt: skip
+    assert not write(tmp_path, song, [None], again={"seed": 3}).all("pre")  # made from Python
+
+
+def test_pages_of_other_levels_are_linked_as_they_come(tmp_path: Path, song) -> None:
+    def links(level: int) -> list[str]:
+        page = Page((tmp_path / f"level_{level}" / "index.html").read_text(encoding="utf-8"))
+        return [e["href"] for e in page.all("a") if e.get("href", "").startswith("..")]
+
+    (tmp_path / "level_5").mkdir()
+    (tmp_path / "level_5" / "index.html").write_bytes(b"a user's own page \xff")
+    write(tmp_path / "level_x", song, [None])
+    write(tmp_path / "level_2", song, [info_of(song, title=HOSTILE)])
+    first = (tmp_path / "level_2" / "index.html").read_bytes()
+    write(tmp_path / "level_0", song, [None])
+    everywhere = [f"../level_{level}/index.html" for level in (0, 2, 5)]
+    assert links(2) == links(0) == everywhere
+    second = (tmp_path / "level_2" / "index.html").read_bytes()
+    nav = b'<a href="../level_0/index.html" data-say>Level 0</a>'
+    assert nav in second and nav not in first
+    assert (tmp_path / "level_5" / "index.html").read_bytes() == b"a user's own page \xff"
+    assert "levels" not in (tmp_path / "level_x" / "index.html").read_text(encoding="utf-8").split("<script")[0]
 
 
 @pytest.mark.parametrize(
