@@ -18,13 +18,14 @@ Source: Jukebox (Dhariwal et al., 2020, arXiv 2005.00341), appendix B, tables 4 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
 from jukebox.utils.errors import did_you_mean
-from jukebox.utils.flag_values import DAMAGED, DAMAGED_HELP
+from jukebox.utils.flag_values import DAMAGED, DAMAGED_HELP, expand_path
 from jukebox.utils.float32 import TF32_HELP
 from jukebox.utils.gone import gone_key
 from jukebox.utils.levels import samples_per_code
@@ -134,8 +135,10 @@ _group(
     save_minutes=(10.0, "minutes between two writes of checkpoint_latest, besides those every save_iters steps"),
     sample_iters=(
         0,
-        "steps between two audio previews (input, reconstruction, samples); 0: every save_iters, -1: none",
+        "steps between two audio previews (input, reconstruction, samples); -1: none; 0: at step 50, 100, 200, 400 and "
+        "so on, and every save_iters",
     ),
+    wandb=("", "project of Weights & Biases that gets all that TensorBoard shows; pip install wandb"),
     device=("", "cuda, cuda:1, mps or cpu; empty takes the best there is"),
     tf32=(False, TF32_HELP),
     dry_run=(False, "print parameters and memory per process and stop; nothing is loaded or allocated"),
@@ -848,14 +851,16 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
     """Composes hyper-parameters: all defaults, then the named sets from left to right, then the keywords.
 
     Args:
-        hparam_set_names: names in HPARAMS_REGISTRY, separated by commas or as a list; empty for only the defaults.
+        hparam_set_names: names in HPARAMS_REGISTRY, or files `hparams.json` of runs, separated by commas or as a list;
+            empty for only the defaults.
         kwargs: single values that win over the sets.
 
     Returns:
         A flat Hyperparams with every key.
 
     Raises:
-        HyperparamsError: an unknown set or key, with the nearest known names, or a value of the wrong type.
+        HyperparamsError: an unknown set or key, with the nearest known names, a value of the wrong type, or a file
+            that is not a run's record.
     """
     if isinstance(hparam_set_names, str):
         hparam_set_names = hparam_set_names.split(",")
@@ -863,6 +868,9 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
     known = frozenset(hps)
     for name in (n.strip() for n in hparam_set_names):
         if not name:
+            continue
+        if name.endswith(".json"):
+            _merge(hps, _recorded(name), known, f" in {name}")
             continue
         if name not in HPARAMS_REGISTRY:
             raise HyperparamsError(
@@ -872,6 +880,18 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
         _merge(hps, HPARAMS_REGISTRY[name], known, f" in set {name!r}")
     _merge(hps, kwargs, known, "")
     return hps
+
+
+def _recorded(path: str) -> dict[str, Any]:
+    """The hyper-parameters in a run's `hparams.json`."""
+    try:
+        with open(expand_path(path), encoding="utf-8") as file:
+            found = json.load(file)["hps"]
+        return dict(found)
+    except OSError as error:
+        raise HyperparamsError(f"--hps={path}: {error.strerror}; give logs/RUN/hparams.json") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise HyperparamsError(f"--hps={path} is not the record of a run: give logs/RUN/hparams.json") from error
 
 
 def take_hparams(hps: object, *more: str) -> Hyperparams:

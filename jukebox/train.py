@@ -45,7 +45,9 @@ The same command again resumes from logs/NAME/checkpoint_latest.pth.tar; Ctrl-C 
 
 def flags() -> list[Flag]:
     """--hps and every hyper-parameter, in the groups of `hparams.py`."""
-    first = [Flag("hps", "", "sets of hyper-parameters, joined from left to right; flags win over them", "sets")]
+    first = [
+        Flag("hps", "", "sets of hyper-parameters, or hparams.json of runs, from left to right; flags win", "sets")
+    ]
     return first + [
         Flag(key, default, DESCRIPTIONS[key], group, "path" if key in PATHS else "")
         for group, keys in DEFAULTS.items()

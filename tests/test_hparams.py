@@ -146,6 +146,28 @@ def test_mistakes_are_named_with_what_would_do(names: str, keywords: dict[str, o
     assert len(str(error.value).splitlines()) <= 2
 
 
+def test_the_record_of_a_run_is_a_set(tmp_path: Path) -> None:
+    """--hps=logs/RUN/hparams.json: what the run had, and what is given besides wins."""
+    path = tmp_path / "hparams.json"
+    run = setup_hparams("small_vqvae,small_prior", dict(lr=0.01, name="old", blocks=None))
+    path.write_text(json.dumps({"command": "train.py", "hps": run}), encoding="utf-8")
+    assert setup_hparams(str(path), {}) == run
+    assert setup_hparams(f"teeny, {path}", dict(name="new")) == {**run, "name": "new"}
+    for text, said in (
+        ('{"hps": {"prior_dept": 2}}', "unknown hyper-parameter 'prior_dept' in .*hparams.json.*prior_depth"),
+        ('{"hps": {"bs": "many"}}', "bs='many' is a str"),
+        ('{"hps": [1, 2]}', "is not the record of a run: give logs/RUN/hparams.json"),
+        ("[]", "is not the record of a run"),
+        ("{", "is not the record of a run"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(HyperparamsError, match=said):
+            setup_hparams(str(path), {})
+    path.unlink()
+    with pytest.raises(HyperparamsError, match="No such file.*logs/RUN/hparams.json"):
+        setup_hparams(str(path), {})
+
+
 @pytest.mark.parametrize(
     ("key", "given", "taken"),
     [

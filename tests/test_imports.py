@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "represent": _MODELS | {"loaders", "features"},
     "reconstruction": _MODELS | {"page"},
     "reconstruct": _MODELS | {"loaders", "reconstruction"},
-    "training": _MODELS,
+    "training": _MODELS | {"page", "reconstruction"},
     "sample": {"utils", "hparams", "make_models", "sampling"},
     "music": {"sampling", "utils"},
     "api": _MODELS | {"weights", "loaders", "sampling", "features", "reconstruction", "music"},
@@ -57,7 +57,7 @@ PURE = {"transformer", "vqvae", "native", "prior"}
 AT_MODULE_LEVEL = {"torch", "numpy"}
 DYNAMIC = ("importlib.import_module", "import_module", "__import__")
 # Installed where people want them: never required, so in neither list of requirements.
-OPTIONAL = {"apex", "triton", "transformers", "cutlet", "huggingface_hub"}
+OPTIONAL = {"apex", "triton", "transformers", "cutlet", "huggingface_hub", "wandb"}
 
 
 class Import(NamedTuple):

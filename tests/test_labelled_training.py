@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_training import read_events
 
 from jukebox.data import build_labels
 from jukebox.data.synthesizer import ARTISTS, make_song, write_songs
@@ -115,7 +116,10 @@ def test_lyric_priors_train_from_sidecar_files(
 def test_timed_lyrics_teach_a_head(songs: Path, tables: Path, vqvae: str, tmp_path: Path) -> None:
     """align_loss reads the .lrc files, and the checkpoint says which head was taught and how to read it."""
     more = dict(n_tokens=16, prior_depth=10, prime_width=16, prime_depth=2, prime_blocks=4, align_loss=0.5)
-    hps = train("small_sep_enc_dec_prior", songs, vqvae, tmp_path, **more)
+    hps = train("small_sep_enc_dec_prior", songs, vqvae, tmp_path, **more, sample_iters=5)
+    pictures = [v for event in read_events(tmp_path / "run" / "logs") for v in event.summary.value if "alig" in v.tag]
+    drawn = next(v.image for v in pictures if v.tag == "alignment/0")
+    assert (drawn.width, drawn.height) == (64, 16) and drawn.encoded_image_string.startswith(b"\x89PNG")
     assert (hps.alignment_layer, hps.alignment_head, hps.alignment_shift) == (9, 0, 1)
 
 

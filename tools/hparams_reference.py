@@ -38,7 +38,8 @@ hps = setup_hparams("small_vqvae,small_prior", dict(bs=4, lr=1e-4))
 assert hps.n_ctx == 8192
 ```
 
-`python jukebox/train.py --help` prints the same keys. A run leaves the values it had in `logs/RUN/hparams.json`.
+`python jukebox/train.py --help` prints the same keys. A run leaves the values it had in
+`logs/RUN/hparams.json`. `--hps` takes that file, too, for another run under another `--name`; flags win.
 """
 
 GROUPS = {  # what each group is about, in the order of the page

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jukebox.utils.errors import UserError
-from jukebox.version import __version__
+from jukebox.utils.versions import versions
 
 TAG = "jukebox"  # the name of the tag that holds the record
 # Flags that say where and how a run is carried out, not what it makes.
@@ -41,23 +39,6 @@ def _is_plain(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def versions() -> dict[str, str]:
-    """The versions of all that decides on the numbers; `commit` where the program runs from its repository."""
-    import numpy
-    import torch
-
-    found = {"jukebox": __version__, "torch": torch.__version__, "numpy": numpy.__version__}
-    found["python"] = platform.python_version()
-    root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists():
-        words = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        try:
-            found["commit"] = subprocess.run(words, capture_output=True, text=True, timeout=10).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            pass
-    return {key: value for key, value in found.items() if value}
 
 
 def title_of(info: Mapping[str, Any], hps: Mapping[str, Any], item: int) -> str:

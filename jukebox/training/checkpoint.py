@@ -9,6 +9,7 @@ rank).
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shutil
 import time
@@ -261,8 +262,9 @@ class Saver:
     def __init__(self, training: Training, files: RunFiles, record: Mapping[str, Any], options: SaveOptions) -> None:
         self.training, self.files, self.record, self.options = training, files, record, options
         self.on = options.save and (dist.get_rank() == 0 or training.shards is not None)
-        self.saved: Any = None  # the step and the place in the data that were written last
+        self.saved: Any = None  # the step, the position in the data and the best loss that were written last
         self.saved_at = time.monotonic()
+        self.best = math.inf  # the lowest held-out loss so far
 
     def after_step(self, data: Mapping[str, Any]) -> None:
         """To be called after every step, with the position in the data."""
@@ -281,13 +283,21 @@ class Saver:
         if not recent if self.training.shards is None else any_rank(not recent, self.training.device):
             self.save(data)
 
+    def keep_best(self, loss: float, data: Mapping[str, Any]) -> None:
+        """Keeps the state as `checkpoint_best` if no evaluation found a lower loss; all processes call it together."""
+        if loss <= self.best:
+            self.best = loss
+            self.save(data)
+            if self.on and dist.get_rank() == 0:
+                link_or_copy(self.files.latest, self.files.best)
+
     def save(self, data: Mapping[str, Any], keep: bool = False) -> None:
         """Writes the state now, unless that of this position is written already."""
-        here = (self.training.step, dict(data))
+        here = (self.training.step, dict(data), self.best)
         if self.options.save and self.saved != here:
             check_weights(self.training)
         if self.on and self.saved != here:
-            save_training(self.training, self.files, self.record, here[1], keep)
+            save_training(self.training, self.files, {**self.record, "best": self.best}, data, keep)
             self.saved = here
         self.saved_at = time.monotonic()
 

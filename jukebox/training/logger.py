@@ -11,16 +11,21 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from jukebox.reconstruction.spectrogram import mel_decibels, picture
+from jukebox.training.metrics_file import MetricsFile
+from jukebox.training.usage import Usage
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import average, print_once
+from jukebox.utils.errors import UserError
 from jukebox.utils.progress import progress_bar
 
 # TensorBoard draws one chart per name and groups them by what is before the slash.
@@ -75,6 +80,8 @@ class LogOptions:
     max_log: int
     max_len: float
     fp16: bool
+    prior: bool
+    n_ctx: int
 
 
 class RunLogger:
@@ -88,6 +95,8 @@ class RunLogger:
         device: where numbers of several ranks meet.
         skipped: steps of the run that were skipped so far.
         goes_on: this is the run itself, and what an earlier life of it wrote of later steps is taken back.
+        metrics: path of the run's `metrics.jsonl`; "" writes none.
+        finish: called once all is written.
     """
 
     def __init__(
@@ -99,10 +108,14 @@ class RunLogger:
         device: torch.device,
         skipped: int = 0,
         goes_on: bool = False,
+        metrics: str = "",
+        finish: Callable[[], None] | None = None,
     ) -> None:
-        self.options, self.device = options, device
+        self.options, self.device, self.finish = options, device, finish
         self.first = dist.get_rank() == 0
         self.writer = _writer(folder, step + 1 if goes_on and step else None) if self.first else None
+        self.file = MetricsFile(metrics, step) if self.first and metrics else None
+        self.usage = Usage(device)
         self.terminal = sys.stderr.isatty()
         self.bar = _bar(step, total_steps, self.first and self.terminal)
         self.total_steps = total_steps
@@ -187,42 +200,61 @@ class RunLogger:
         left = (self.total_steps - step) * seconds
         means = average({name: total / self.counts[name] for name, total in self.sums.items()}, self.device)
         means = in_decibels(dict(means, **{name: self.last[name] for name in LAST if name in self.last}))
-        if self.writer is not None:
-            for name, value in means.items():
-                self.writer.add_scalar(chart(name), value, step)
-            self.writer.add_scalar("speed/samples_per_s", chunks, step)
-            audio = chunks * self.options.sample_length / self.options.sr
-            self.writer.add_scalar("speed/audio_seconds_per_s", audio, step)
-            self.writer.add_scalar("speed/step_seconds", seconds, step)
-            self.writer.add_scalar("speed/seconds_left", left, step)
-            self.writer.add_scalar("train/epoch", epoch, step)
-            self.writer.add_scalar("optimizer/skipped_in_all", self.skipped, step)
-            self.writer.flush()
+        options = self.options
+        size, unit = (options.n_ctx, "tokens") if options.prior else (options.sample_length, "samples")
+        speed = {
+            "chunks_per_s": chunks,
+            f"{unit}_per_s": chunks * size,
+            "audio_seconds_per_s": chunks * options.sample_length / options.sr,
+            "step_seconds": seconds,
+            "seconds_left": left,
+            **self.usage.numbers(),
+        }
+        numbers = {chart(name): value for name, value in means.items()}
+        numbers.update({f"speed/{name}": value for name, value in speed.items()})
+        self._write(step, {**numbers, "train/epoch": epoch, "optimizer/skipped_in_all": self.skipped})
         if self.first and not self.terminal:
             print(f"step {step} of {self.total_steps}, {self._line(means, epoch, chunks, left)}", flush=True)
         self._start_window()
 
+    def _write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Puts numbers into the charts and into `metrics.jsonl`."""
+        if self.writer is not None:
+            for name, value in numbers.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
+        if self.file is not None:
+            self.file.write(step, numbers)
+
     def evaluation(self, step: int, metrics: Mapping[str, float], raw: Mapping[str, float] | None = None) -> None:
         """Writes the held-out metrics, and if an average is kept beside them those of the raw weights."""
         groups = {"test": in_decibels(metrics), "test_raw": in_decibels(raw or {})}
-        if self.writer is not None:
-            for group, values in groups.items():
-                for name, value in values.items():
-                    self.writer.add_scalar(f"{group}/{name}", value, step)
-            self.writer.flush()
+        self._write(step, {f"{group}/{n}": value for group, values in groups.items() for n, value in values.items()})
         for group, what in (("test", "held-out songs"), ("test_raw", "the same with the raw weights")):
             if groups[group]:
                 self.say(f"{what}: {', '.join(_numbers(groups[group]))}")
 
     def audio(self, name: str, x: torch.Tensor, step: int) -> None:
-        """Writes audio [N, T, 1], at most `max_log` items of at most `max_len` seconds."""
+        """Writes audio [N, T, 1] and its spectrograms, at most `max_log` items of at most `max_len` seconds."""
         if self.writer is None:
             return
         x = x[: self.options.max_log, : int(self.options.max_len * self.options.sr)]
         x = x.detach().float().clamp(-1.0, 1.0).cpu()
         for i, item in enumerate(x):
-            self.writer.add_audio(f"{name}/{i}", item, step, sample_rate=self.options.sr)
+            self.writer.add_audio(f"audio_{name}/{i}", item, step, sample_rate=self.options.sr)
+            loudness = mel_decibels(item[:, 0], self.options.sr)
+            self.image(f"spectrogram_{name}/{i}", picture(loudness, float(loudness.max())), step)
         self.writer.flush()
+
+    def image(self, name: str, png: bytes, step: int) -> None:
+        """Writes a picture, the bytes of a PNG file."""
+        if self.writer is None:
+            return
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def say(self, text: str) -> None:
         """Prints a line on rank 0 without breaking the progress line."""
@@ -236,6 +268,10 @@ class RunLogger:
             self.bar.close()
         if self.writer is not None:
             self.writer.close()
+        if self.file is not None:
+            self.file.close()
+        if self.finish is not None:
+            self.finish()
 
 
 def describe(metrics: Mapping[str, float], epoch: int, skipped: int) -> str:
@@ -267,6 +303,35 @@ def _writer(folder: str, purge_step: int | None) -> Any:
     # Files are named by the second; with the step as well, a run resumed at once does not write over the last one.
     suffix = f".from_{purge_step or 0}"
     return SummaryWriter(logdir=folder, flush_secs=30, purge_step=purge_step, filename_suffix=suffix)
+
+
+def start_wandb(project: str, name: str, folder: str, hps: Mapping[str, Any]) -> Callable[[], None]:
+    """Sends all that is written to TensorBoard from now on to Weights & Biases too.
+
+    Args:
+        project: where the run is shown there.
+        name: of the run; a resumed one continues under it.
+        folder: for the files of that service.
+        hps: shown beside the run.
+
+    Returns:
+        What ends the sending, once the last chart is written.
+
+    Raises:
+        UserError: the package is not installed, or refuses.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(f"--wandb={project} needs a package that is not installed: pip install wandb") from error
+    known = re.sub(r"[^\w.-]", "-", name)
+    try:
+        sent = wandb.init(
+            project=project, name=name, id=known, resume="allow", dir=folder, config=dict(hps), sync_tensorboard=True
+        )
+    except wandb.Error as error:
+        raise UserError(f"--wandb={project}: {error}") from error
+    return sent.finish
 
 
 def _bar(step: int, total_steps: int, shown: bool) -> Any:

@@ -20,6 +20,7 @@ from jukebox.training.step import Batch, Training, batch_items, evaluate, train_
 from jukebox.utils.dist_utils import print_once
 from jukebox.utils.errors import UserError
 
+FIRST_PREVIEW = 50  # steps; then at twice as many, and so on
 MOST_OVERFLOWS = 100  # that many steps in a row without finite gradients mean that the run is lost
 
 
@@ -32,6 +33,13 @@ class LoopOptions:
     test: bool
     save_iters: int
     sample_iters: int
+
+    def shows(self, step: int) -> bool:
+        """Whether a step is followed by previews: by default early ones, then ever fewer, so that none costs much."""
+        if self.sample_iters:
+            return self.sample_iters > 0 and step % self.sample_iters == 0
+        doublings = math.log2(max(step, 1) / FIRST_PREVIEW)
+        return step % self.save_iters == 0 or (doublings >= 0 and doublings.is_integer())
 
     def steps_left(self, batches: int, epoch: int, done: int) -> int:
         """Steps to the end of the last epoch, after some batches of an epoch are done.
@@ -115,9 +123,8 @@ def train_epoch(loop: Loop, stop: StopRequest) -> None:
         loop.batches += len(batches)
         loop.logger.step(training.step, loop.epoch, metrics, sum(map(batch_items, batches)))
         check_overflows(loop, metrics)
-        every = options.sample_iters or options.save_iters
         with loop.logger.paused():
-            if every > 0 and training.step % every == 0:
+            if options.shows(training.step):
                 log_previews(training, batches[-1], loop.previews, loop.logger)
             loop.saver.after_step(loop.data.state_dict(loop.batches))
         if stop.agree(training.device):
@@ -154,6 +161,7 @@ def evaluate_epoch(loop: Loop, stop: StopRequest) -> bool:
     loop.logger.evaluation(training.step, *found)
     if line := tell_start(training.average):
         loop.logger.say(line)
+    loop.saver.keep_best(found[0]["loss"], loop.data.state_dict(loop.batches))
     return True
 
 

@@ -1,4 +1,4 @@
-"""What a model in training sounds like: input, reconstructions and samples for the log."""
+"""What a model in training sounds like: input, reconstructions and samples for the log, and where it reads lyrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from jukebox.page.pictures import alignment_picture
 from jukebox.prior.prior import SimplePrior
 from jukebox.training.ema import averaged_weights
 from jukebox.training.logger import RunLogger
@@ -27,11 +28,11 @@ class PreviewOptions:
 
 @torch.no_grad()
 def log_previews(training: Training, batch: Batch, options: PreviewOptions, logger: RunLogger) -> None:
-    """Writes audio previews of a batch, made with the averaged weights.
+    """Writes audio previews of a batch, made with the averaged weights, and their spectrograms.
 
     A VQ-VAE gives its reconstruction from every level. A prior gives the reconstruction from its codes and as many new
-    windows as `bs_sample`, with the labels and upper codes of the batch. Only rank 0 has something to do, unless the
-    weights are sharded: then all gather them and do the same.
+    windows as `bs_sample`, with the labels and upper codes of the batch. What its alignment head reads is a picture.
+    Only rank 0 has something to do, unless the weights are sharded: then all gather them and do the same.
     """
     if not logger.first and training.shards is None:
         return
@@ -49,9 +50,12 @@ def log_previews(training: Training, batch: Batch, options: PreviewOptions, logg
             if isinstance(training.model, VQVAE)
             else _of_prior(training.model, x, y, training.options.fp16, options.n_segment)
         )
+        pictures = _alignments(training.model, x, y, training.options.fp16)
     training.model.train()
+    for i, picture in enumerate(pictures[: logger.options.max_log]):
+        logger.image(f"alignment/{i}", picture, training.step)
     for name, sound in sounds.items():
-        logger.audio(f"audio_{name}", audio_postprocess(sound, options), training.step)
+        logger.audio(name, audio_postprocess(sound, options), training.step)
 
 
 def _of_vqvae(model: VQVAE, x: torch.Tensor, parts: int) -> dict[str, torch.Tensor]:
@@ -69,6 +73,17 @@ def _of_prior(
         "codes": _decode(model, [z, *above], parts),
         "sample": _decode(model, [sampled, *above], parts),
     }
+
+
+def _alignments(model: VQVAE | SimplePrior, x: torch.Tensor, y: torch.Tensor | None, fp16: bool) -> list[bytes]:
+    """For each item a PNG of what the alignment head reads of the lyrics: time to the right, lyrics downwards."""
+    if isinstance(model, VQVAE) or not model.n_tokens or model.alignment_layer is None or model.alignment_head is None:
+        return []
+    z, *above = model.encode(x)
+    z_conds = above[:1] if model.level < model.levels - 1 else []
+    recorded = model.z_forward(z, z_conds, y, dtype=read_dtype(fp16), get_attn_weights={model.alignment_layer})
+    assert isinstance(recorded, list)
+    return [alignment_picture(weights) for weights in recorded[0][:, model.alignment_head].float().cpu()]
 
 
 def _decode(model: VQVAE | SimplePrior, zs: list[torch.Tensor], parts: int, **where: int) -> torch.Tensor:

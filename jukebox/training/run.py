@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,7 +29,7 @@ from jukebox.training.checkpoint import (
 )
 from jukebox.training.codes import CodesDataset, vqvae_digest
 from jukebox.training.finetune import needs_matching
-from jukebox.training.logger import LogOptions, RunLogger
+from jukebox.training.logger import LogOptions, RunLogger, start_wandb
 from jukebox.training.loop import Loop, LoopOptions, train
 from jukebox.training.previews import PreviewOptions
 from jukebox.training.resolve import resolve, resolve_for_data
@@ -42,6 +43,7 @@ from jukebox.utils.files import atomic_write, try_folder
 from jukebox.utils.float32 import keep_float32
 from jukebox.utils.run_files import RunFiles
 from jukebox.utils.torch_utils import count_parameters
+from jukebox.utils.versions import versions
 
 
 def open_data(hps: Hyperparams) -> DataProcessor:
@@ -157,7 +159,7 @@ def make_loop(
     """
     files, schedule, options = run_files(hps), pick(ScheduleOptions, hps), pick(LoopOptions, hps)
     training = make_training(model, hps, device)
-    epoch, batches = max(0, hps.curr_epoch), 0
+    epoch, batches, best = max(0, hps.curr_epoch), 0, float(checkpoint.get("best", math.inf))
     if checkpoint:
         restore_training(training, checkpoint, files.folder)
         if "data" in checkpoint:
@@ -167,11 +169,21 @@ def make_loop(
     check_work_left(training.step, epoch, bool(checkpoint), schedule, options.epochs)
     last_step = training.step + options.steps_left(len(data.train_loader), epoch, batches)
     last_step = int(min(last_step, schedule.end))
+    wandb = hps.wandb if dist.get_rank() == 0 else ""
+    finish = start_wandb(wandb, hps.name, files.folder, hps) if wandb else None  # before the first chart is written
     logger = RunLogger(
-        files.charts, pick(LogOptions, hps), training.step, last_step, device, training.skipped, goes_on=True
+        files.charts,
+        pick(LogOptions, hps),
+        training.step,
+        last_step,
+        device,
+        training.skipped,
+        goes_on=True,
+        metrics=files.metrics if hps.save else "",
+        finish=finish,
     )
     own = {key: value for key, value in hps.items() if key != "bandwidth"}  # which is in `extra`
-    record: dict[str, Any] = {"command": command, "hps": own}
+    record: dict[str, Any] = {"command": command, "hps": own, "versions": versions()}
     what = f"prior of level {hps.level}" if hps.prior else "VQ-VAE"
     introduce(what, training, len(data.train_loader), hps.bs, last_step)
     if checkpoint:
@@ -184,6 +196,7 @@ def make_loop(
             "no songs are held out, so --test has nothing to evaluate: use more songs or a smaller --train_test_split"
         )
     saver = Saver(training, files, {**record, **extra}, pick(SaveOptions, hps))
+    saver.best = best
     return Loop(training, data, options, pick(PreviewOptions, hps), logger, saver, last_step, epoch, batches)
 
 

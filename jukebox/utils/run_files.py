@@ -1,9 +1,11 @@
 """Where a training run's files are: the one place that knows their names.
 
 logs/RUN/checkpoint_latest.pth.tar       always the newest state
+logs/RUN/checkpoint_best.pth.tar         the state with the lowest held-out loss
 logs/RUN/checkpoint_step_N.pth.tar       kept every `save_iters` steps
 logs/RUN/shards_N/                       of a sharded run: weights, averages and optimizer state, in shards
-logs/RUN/logs/, logs/RUN/hparams.json    charts, and the command with its hyper-parameters
+logs/RUN/logs/, logs/RUN/metrics.jsonl   charts, and their numbers
+logs/RUN/hparams.json                    the command with its hyper-parameters and versions
 """
 
 from __future__ import annotations
@@ -27,6 +29,14 @@ class RunFiles:
     @property
     def latest(self) -> str:
         return os.path.join(self.folder, LATEST)
+
+    @property
+    def best(self) -> str:
+        return os.path.join(self.folder, "checkpoint_best.pth.tar")
+
+    @property
+    def metrics(self) -> str:
+        return os.path.join(self.folder, "metrics.jsonl")
 
     @property
     def charts(self) -> str:

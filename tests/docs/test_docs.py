@@ -40,7 +40,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 LINKING = [*PAGES, *sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md"]
-OWN = [DOCS / f"{name}.md" for name in ("README", "architecture", "hparams", "formats", "extend", "cluster")]
+OWN = [
+    DOCS / f"{name}.md" for name in ("README", "architecture", "hparams", "formats", "extend", "cluster", "training")
+]
 sys.path.append(str(ROOT / "tools"))
 import hparams_reference  # noqa: E402
 import pattern_drawings  # noqa: E402
@@ -348,7 +350,7 @@ def test_keys_of_training_checkpoints(tmp_path: Path, monkeypatch: pytest.Monkey
             hps = tiny_hps(prior=prior, ema=ema, mu=0.9, name=f"run{prior}{ema}")
             training = make_training(tiny_model(hps), hps, CPU)
             extra = {"bandwidth": {}, **({"vqvae": ""} if prior else {})}  # what the loop adds
-            record = {"hps": dict(hps), "command": "train.py", **extra}
+            record = {"hps": dict(hps), "command": "train.py", "versions": {}, "best": 1.0, **extra}
             path = save_training(training, run_files(hps), record, TinyData(hps).state_dict(0))
             meant = {"all"} | ({"prior"} if prior else {"VQ-VAE"}) | ({"with an average"} if ema else set())
             assert set(load_torch(path)) == {key for key, where in said.items() if where in meant}, (prior, ema)

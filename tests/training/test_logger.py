@@ -85,7 +85,7 @@ def test_speed_is_that_of_training(
         logger.step(step, 0, {"loss": 1.0, "loss_scale": 1.0}, items)
         with logger.paused():
             clock[0] += 100.0
-    assert found["speed/samples_per_s"] == [(2, 5.0)] and found["speed/step_seconds"] == [(2, 1.0)]
+    assert found["speed/chunks_per_s"] == [(2, 5.0)] and found["speed/step_seconds"] == [(2, 1.0)]
     assert found["speed/seconds_left"] == [(2, 10.0)]
     said = capsys.readouterr().out
     assert "5 chunks/s, 10s left" in said and "loss_scale" not in said  # it is always 1 without fp16
@@ -136,5 +136,5 @@ def test_audio_is_cut_and_counted(tmp_path: Path) -> None:
     logger = RunLogger(str(tmp_path), pick(LogOptions, tiny_hps(max_log=2, max_len=1, sr=100)), 0, 1, CPU)
     written = []
     logger.writer.add_audio = lambda tag, x, step, sample_rate: written.append((tag, tuple(x.shape), step, sample_rate))
-    logger.audio("audio_input", torch.zeros(5, 1000, 1), 7)
+    logger.audio("input", torch.zeros(5, 1000, 1), 7)
     assert written == [("audio_input/0", (100, 1), 7, 100), ("audio_input/1", (100, 1), 7, 100)]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from tiny_training import TinyData, read_events, tiny_hps
 from jukebox.hparams import FrozenHyperparams, Hyperparams, HyperparamsError, pick
 from jukebox.make_models import load_checkpoint, make_vqvae
 from jukebox.training import loop, run
+from jukebox.training.metrics_file import MetricsFile
 from jukebox.training.resolve import resolve
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch, only_writer
+from jukebox.utils.versions import versions
 
 
 class Crash(Exception):
@@ -158,9 +163,11 @@ def test_what_a_checkpoint_holds() -> None:
         "checkpoint_latest.pth.tar",
         *[f"checkpoint_step_{step}.pth.tar" for step in (3, 6, 9)],
         "hparams.json",
+        "metrics.jsonl",
     ]
     record = json.loads(Path("logs/tiny/hparams.json").read_text("utf-8"))
-    assert record == {"command": "train.py --name=tiny", "hps": dict(hps)}
+    assert record == {"command": "train.py --name=tiny", "hps": dict(hps), "versions": versions()}
+    assert checkpoint["versions"] == versions() and {"jukebox", "torch", "python"} <= set(versions())
     kept = load_checkpoint("logs/tiny/checkpoint_step_6.pth.tar")
     assert kept["step"] == 6 and kept["data"] == {"epoch": 1, "done": 1}
 
@@ -371,15 +378,21 @@ def test_the_log_of_a_vqvae() -> None:
         "optimizer/lr",
         "optimizer/loss_scale",
         "optimizer/skipped",
+        "speed/chunks_per_s",
         "speed/samples_per_s",
+        "speed/peak_memory_gib",
+        "speed/cpu_utilisation",
         "train/recons_loss_l1",
         "train/spectral_convergence",
     ):
         assert len(found[tag]) == 5, tag
-    assert found["speed/samples_per_s"][0][1] > 0
+    chunks, samples = found["speed/chunks_per_s"][0][1], found["speed/samples_per_s"][0][1]
+    assert chunks > 0 and samples == pytest.approx(2048 * chunks)
+    assert 0.05 < found["speed/peak_memory_gib"][0][1] < 100 and 0 < found["speed/cpu_utilisation"][0][1] <= 1
     assert found["optimizer/lr"][0] == (2, pytest.approx(0.01))
     for sound in ("input", "level_0", "level_1"):
         assert [step for step, _ in found[f"audio_{sound}/0"]] == [5, 10]
+        assert found[f"spectrogram_{sound}/0"] == [(5, "image"), (10, "image")]
     assert any("command" in tag for tag in found) and any("hparams" in tag for tag in found)
 
 
@@ -390,9 +403,115 @@ def test_the_log_of_a_prior(level: int) -> None:
     found = events()
     assert [step for step, _ in found["train/bpd"]] == [5, 10]
     assert 0 < found["train/bpd"][0][1] < 5
+    tokens = values.get("n_ctx", 16)
+    assert found["speed/tokens_per_s"][0][1] == pytest.approx(tokens * found["speed/chunks_per_s"][0][1])
     for sound in ("input", "codes", "sample"):
         for item in (0, 1):
             assert [step for step, _ in found[f"audio_{sound}/{item}"]] == [10]
+
+
+def metrics(name: str = "tiny") -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in Path(f"logs/{name}/metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_metrics_are_lines_of_json_too() -> None:
+    train(log_steps=2, test=True, save_iters=100)
+    found = events()
+    assert [entry["step"] for entry in metrics()] == [2, 4, 5, 6, 8, 10, 10]
+    for name in ("train/loss", "test/loss", "test_raw/loss", "optimizer/lr", "speed/samples_per_s"):
+        written = [(entry["step"], entry[name]) for entry in metrics() if name in entry]
+        assert [pytest.approx(pair, rel=1e-6) for pair in found[name]] == written, name
+
+
+def test_a_resumed_run_repeats_no_line_of_its_metrics() -> None:
+    """Lines of steps that are trained again are taken back, and one that a crash cut off."""
+    values = dict(log_steps=1, test=True, save_iters=100)
+    undisturbed, crashed = train(name="a", **values), train(name="b", crash_after=7, **values)
+    assert crashed["step"] == 5 and metrics("b")[-1]["step"] == 7
+    with open("logs/b/metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 8, "train/lo')
+    train(name="b", **values)
+    kept = [[(e["step"], {k: v for k, v in e.items() if "speed" not in k}) for e in metrics(n)] for n in "ab"]
+    assert kept[0] == kept[1] and [step for step, _ in kept[0]] == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10]
+    assert undisturbed["best"] == min(e["test/loss"] for e in metrics("a") if "test/loss" in e)
+
+
+def test_an_evaluation_that_is_repeated_is_written_once(tmp_path: Path) -> None:
+    """It is, if a run died between its evaluation and the next checkpoint."""
+    for _ in range(2):
+        file = MetricsFile(str(tmp_path / "m.jsonl"), 5)
+        file.write(5, {"test/loss": 2.0})
+        file.close()
+    file = MetricsFile(str(tmp_path / "m.jsonl"), 5)
+    file.write(6, {"test/loss": math.nan})
+    file.close()
+    assert (tmp_path / "m.jsonl").read_text() == '{"step": 5, "test/loss": 2.0}\n{"step": 6, "test/loss": null}\n'
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays while later ones are worse, over a resume too, and gives its weights to other runs."""
+    losses = iter([3.0, 2.0, 2.5, 2.4, 1.0])
+
+    def told(*_: Any, **__: Any) -> dict[str, float]:
+        return {"loss": held_out}
+
+    monkeypatch.setattr(loop, "evaluate", told)
+    best, steps = "logs/tiny/checkpoint_best.pth.tar", []
+    for epochs in range(1, 6):  # each of them resumes
+        held_out = next(losses)
+        latest = train(test=True, epochs=epochs, save_iters=100)
+        steps.append(load_torch(best)["step"])
+    assert steps == [5, 10, 10, 10, 25] and latest["best"] == 1.0
+    Path("logs/tiny/checkpoint_latest.pth.tar").unlink()
+    values = dict(prior=True, restore_vqvae=best, name="prior", epochs=1)
+    assert train(**values)["step"] == 5
+
+
+def test_a_repeated_evaluation_finds_the_same_best() -> None:
+    """A run that was killed after its checkpoint told of the best, and before that had its own file."""
+    train(test=True, epochs=1)
+    best = Path("logs/tiny/checkpoint_best.pth.tar")
+    before = load_torch(str(best))
+    best.unlink()
+    checkpoint = load_torch("logs/tiny/checkpoint_latest.pth.tar")
+    torch.save({**checkpoint, "data": {"epoch": 0, "done": 5}}, "logs/tiny/checkpoint_latest.pth.tar")
+    train(test=True, epochs=1)
+    same(before["model"], load_torch(str(best))["model"])
+
+
+def test_previews_are_early_and_then_rarer() -> None:
+    options = pick(loop.LoopOptions, tiny_hps(save_iters=1000))
+    assert [step for step in range(4000) if options.shows(step)] == [
+        0,
+        *(50, 100, 200, 400, 800),
+        *(1000, 1600, 2000, 3000, 3200),
+    ]
+    assert not any(pick(loop.LoopOptions, tiny_hps(sample_iters=-1)).shows(step) for step in range(1, 400))
+    for first, last in ((0, 72), (0, 105), (0, 720), (720, 920), (0, 2880)):  # of the recipes in README
+        assert any(pick(loop.LoopOptions, tiny_hps()).shows(step) for step in range(first + 1, last + 1))
+
+
+def test_wandb_gets_what_tensorboard_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is begun before the charts, for it listens to them, and ended after them."""
+    told: list[Any] = []
+    fake = types.ModuleType("wandb")
+    fake.Error = type("Error", (Exception,), {})  # type: ignore[attr-defined]
+
+    def init(**given: Any) -> Any:
+        told.append((given, os.path.exists("logs/my run/logs")))
+        return types.SimpleNamespace(finish=lambda: told.append(len(events("logs/my run/logs"))))
+
+    fake.init = init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    train(name="my run", wandb="songs", epochs=1)
+    (given, charts), count = told
+    assert (given["project"], given["name"], given["id"]) == ("songs", "my run", "my-run")
+    assert given["resume"] == "allow" and given["sync_tensorboard"] is True and given["config"]["bs"] == 2
+    assert not charts and count == len(events("logs/my run/logs")) > 10
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="--wandb=songs needs .*: pip install wandb"):
+        train(name="other", wandb="songs")
 
 
 def test_the_last_steps_are_logged_too() -> None:
