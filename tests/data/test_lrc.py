@@ -276,7 +276,7 @@ def test_lines_without_a_time_are_named() -> None:
 
 
 def test_a_small_file_cannot_ask_for_gigabytes() -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     many = "".join(f"[{i // 60:02d}:{i % 60:02d}.00]" for i in range(2000)) + "x" * 20_000
     found = parse_lyrics(many)
     assert len(found.text) <= MOST_CHARACTERS and found.notes[0][0] == TOO_LONG
@@ -297,7 +297,7 @@ def test_a_small_file_cannot_ask_for_gigabytes() -> None:
         " ",
     ):
         parse_lyrics("[" + piece * (40_000 // len(piece)))
-    assert time.monotonic() - begin < 15
+    assert time.process_time() - begin < 15
 
 
 def written_at_random(draw: random.Random) -> str:

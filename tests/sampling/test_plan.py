@@ -148,9 +148,9 @@ def test_timing_keeps_to_its_budget(name: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("jukebox.sampling.plan._slowdown", lambda rows: 50.0)  # some processors are as quick in fp16
     model = find_model(name)
     vqvae = model.vqvae(1 << 20, "meta")
-    begin = time.monotonic()
+    begin = time.process_time()
     speeds = {(dtype, n): measure_speed(model.levels[2], vqvae, n, CPU, dtype) for dtype in DTYPES for n in (1, 32)}
-    assert time.monotonic() - begin < 60  # about 5 s of a free core; before, minutes
+    assert time.process_time() - begin < 60  # seconds of all cores; about 5, and minutes before
     assert speeds["fp32", 32].step > 2 * speeds["fp32", 1].step
     assert speeds["fp16", 32].step > speeds["fp32", 32].step
 

@@ -368,7 +368,7 @@ def test_whatever_bytes_a_file_holds_only_audio_errors_come_of_it(tmp_path: Path
     rng = random.Random(0)
     seeds = make_seeds(tmp_path)
     contents = [(seed.suffix, seed.read_bytes()) for seed in seeds]
-    began, refused = time.monotonic(), 0
+    began, refused = time.process_time(), 0
     for i in range(2000):
         ending, content = contents[i % len(contents)]
         file = tmp_path / f"mutant{ending}"
@@ -380,7 +380,7 @@ def test_whatever_bytes_a_file_holds_only_audio_errors_come_of_it(tmp_path: Path
                 refused += 1
                 assert str(file) in str(error)
     assert 100 < refused < 3900
-    assert time.monotonic() - began < 120
+    assert time.process_time() - began < 120
 
 
 def test_names_of_both_forms_are_two_files(tmp_path: Path) -> None:
