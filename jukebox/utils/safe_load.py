@@ -186,8 +186,9 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]  # in Python: it
             raise pickle.UnpicklingError(f"it names {full}")
         return self._kinds.setdefault(full, type(name, (_Object,), {"kind": full}))
 
-    def persistent_load(self, pid: Any) -> None:
-        return None
+    def persistent_load(self, pid: Any) -> Any:
+        """The class of a module in a legacy file, where its source code comes with it; None for a tensor's numbers."""
+        return pid[1] if isinstance(pid, tuple) and pid[:1] == ("module",) and len(pid) > 1 else None
 
     def get_extension(self, code: int) -> None:
         raise pickle.UnpicklingError(f"extension {code}")
