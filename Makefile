@@ -85,8 +85,8 @@ lock: $(VENV)/.created ## write requirements.lock again: all packages for all Py
 lowest: $(VENV)-lowest/.installed ## the quick tests with the oldest packages that setup.py allows (LOWEST="tests/prior")
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" $(LOWEST) $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed ## speed and memory: every script in benchmarks/
-	@for script in benchmarks/*.py; do echo "$(PY) $$script"; $(PY) $$script || exit 1; done
+bench: $(VENV)/.installed ## speed and memory on a CPU beside other implementations, installed for it (QUICK=1: a few rows)
+	$(PY) benchmarks/bench.py $(if $(QUICK),--quick)
 
 # Every test with the mark `faults`, with higher counts; the table comes whether they pass or not, and in faults.md.
 faults: $(VENV)/.installed-dev chromium compiler ## try to break every promise of docs/reliability.md, some 15 minutes

@@ -6,6 +6,7 @@ call; what counts are medians and the ratio pair by pair.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -21,6 +22,29 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(ROOT))
+
+
+def parse_flags(text: str | None, **more: dict[str, Any]) -> argparse.Namespace:
+    """The flags that benchmarks share, --only, --pairs and --threads, and further ones; sets PyTorch's threads.
+
+    Args:
+        text: the script's docstring, its first line is the help text.
+        more: name -> what `add_argument` takes. A shared flag may be given another default so.
+    """
+    import torch
+
+    shared: dict[str, dict[str, Any]] = {
+        "only": dict(default="", help="part of the names of the rows to run"),
+        "pairs": dict(type=int, default=5, help="rounds that count"),
+        "threads": dict(type=int, default=0, help="0: as many as PyTorch takes"),
+    }
+    parser = argparse.ArgumentParser(description=(text or "").split("\n")[0])
+    for name, values in {**shared, **more}.items():
+        parser.add_argument(f"--{name}", **values)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return args
 
 
 def machine() -> dict[str, Any]:

@@ -10,16 +10,16 @@ memory is that of a fresh process which does nothing else, less one that only bu
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from common import paired, peak_memory, save, show
+from common import paired, parse_flags, peak_memory, save, show
 
 SETTINGS = dict(bandwidth={"l1": 0.2, "l2": 0.07, "spec": 33.0})
 TRAIN_BATCH, TRAIN_SAMPLES = 4, 65536
 PATHS = ("plain", "tiled")
+JOBS = ("encode", "decode0", "decode1", "decode2", "train")
 
 
 def build(name: str, samples: int) -> tuple[Any, Any]:
@@ -81,35 +81,39 @@ def measure_memory(job: str, samples: int, threads: int) -> dict[str, float]:
     return {name: peak_memory(f"{start}with vqvae.path({name!r}): run()") - built for name in PATHS}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default="", help="part of the names of the rows to run")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20.0, help="of 44.1 kHz audio, for encoding and decoding")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch takes")
-    options = parser.parse_args()
+def measure(job: str, pairs: int, seconds: float) -> dict[str, Any]:
+    """Times and peak memory of one job of JOBS, by both paths.
+
+    Args:
+        pairs: rounds that count; seconds: of audio.
+    """
     import torch
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    samples = int(options.seconds * 44100) // 128 * 128
+    samples = int(seconds * 44100) // 128 * 128
+    run = make_job(job, samples)
+
+    def timed(name: str) -> None:
+        with path(name):
+            run()
+
+    times = paired({name: lambda name=name: timed(name) for name in PATHS}, pairs)  # type: ignore[misc]
+    return {"times": times, "peak_gib": measure_memory(job, samples, torch.get_num_threads()), "samples": samples}
+
+
+def main() -> None:
+    seconds = dict(type=float, default=20.0, help="of 44.1 kHz audio, for encoding and decoding")
+    options = parse_flags(__doc__, pairs=dict(type=int, default=3), seconds=seconds)
     results: dict[str, Any] = {}
-    for job in ("encode", "decode0", "decode1", "decode2", "train"):
+    for job in JOBS:
         if options.only not in job:
             continue
-        run = make_job(job, samples)
-
-        def timed(name: str, run: Callable[[], None] = run) -> None:
-            with path(name):
-                run()
-
-        times = paired({name: lambda name=name: timed(name) for name in PATHS}, options.pairs)  # type: ignore[misc]
+        results[job] = measure(job, options.pairs, options.seconds)
         title = f"small_vqvae, batch {TRAIN_BATCH} x {TRAIN_SAMPLES} samples" if job == "train" else "vqvae"
-        show(f"{job}: {title}{'' if job == 'train' else f', {samples / 44100:.1f} s of audio'}", times)
-        memory = measure_memory(job, samples, torch.get_num_threads())
+        show(f"{job}: {title}{'' if job == 'train' else f', {options.seconds:.1f} s of audio'}", results[job]["times"])
+        memory = results[job]["peak_gib"]
         print("  peak memory, GiB:", ", ".join(f"{name} {value:.2f}" for name, value in memory.items()))
-        results[job] = {"times": times, "peak_gib": memory, "samples": samples}
-    save("vqvae", results)
+    if results and not options.only:
+        save("vqvae", results)
 
 
 if __name__ == "__main__":

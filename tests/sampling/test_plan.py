@@ -112,12 +112,12 @@ def test_time_is_steps_of_batches_and_given_tokens_of_songs() -> None:
 
 @pytest.mark.usefixtures("no_weights")
 def test_dry_run_of_a_large_model_takes_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()  # whatever else the machine does
     assert (
         main(model="5b_lyrics", name=str(tmp_path / "run"), sample_length_in_seconds=20, dry_run=True, device="cpu")
         == 0
     )
-    assert time.monotonic() - begin < 60
+    assert time.process_time() - begin < 60
     lines = capsys.readouterr().out.split("\n")
     rows = {line.split()[0]: line.split() for line in lines if line[:5].strip().isdigit()}
     assert [rows[level][1:3] for level in "210"] == [["1", "6,890"], ["6", "27,560"], ["26", "110,240"]]
