@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -483,8 +484,11 @@ def _vqvae_of(hps: Hyperparams) -> str:
             "add the file to --model"
         )
     beside = os.path.join(os.path.dirname(hps.restore_prior), "..", "..", path)
+    runs = os.path.realpath(os.path.join(os.path.dirname(hps.restore_prior), ".."))
     for candidate in (path, beside):
         if _is_there(candidate):
+            if not is_remote(candidate) and not os.path.realpath(candidate).startswith(os.path.join(runs, "")):
+                warnings.warn(f"{hps.restore_prior} takes its VQ-VAE from elsewhere: {candidate}", stacklevel=2)
             return candidate
     raise UserError(f"--model: the VQ-VAE of {hps.restore_prior}, {path}, is not there: add its run to --model")
 

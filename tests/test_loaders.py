@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams
 from jukebox.loaders import LazyPrior, bare_prior, find_model, use_prior
 from jukebox.make_models import MODELS, load_checkpoint, make_prior, make_vqvae
 from jukebox.utils.errors import UserError
+from jukebox.utils.files import load_torch
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +171,23 @@ def test_a_checkpoint_does_not_decide_what_is_fetched(tmp_path: Path, monkeypatc
         UserError, match="names its VQ-VAE by an address, http://127.0.0.1:9/evil.pth.tar: if you trust"
     ):
         find_model(model.split(",")[-1])
+
+
+def test_a_vqvae_outside_of_the_folder_of_runs_is_told(tmp_path: Path) -> None:
+    make_tiny_runs(tmp_path)
+    top = tmp_path / "logs/top/checkpoint_latest.pth.tar"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_model(str(top))
+    checkpoint = load_torch(top)
+    elsewhere = tmp_path / "vq.pth.tar"
+    (tmp_path / "logs/vq/checkpoint_latest.pth.tar").rename(elsewhere)
+    torch.save({**checkpoint, "hps": {**checkpoint["hps"], "restore_vqvae": str(elsewhere)}}, top)
+    with pytest.warns(UserWarning, match=r"top/.* takes its VQ-VAE from elsewhere: .*vq\.pth\.tar"):
+        assert find_model(str(top)).vqvae_hps.restore_vqvae == str(elsewhere)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("hunter2\n")
+    torch.save({**checkpoint, "hps": {**checkpoint["hps"], "restore_vqvae": str(secret)}}, top)
+    with pytest.warns(UserWarning), pytest.raises(UserError, match="is damaged or not a PyTorch file") as refused:
+        find_model(str(top))
+    assert "hunter2" not in str(refused.value)

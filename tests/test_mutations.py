@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from faults import Tried, peak
+from more_formats import MORE, make_more
 from safetensors.torch import save_file
 from tiny_models import make_tiny_runs
 
@@ -144,7 +145,7 @@ def make_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
     for extension in AUDIO:
         write_audio(folder / f"a.{extension}", x, 8000, {"title": "t"})
         found[f"audio, {extension}"] = (folder / f"a.{extension}", read_audio)
-    return found
+    return {**found, **make_more(folder, runs, read_audio)}
 
 
 def read_timed(path: Path) -> object:
@@ -192,7 +193,9 @@ def changed_value(value: Any, draw: random.Random, odd: list[Any]) -> Any:
 
 def mutant(path: Path, whole: bytes, draw: random.Random) -> None:
     """Writes a changed file to a path: of JSON and PyTorch files half the time a whole one with another content."""
-    if path.suffix == ".json" and draw.random() < 0.6:
+    if path.suffix in (".json", ".jsonl") and draw.random() < 0.02:
+        path.write_text(draw.choice(["[", '{"a":', '[{"a":']) * 100_000)
+    elif path.suffix == ".json" and draw.random() < 0.6:
         path.write_text(json.dumps(changed_value(json.loads(whole), draw, ODD)))
     elif path.name.endswith(".pth.tar") and draw.random() < 0.7:
         torch.save(changed_value(load_torch(path), draw, ODD + TENSORS), path)
@@ -201,7 +204,7 @@ def mutant(path: Path, whole: bytes, draw: random.Random) -> None:
 
 
 FORMATS = ["checkpoint", "interrupted state", "codes of a run", "run in align", "safetensors", *JSON_FILES, *TEXT_FILES]
-FORMATS += [f"audio, {extension}" for extension in AUDIO]
+FORMATS += [f"audio, {extension}" for extension in AUDIO] + MORE
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def find_note(out: Path, name: str, settings: Mapping[str, Any], size: int) -> d
     try:
         note = json.loads(note_path(out, name).read_text(encoding="utf-8"))
         array = np.load(array_path(out, name), mmap_mode="r")  # checks the header and the length
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, RecursionError):
         return None  # missing, or not by us
     if not isinstance(note, dict) or list(array.shape) != note.get("shape") or array.dtype != np.float32:
         return None

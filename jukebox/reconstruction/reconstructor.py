@@ -220,6 +220,6 @@ class Reconstructor:
 def _is_ours(path: Path) -> bool:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(report, dict) and report.get("kind") == KIND

@@ -53,6 +53,12 @@ def run(flags: Mapping[str, Any]) -> int:
     """
     if flags.get("again"):
         repeated = read_again(str(flags["again"]))
+        weights = str({**repeated, **flags}.get("weights_from") or "")
+        if weights and not flags.get("weights_from") and not os.path.isdir(weights):
+            raise UserError(
+                f"--again={flags['again']} names weights that would be fetched: if you trust them, add "
+                f"--weights_from={weights}"
+            )
         flags = {**repeated, "name": free_name(repeated["name"]), **flags}
     if not flags.get("model") and not flags.get("weights_from"):
         raise UserError(

@@ -254,7 +254,7 @@ def _name_song(path: Path, record: Mapping[str, Any]) -> None:
 
 def _remove_named(record: Path) -> None:
     """Removes the file that an item's record names, which is the item's audio by another name."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         name = json.loads(record.read_text(encoding="utf-8"))["file"]
         named = record.parent / NAMED / Path(name).name
         if name == f"{NAMED}/{named.name}" and named.suffix.lstrip(".") in FORMATS:

@@ -87,10 +87,13 @@ def read_again(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8") if path.endswith(".json") else _tag(path)
         record = json.loads(text)
         flags, name = dict(record["flags"]), str(record["run"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(f"--again={path} holds no record of a song: give a song or its item_N.json") from error
     if not flags.get("model") and not flags.get("weights_from"):
         raise UserError(f"--again={path} does not say by which command it was made: give one that sample.py made")
+    place = Path(os.path.abspath(name))
+    if Path.cwd() not in place.parents and place not in Path(os.path.abspath(path)).parents:
+        name = place.name or "song"  # a file of somebody else does not decide where we write
     return {**flags, "name": name}
 
 

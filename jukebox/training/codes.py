@@ -368,7 +368,9 @@ class CodesStore:
 
     def _map(self, part: str, level: int) -> np.ndarray:
         if (part, level) not in self._maps:
-            self._maps[part, level] = np.memmap(self._path(part, level), self.dtype, "r")
+            path = self._path(part, level)
+            count = os.path.getsize(path) // np.dtype(self.dtype).itemsize  # a killed write may leave half a code
+            self._maps[part, level] = np.memmap(path, self.dtype, "r", shape=count)
         return self._maps[part, level]
 
     @contextlib.contextmanager

@@ -377,7 +377,7 @@ class _Transfer:
         """What the part file is of: `tag`, the server's name or date of the version, and `total`, its bytes."""
         try:
             noted = json.loads(self.state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return noted if isinstance(noted, dict) and isinstance(noted.get("tag"), str) else {}
 

@@ -45,7 +45,7 @@ def _is_complete(folder: Path) -> bool:
     try:
         digests = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
         return all(not damage(folder / file, sha256=digest) for file, digest in digests.items())
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return False
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from jukebox.utils.errors import UserError
-from jukebox.utils.files import load_torch
+from jukebox.utils.files import load_torch, path_inside
 from jukebox.weights.huggingface_names import count_downs, prior_name, vqvae_name
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
@@ -179,7 +179,7 @@ def _indexed(folder: Path, index: Path) -> dict[str, Path]:
     if not isinstance(listed, dict) or not listed:
         raise UserError(f"{index} is not an index of shards: it has no weight_map")
     shards = sorted({str(name) for name in listed.values()})
-    missing = [name for name in shards if not (folder / name).is_file()]
+    missing = [name for name in shards if not os.path.isfile(path_inside(folder, name))]
     if missing:
         raise UserError(
             f"{folder}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:3])}; download the rest"
@@ -194,7 +194,7 @@ def _indexed(folder: Path, index: Path) -> dict[str, Path]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}; download it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object; download it again")

@@ -77,6 +77,22 @@ def test_no_record(made: Path, tmp_path: Path) -> None:
         main(again=str(tmp_path / "nowhere.json"))
 
 
+@pytest.mark.parametrize("run", ["../../elsewhere/run", "/etc/run", "a/../../run"])
+def test_a_record_does_not_say_where_to_write(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "item_0.json"
+    for said, name in ((run, "run"), ("samples/run", "samples/run"), (str(tmp_path.parent), tmp_path.parent.name)):
+        path.write_text(json.dumps({"run": said, "flags": {"model": "demo"}}))
+        assert read_again(str(path))["name"] == (said if said == str(tmp_path.parent) else name)  # it is in that run
+
+
+def test_a_record_does_not_say_what_to_fetch(tmp_path: Path) -> None:
+    path = tmp_path / "item_0.json"
+    path.write_text(json.dumps({"run": "x", "flags": {"weights_from": "owner/name"}}))
+    with pytest.raises(UserError, match="if you trust them, add --weights_from=owner/name"):
+        main(again=str(path))
+
+
 def test_titles() -> None:
     info: dict[str, Any] = {"artist": "Ann", "genre": "n/a"}
     assert title_of(info, {"songs": [4, 5]}, 1) == "Ann 6" and title_of({}, {}, 0) == "Song 1"

@@ -257,6 +257,23 @@ def test_damaged_files_are_named(
         read_config(tmp_path)
 
 
+def test_an_index_names_no_file_elsewhere(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_shards(folder, weights)
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    (folder / "model-00001-of-00003.safetensors").rename(tmp_path / "other.safetensors")
+    for name in ("../other.safetensors", str(tmp_path / "other.safetensors")):
+        places = {
+            key: name if place == "model-00001-of-00003.safetensors" else place
+            for key, place in content["weight_map"].items()
+        }
+        index.write_text(json.dumps({"weight_map": places}))
+        with pytest.raises(UserError, match="is not a name in the folder"):
+            load_huggingface(folder)
+
+
 def test_what_an_index_lists_must_be_in_its_shards(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     write_shards(tmp_path, weights)
     index = tmp_path / "model.safetensors.index.json"
