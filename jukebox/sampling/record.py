@@ -93,7 +93,7 @@ def read_again(path: str) -> dict[str, Any]:
         raise UserError(f"--again={path} does not say by which command it was made: give one that sample.py made")
     place = Path(os.path.abspath(name))
     if Path.cwd() not in place.parents and place not in Path(os.path.abspath(path)).parents:
-        name = place.name or "song"  # a file of somebody else does not decide where we write
+        name = place.name or "song"  # a file from elsewhere does not decide where we write
     return {**flags, "name": name}
 
 
