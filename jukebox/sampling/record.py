@@ -53,9 +53,10 @@ def title_of(info: Mapping[str, Any], hps: Mapping[str, Any], item: int) -> str:
 
 
 def file_name(title: str) -> str:
-    """A title as the name of a file: no signs that a system or a shell takes otherwise, at most 100 characters."""
-    plain = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', " ", title)
-    return " ".join(plain.split()).strip(". ")[:100].rstrip(". ") or "Song"
+    """A title as the name of a file: no signs that a system or a shell takes otherwise, at most 100 characters and 200 bytes."""
+    plain = re.sub(r'[\x00-\x1f\x7f\ud800-\udfff/\\:*?"<>|]+', " ", title)
+    short = " ".join(plain.split()).strip(". ")[:100].encode()[:200].decode(errors="ignore")
+    return short.rstrip(". ") or "Song"
 
 
 def record_of(info: Mapping[str, Any], hps: Mapping[str, Any], item: int) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     temporary = ""
     try:
         os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".tmp", dir=folder)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name[:40]}.", suffix=".tmp", dir=folder)
         text = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
         with os.fdopen(handle, mode, **text) as file:  # type: ignore[call-overload]
             yield file
@@ -212,7 +212,7 @@ def link_or_copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -
     """Makes a finished file appear under a second name as well, atomically; a copy only if links do not exist."""
     path = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name[:100]}.{os.getpid()}.tmp")
+    temporary = os.path.join(folder, f".{name[:40]}.{os.getpid()}.tmp")
     try:
         os.link(source, temporary)
         os.replace(temporary, path)  # does nothing if both are one file already
