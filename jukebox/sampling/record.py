@@ -53,8 +53,9 @@ def title_of(info: Mapping[str, Any], hps: Mapping[str, Any], item: int) -> str:
 
 
 def file_name(title: str) -> str:
-    """A title as the name of a file: no signs that a system or a shell takes otherwise, at most 100 characters and 200 bytes."""
+    """A title as the name of a file: no signs that a system or a shell takes otherwise, at most 100 characters."""
     plain = re.sub(r'[\x00-\x1f\x7f\ud800-\udfff/\\:*?"<>|]+', " ", title)
+    # A name has at most 255 bytes, endings and signs of unfinished copies included.
     short = " ".join(plain.split()).strip(". ")[:100].encode()[:200].decode(errors="ignore")
     return short.rstrip(". ") or "Song"
 
