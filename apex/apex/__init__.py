@@ -1,1 +1,1 @@
-"""Fused kernels for training. Import what you need from the sub-packages; this file stays empty."""
+"""Fused kernels for training and sampling. Import what you need from the sub-packages; this file stays empty."""

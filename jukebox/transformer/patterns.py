@@ -101,6 +101,15 @@ class Pattern(ABC):
         """
         return _addresses(self)
 
+    def integers(self) -> tuple[int, int, int, int]:
+        """The pattern as four integers, for kernels that compute addresses themselves: kind, block, blocks, extra.
+
+        Kinds 4 and 5 are both 5. `extra` is for them `spread`, and for layers that read lyrics the number of slots.
+        """
+        kind = max(number for number, pattern in KINDS.items() if pattern is type(self))
+        extra = self.capacity if kind in LYRIC_KINDS else self.null_keys
+        return kind, self.block, self.n_ctx // self.block, extra
+
 
 @functools.cache
 def _addresses(pattern: Pattern) -> list[tuple[int, int, int]]:  # a kept tensor would be a fake one for all who follow

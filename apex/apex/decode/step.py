@@ -1,0 +1,259 @@
+"""Runs the kernels of `kernels.py` for one position of a batch. Importing this module needs Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from apex.decode import kernels
+from apex.decode.layers import Layer, Matrix, interpreted
+from torch import Tensor
+
+TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+# Up to this batch the way by rows is taken: each song costs it a pass over the weights in registers.
+FEW = 4
+# The way by rows: up to so many bytes a row of weights is in registers whole, a longer one by chunks of inputs.
+IN_REGISTERS = 4096
+CHUNK = 1024
+# Programs that the way by tiles aims at, three for each multiprocessor of a large card.
+PROGRAMS = 384
+
+
+class _Launch(NamedTuple):
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+
+
+class FusedLayers:
+    """All layers of a transformer for one position of a batch, in five kernels a layer, or nine for many songs.
+
+    All shapes are fixed, nothing is allocated in a call, and the host never waits: calls can be captured in a graph.
+    Results do not depend on the order in which programs run.
+
+    Args:
+        layers: all on one device.
+        n: batch size N.
+        position: integer tensor with one element: the position of the next call, which the caller advances. It must not
+            be written by the last operation before a call.
+        eps: of the layer norms.
+        way: "rows" or "tiles", see `kernels.py`; None takes rows up to a batch of 4.
+        early: start kernels early; None does so if the GPU can (Hopper and later).
+
+    Raises:
+        ValueError: tensors that do not fit, or an unknown way.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        n: int,
+        position: Tensor,
+        eps: float = 1e-5,
+        way: str | None = None,
+        early: bool | None = None,
+    ) -> None:
+        if way not in (None, "rows", "tiles"):
+            raise ValueError(f"way={way}: choose rows or tiles")
+        self.n, self.position, self.eps = n, position, eps
+        self.way = way or ("rows" if n <= FEW else "tiles")
+        self.early = _can_start_early(position.device) if early is None else early
+        self.width = layers[0].qkv.w.shape[1]
+        for layer in layers:
+            _check(layer, n, self.width)
+        self._x = self._empty(n, self.width)
+        self._y = self._empty(n, self.width)
+        state = max(layer.proj.w.shape[1] for layer in layers)
+        splits = max(_splits(layer) * layer.kv.shape[2] for layer in layers)
+        self._q = self._empty(n, state)
+        self._value = self._empty(n, max(_splits(layer) for layer in layers), state)
+        self._most, self._mass = self._empty(n, splits), self._empty(n, splits)
+        widest = max(self.width, *(len(layer.fc.w) for layer in layers))
+        self._h = self._empty(n, widest, dtype=torch.float32 if self.way == "rows" else layers[0].kv.dtype)
+        if self.way == "tiles":
+            matrices = [matrix for layer in layers for matrix in (layer.qkv, layer.proj, layer.fc, layer.out)]
+            self._sums = self._empty(max(_shares(m)[1] * len(m.w) for m in matrices) * n)
+        launches = self._by_rows if self.way == "rows" else self._by_tiles
+        self._launches = list(launches(layers))
+
+    def _empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.position.device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Takes [N, D] in float32 and returns [N, D] in float32, which the next call overwrites."""
+        self._x.copy_(x)
+        for kernel, grid, arguments, constants in self._launches:
+            kernel[grid](*arguments, **constants)
+        return self._x
+
+    def build(self) -> None:
+        """Compiles all kernels and runs none, so that one that does not build is found before the first token.
+
+        Raises:
+            Exception: Triton's, if a kernel does not build.
+        """
+        if not interpreted():
+            for kernel, grid, arguments, constants in self._launches:
+                kernel.warmup(*arguments, grid=grid, **constants)
+
+    def bytes(self) -> int:
+        """Memory of the buffers; weights and caches belong to the caller."""
+        tensors = [value for value in vars(self).values() if isinstance(value, Tensor) and value is not self.position]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int, **constants: Any) -> _Launch:
+        constants.update(EARLY=self.early, num_warps=warps)
+        if self.early:
+            constants["launch_pdl"] = True
+        return _Launch(kernel, grid, arguments, constants)
+
+    def _attention(self, layer: Layer) -> _Launch:
+        width = layer.kv.shape[-1]
+        padded = max(16, triton.next_power_of_2(width))
+        return self._launch(
+            kernels.attention, (self.n * layer.kv.shape[2], _splits(layer)),
+            self._q, layer.kv, self.position, self._value, self._most, self._mass, width**-0.5,
+            **_geometry(layer), KEYS=min(64, max(16, 8192 // padded)), PADDED=padded, warps=4,
+        )  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------------------- rows
+
+    def _by_rows(self, layers: Sequence[Layer]) -> Iterator[_Launch]:
+        x, y, h = self._x, self._y, self._h
+        for layer in layers:
+            yield self._rows(layer, layer.qkv, x, self._q, SOURCE=kernels.NORM, TARGET=kernels.QKV)
+            yield self._attention(layer)
+            yield self._rows(layer, layer.proj, self._value, y, SOURCE=kernels.PARTS, TARGET=kernels.RESIDUAL)
+            yield self._rows(layer, layer.fc, y, h, SOURCE=kernels.NORM, TARGET=kernels.ACTIVATION)
+            yield self._rows(layer, layer.out, h, x, SOURCE=kernels.PLAIN, TARGET=kernels.RESIDUAL)
+
+    def _rows(self, layer: Layer, matrix: Matrix, source: Tensor, target: Tensor, **modes: Any) -> _Launch:
+        n_out, n_in = matrix.w.shape
+        padded = triton.next_power_of_2(n_in)
+        in_registers = padded * max(2, matrix.w.element_size()) <= IN_REGISTERS
+        rows = 32 if interpreted() else 8  # in the interpreter a program costs more than its arithmetic
+        norm = layer.norm_0 if matrix is layer.qkv else layer.norm_1
+        return self._launch(
+            kernels.product_of_rows, (triton.cdiv(n_out, rows),),
+            matrix.w, matrix.bias, source, *norm, self.eps, self._most, self._mass,
+            target, self._x, self._x if matrix is layer.proj else self._y, layer.kv, self.position,
+            SONGS=self.n, OUT=n_out, IN=n_in, **modes,
+            SCALE=layer.scale if matrix is layer.out else 1.0, **_geometry(layer),
+            ROWS=rows, CHUNK=padded if in_registers else CHUNK, PADDED=padded, warps=4 if in_registers else 8,
+        )  # fmt: skip
+
+    # -------------------------------------------------------------------------------------------------------- tiles
+
+    def _by_tiles(self, layers: Sequence[Layer]) -> Iterator[_Launch]:
+        ahead: Layer | None = None
+        for layer in layers:
+            yield self._norm(ahead.out if ahead else None, self._x, ahead.scale if ahead else 1.0, layer.norm_0)
+            yield self._tiles(layer, layer.qkv, self._h)
+            yield self._sum(layer, layer.qkv, self._q, kernels.QKV)
+            yield self._attention(layer)
+            yield self._tiles(layer, layer.proj, self._value)
+            yield self._norm(layer.proj, self._y, 1.0, layer.norm_1)
+            yield self._tiles(layer, layer.fc, self._h)
+            yield self._sum(layer, layer.fc, self._h, kernels.ACTIVATION)
+            yield self._tiles(layer, layer.out, self._h)
+            ahead = layer
+        assert ahead is not None
+        yield self._norm(ahead.out, self._x, ahead.scale, None)
+
+    def _tiles(self, layer: Layer, matrix: Matrix, source: Tensor) -> _Launch:
+        n_out, n_in = matrix.w.shape
+        rows, chunk = _tile(matrix)
+        share, shares = _shares(matrix)
+        songs = min(64, max(16, triton.next_power_of_2(self.n)))
+        geometry = _geometry(layer)
+        return self._launch(
+            kernels.product_of_tiles, (triton.cdiv(n_out, rows), shares, triton.cdiv(self.n, songs)),
+            matrix.w, source, self._most, self._mass, self._sums, self.n, OUT=n_out, IN=n_in,
+            SOURCE=kernels.PARTS if matrix is layer.proj else kernels.PLAIN,
+            **{name: geometry[name] for name in ("SPLITS", "HEADS", "WIDTH")},
+            ROWS=rows, CHUNK=chunk, SHARE=share, SONGS=songs, TYPE=_multiplied_in(layer.kv.dtype), warps=4,
+        )  # fmt: skip
+
+    def _sum(self, layer: Layer, matrix: Matrix, target: Tensor, mode: Any) -> _Launch:
+        geometry = _geometry(layer)
+        del geometry["SPLITS"]
+        return self._launch(
+            kernels.sum_of_tiles, (self.n, triton.cdiv(len(matrix.w), 256)),
+            self._sums, matrix.bias, target, layer.kv, self.position, self.n, OUT=len(matrix.w),
+            SHARES=_shares(matrix)[1], TARGET=mode, **geometry, ROWS=256, warps=4,
+        )  # fmt: skip
+
+    def _norm(self, product: Matrix | None, into: Tensor, scale: float, norm: tuple[Tensor, Tensor] | None) -> _Launch:
+        """Adds what `product` left in sums to the residual stream: of attention's to y, of the MLP's to x."""
+        unused = self._x  # a pointer that a kernel does not follow still has to be a tensor
+        bias, shares = (unused, 0) if product is None else (product.bias, _shares(product)[1])
+        middle = self._x if into is self._y else self._y
+        return self._launch(
+            kernels.norm_of_tiles, (self.n,),
+            self._sums, bias, self._x, middle, into, *(norm or (unused, unused)), self.eps, self._h, self.n,
+            OUT=self.width, SHARES=shares, SCALE=scale, NORMED=norm is not None,
+            PADDED=triton.next_power_of_2(self.width), warps=8,
+        )  # fmt: skip
+
+
+def _can_start_early(device: torch.device) -> bool:
+    if interpreted() or device.type != "cuda" or torch.version.hip or not hasattr(tl.extra.cuda, "gdc_wait"):
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def _check(layer: Layer, n: int, width: int) -> None:
+    state, heads, head_width = layer.proj.w.shape[1], layer.kv.shape[2], layer.kv.shape[4]
+    queries = len(layer.qkv.w) // (1 if layer.addresses.kind == kernels.CROSS.value else 3)
+    found = [
+        *(("norm", list(t.shape), [width]) for norm in (layer.norm_0, layer.norm_1) for t in norm),
+        ("qkv", [queries, layer.qkv.w.shape[1]], [state, width]),
+        ("proj", list(layer.proj.w.shape), [width, heads * head_width]),
+        ("fc", [layer.fc.w.shape[1]], [width]),
+        ("out", list(layer.out.w.shape), [width, len(layer.fc.w)]),
+        ("cache", list(layer.kv.shape[:2]), [n, 2]),
+    ]
+    for what, got, wanted in found:
+        if got != wanted:
+            raise ValueError(f"{what} has shape {got}, not {wanted}")
+    if layer.kv.dtype not in TYPES or not layer.kv.is_contiguous():
+        raise ValueError(f"a cache in {layer.kv.dtype}, or not in one piece")
+
+
+def _geometry(layer: Layer) -> dict[str, int]:
+    _, _, heads, slots, width = layer.kv.shape
+    kind, length, blocks, extra = layer.addresses
+    geometry = dict(SLOTS=slots, HEADS=heads, WIDTH=width, KIND=kind, LENGTH=length, BLOCKS=blocks, EXTRA=extra)
+    return {**geometry, "SPLITS": _splits(layer)}
+
+
+def _splits(layer: Layer) -> int:
+    """In how many parts the keys of a query are cut: of at most 128 keys, but at least 4 parts and at most 32."""
+    kind, length, blocks, extra = layer.addresses
+    reads = {1: length, 2: blocks, 3: length, 5: extra * blocks, 6: extra, 7: extra}.get(kind, length * blocks)
+    return 2 if interpreted() else min(32, max(4, triton.next_power_of_2(triton.cdiv(reads, 128))))
+
+
+def _tile(matrix: Matrix) -> tuple[int, int]:
+    """Rows and inputs of a tile; float32 has no tensor cores and twice the bytes."""
+    if interpreted():
+        return 32, 16
+    return (64, 128) if matrix.w.element_size() <= 2 else (32, 32)
+
+
+def _multiplied_in(dtype: torch.dtype) -> Any:
+    """Type of a product's factors; the interpreter's product takes bfloat16 for whole numbers."""
+    return tl.float32 if interpreted() and dtype == torch.bfloat16 else TYPES[dtype]
+
+
+def _shares(matrix: Matrix) -> tuple[int, int]:
+    """How many inputs a program takes, and how many programs share them all."""
+    n_out, n_in = matrix.w.shape
+    rows, chunk = _tile(matrix)
+    wanted = max(1, PROGRAMS // triton.cdiv(n_out, rows))
+    share = triton.cdiv(triton.cdiv(n_in, wanted), chunk) * chunk
+    return share, triton.cdiv(n_in, share)
