@@ -90,21 +90,6 @@ class FusedLayers:
             kernel[grid](*arguments, **constants)
         return self._x
 
-    def build(self) -> None:
-        """Compiles all kernels and runs none, so that one that does not build is found before the first token.
-
-        Raises:
-            Exception: Triton's, if a kernel does not build.
-        """
-        if not interpreted():
-            for kernel, grid, arguments, constants in self._launches:
-                kernel.warmup(*arguments, grid=grid, **constants)
-
-    def bytes(self) -> int:
-        """Memory of the buffers; weights and caches belong to the caller."""
-        tensors = [value for value in vars(self).values() if isinstance(value, Tensor) and value is not self.position]
-        return sum(tensor.nbytes for tensor in tensors)
-
     def _launch(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int, **constants: Any) -> _Launch:
         constants.update(EARLY=self.early, num_warps=warps)
         if self.early:
@@ -169,6 +154,8 @@ class FusedLayers:
         rows, chunk = _tile(matrix)
         share, shares = _shares(matrix)
         songs = min(64, max(16, triton.next_power_of_2(self.n)))
+        if matrix is layer.proj:  # joining parts takes many registers an input
+            chunk = min(chunk, 2048 // songs)
         geometry = _geometry(layer)
         return self._launch(
             kernels.product_of_tiles, (triton.cdiv(n_out, rows), shares, triton.cdiv(self.n, songs)),
