@@ -155,7 +155,7 @@ class FusedLayers:
         share, shares = _shares(matrix)
         songs = min(64, max(16, triton.next_power_of_2(self.n)))
         if matrix is layer.proj:  # joining parts takes many registers an input
-            chunk = min(chunk, 2048 // songs)
+            chunk = min(chunk, 1024 // songs)
         geometry = _geometry(layer)
         return self._launch(
             kernels.product_of_tiles, (triton.cdiv(n_out, rows), shares, triton.cdiv(self.n, songs)),
