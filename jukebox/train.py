@@ -78,8 +78,6 @@ def main(**given: Any) -> int:
         if read_launch().rank == 0:
             print("\n".join(plan(hps)))
         return 0
-    if read_launch().size > 1:  # PyTorch would advise each process on an option that some models need
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from jukebox.training.run import run_training  # imports torch, which --help and mistyped flags need not wait for
 
     return run_training(hps, shlex.join(sys.argv))

@@ -288,6 +288,7 @@ def test_upsample_makes_the_lower_levels_as_the_whole_run_did(finished: Path, mo
 # ------------------------------------------------------------------------------------------------- nothing is lost
 
 
+@pytest.mark.faults("a killed run resumes as if undisturbed", "sampling: gone before and after each state")
 def test_killed_at_any_window_and_resumed(
     finished: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -620,6 +621,7 @@ def test_the_prior_has_gone_when_its_codes_are_decoded(
     assert len(alive) == 3
 
 
+@pytest.mark.faults("a file is whole or as it was before", "sampling on a full disk, and resumed")
 def test_a_full_disk_leaves_the_last_good_state(
     finished: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -677,6 +679,7 @@ def test_two_ranks_make_the_songs_of_one(finished: Path, model: str, tmp_path: P
     assert done.stderr.count("level 0, window") and "rank_1" not in done.stdout
 
 
+@pytest.mark.faults("a job ends with its cause, or continues", "sampling under mpiexec: SIGKILL of a rank")
 @pytest.mark.slow
 @pytest.mark.skipif(
     not Path(sys.executable).with_name("mpiexec").exists() or not Path("/proc").is_dir(),

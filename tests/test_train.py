@@ -165,6 +165,7 @@ def test_the_half_precision_recipe(songs: Path) -> None:
     assert checkpoint["scaler"]["scale"] > 2.0**16
 
 
+@pytest.mark.faults("a killed run resumes as if undisturbed", "train.py as a command: SIGKILL twice")
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is not of Windows")
 def test_killed_at_any_step_and_started_again_it_ends_the_same(songs: Path) -> None:
@@ -200,6 +201,7 @@ def test_killed_at_any_step_and_started_again_it_ends_the_same(songs: Path) -> N
         assert torch.equal(a["k_sum"], b["k_sum"]) and torch.equal(a["k_elem"], b["k_elem"])
 
 
+@pytest.mark.faults("a signal ends a command in order", "train.py with workers, {ranks} ranks: {sign}")
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 @pytest.mark.parametrize(("ranks", "sign"), [(1, "SIGINT"), (2, "SIGINT"), (1, "SIGTERM"), (2, "SIGTERM")])

@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -197,20 +197,6 @@ def _make_loader(dataset: FilesAudioDataset, batches: EpochBatches, workers: int
         generator=generator,
         **several,
     )
-
-
-def read_batches(loader: Iterable[T]) -> Iterator[T]:
-    """The batches of a loader.
-
-    Raises:
-        UserError: what a worker raised, without the traceback that PyTorch puts into it.
-    """
-    try:
-        yield from loader
-    except (UserError, OSError) as error:
-        if "Original Traceback" not in str(error):
-            raise
-        raise UserError(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
 
 
 def _seed_worker(_: int) -> None:

@@ -78,7 +78,9 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         self.songs = list(range(len(kept)))  # those that items are taken from
         self._index = SongIndex(self.durations, self.sample_length)
         # Flags for each file, in memory that loader workers share, so that trouble is told once by all of them.
-        self._broken, self._cut, self._told = torch.zeros(3, len(kept), dtype=torch.bool).share_memory_()
+        flags = torch.zeros(4, len(kept), dtype=torch.bool).share_memory_()
+        self._broken, self._cut, self._told, self._crashes = flags
+        self._work = _new_work(int(getattr(hps, "nworkers", 0)))
         for i, name in enumerate(self.names):
             self._cut[i] = self._told[i] = bool(entries[name].cut)
         self.notices = Notices()
@@ -188,6 +190,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         other = copy.copy(self)
         other.songs = list(songs)
         other._index = SongIndex([self.durations[i] for i in songs], self.sample_length)
+        other._work = _new_work(len(self._work))
         other.aug_shift = self.aug_shift if aug_shift is None else aug_shift
         return other
 
@@ -213,10 +216,13 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         item %= n
         for step in range(n):
             song, offset = self.locate((item + step) % n, epoch)
-            if self._broken[song] and self.damaged != "keep":
+            if self._crashes[song] or (self._broken[song] and self.damaged != "keep"):
                 continue
             try:
-                return self.get_song_chunk(song, offset, test=not self.aug_shift)
+                self._note_work(song)
+                chunk = self.get_song_chunk(song, offset, test=not self.aug_shift)
+                self._note_work(-1)
+                return chunk
             except AudioError as error:
                 told = bool(self._broken[song])  # by a worker that was quicker
                 self._broken[song] = True
@@ -224,6 +230,27 @@ class FilesAudioDataset(torch.utils.data.Dataset):
                     which = "the chunks that it lacks" if self.damaged == "keep" else "its chunks"
                     print(f"{error}; {which} are left out, others take their place", file=sys.stderr, flush=True)
         raise UserError(f"no file of audio_files_dir={self.folder} can be decoded any more")
+
+    def _note_work(self, song: int) -> None:
+        """Notes in a worker what it is about to read; -1: nothing."""
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None and worker.id < len(self._work):
+            self._work[worker.id, 0] = song + 1
+            self._work[worker.id, 1] += 1
+
+    def at_work(self) -> dict[int, tuple[str, int]]:
+        """Worker -> the file that it is reading, and a number that changes when it gets on."""
+        return {i: (self.files[song - 1], n) for i, (song, n) in enumerate(self._work.tolist()) if song}
+
+    def leave_out(self, worker: int) -> bool:
+        """Leaves out the file that a worker was reading when it crashed; False if it read none."""
+        song = int(self._work[worker, 0]) - 1
+        self._work[worker, 0] = 0
+        if song >= 0 and not self._crashes[song]:
+            self._crashes[song] = self._broken[song] = True
+            file = self.files[song]
+            print(f"cannot decode {file}: the decoder crashes; its chunks are left out", file=sys.stderr, flush=True)
+        return song >= 0
 
     def locate(self, item: int, epoch: int) -> tuple[int, int]:
         """The song (a place in `files`) and the first sample of an item, with its random shift in an epoch.
@@ -331,6 +358,11 @@ class FilesAudioDataset(torch.utils.data.Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_hook": None}  # a function from a file is loaded again by each worker
+
+
+def _new_work(workers: int) -> torch.Tensor:
+    """What each worker is doing, shared with it, [workers, 2]: 1 + the song that it reads or 0, and a counter."""
+    return torch.zeros(workers, 2, dtype=torch.int64).share_memory_()
 
 
 def _make_labeller(hps: Hyperparams) -> Labeller | None:

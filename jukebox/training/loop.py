@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from jukebox.data.data_processor import DataProcessor, read_batches
+from jukebox.data.data_processor import DataProcessor
+from jukebox.data.workers import read_batches
 from jukebox.training.checkpoint import Saver
 from jukebox.training.ema import tell_start
 from jukebox.training.interrupt import StopRequest

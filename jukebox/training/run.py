@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from jukebox.data.data_processor import DataProcessor, one_after_another
+from jukebox.data.workers import read_batches
 from jukebox.hparams import Hyperparams, pick
 from jukebox.make_models import load_checkpoint
 from jukebox.prior.prior import SimplePrior
@@ -274,7 +275,7 @@ def evaluate_only(model: TrainedModel, data: DataProcessor, options: StepOptions
         UserError: no songs are held out.
     """
     data.set_epoch(0)
-    metrics = evaluate(model, None, data.test_loader, options, logger.device, data.test_sampler.counts())
+    metrics = evaluate(model, None, read_batches(data.test_loader), options, logger.device, data.test_sampler.counts())
     if not metrics:
         raise UserError("no held-out songs to evaluate on: use more songs or a smaller --train_test_split")
     logger.evaluation(model.step, metrics)

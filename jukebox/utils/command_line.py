@@ -179,6 +179,8 @@ def run_command(
         instead: as in `parse_flags`.
     """
     wait_politely()
+    if read_launch().size > 1:  # of each process PyTorch would print advice, and pages about a connection that ends
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):  # Windows pipes and LANG=C would die at the first accent
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

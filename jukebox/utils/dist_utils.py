@@ -28,6 +28,7 @@ from jukebox.utils.errors import UserError, user_message
 from jukebox.utils.files import only_writer
 from jukebox.utils.launch import Launch, abort_job, read_launch
 from jukebox.utils.signals import stop_status, tell_stop
+from jukebox.utils.watch import start_watch
 
 TIMEOUT = timedelta(minutes=30)  # a collective that waits longer than this ends the job
 MEETING = timedelta(seconds=60)  # a process that is not there by then will not come
@@ -129,6 +130,7 @@ def _pick_gpu(local_rank: int, several: bool, index: str) -> torch.device:
 
 _device = torch.device("cpu")  # what `setup_dist_from_mpi` gave last
 _launch: Launch | None = None  # asked for once: an MPI library cannot be started again after it was finalised
+_store: tuple[str, int] | None = None  # where the job meets
 
 
 def setup_dist_from_mpi(
@@ -240,6 +242,7 @@ def _start_group(launch: Launch, address: Any, port: int, backend: str | None, d
         name = interface_to(address, port)
         if name:
             os.environ["GLOO_SOCKET_IFNAME"] = name
+    global _store
     try:
         store = next(dist.rendezvous(f"tcp://{address}:{port}", launch.rank, launch.size, timeout=MEETING))[0]
         store.set_timeout(TIMEOUT)
@@ -251,6 +254,7 @@ def _start_group(launch: Launch, address: Any, port: int, backend: str | None, d
             timeout=TIMEOUT,
             device_id=device if backend == "nccl" else None,
         )
+        _store = (str(address), port)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         if "EADDRINUSE" in str(error) or "in use" in str(error):
             advice = f"MASTER_PORT={port + 1} in the environment" if launch.port else f"--port={port + 1}"
@@ -276,9 +280,14 @@ def failing_together() -> Iterator[None]:
 
     Python's usual way out would wait in the exit handlers of communication libraries, and the other ranks in a
     collective, for ever. The message is printed with the rank before. In one process exceptions simply pass through.
+    A process of the job that is stopped or hangs ends it too, see `watch`.
     """
+    size = dist_adapter.get_world_size()
+    watch = start_watch(*_store, dist_adapter.get_rank(), size) if _store and size > 1 else None
     try:
         yield
+        if watch is not None:
+            watch.stop()
     except BaseException as error:
         if dist_adapter.get_world_size() == 1:
             raise
@@ -286,7 +295,9 @@ def failing_together() -> Iterator[None]:
         message = user_message(error)
         lost = isinstance(error, RuntimeError) and re.search(r"[Cc]onnection (closed|reset)", str(error))
         if lost:  # the rank that failed has the message that matters
-            print(f"rank {rank} stops: another rank has gone", file=sys.stderr)
+            gone = " and ".join(f"rank {other}" for other in watch.gone()) if watch is not None else ""
+            why = f"{gone} has gone, killed perhaps for want of memory if it says nothing" if gone else ""
+            print(f"rank {rank} stops: {why or 'another rank has gone'}", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt):
             print(tell_stop(error), file=sys.stderr)
             abort_job(stop_status(error))

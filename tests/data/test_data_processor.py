@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
+import gc
+import multiprocessing
+import os
+import re
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from jukebox.data.data_processor import DataProcessor, EpochBatches, read_batches
+from jukebox.data import workers
+from jukebox.data.data_processor import DataProcessor, EpochBatches
 from jukebox.data.files_dataset import FilesAudioDataset
+from jukebox.data.workers import read_batches
 from jukebox.hparams import Hyperparams, setup_hparams
 from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
@@ -174,3 +183,64 @@ def test_what_a_worker_says_is_one_line(workers: int) -> None:
     with pytest.raises(UserError) as told:
         list(read_batches(torch.utils.data.DataLoader(NoSong(), num_workers=workers)))
     assert str(told.value) == "song 0: cannot be read"
+
+
+class Lost(FilesAudioDataset):
+    """Its first file does what `how` says, if a worker reads it."""
+
+    how = ""
+
+    def read_song(self, song: int, offset: int, samples: int) -> np.ndarray:
+        if song == 0 and torch.utils.data.get_worker_info() is not None:
+            if self.how == "hangs":
+                time.sleep(1000)
+            elif self.how == "has no memory":
+                raise MemoryError("Unable to allocate 9 GiB")
+            faulthandler.disable()  # of pytest, which would print where everything was
+            os.kill(os.getpid(), getattr(signal, self.how))
+        return super().read_song(song, offset, samples)
+
+
+@pytest.mark.faults("a job ends with its cause, or continues", "training: a worker that loads songs {how}")
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("how", ["SIGSEGV", "SIGABRT", "SIGKILL", "hangs", "has no memory"])
+def test_a_worker_is_lost(
+    how: str, song_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "LOOK", 0.5)
+    others = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # of loaders that were used by themselves
+    hps = hparams(song_folder, nworkers=2, train_test_split=1.0)
+    dataset = Lost(hps)
+    dataset.how = how
+    data = DataProcessor(hps, dataset=dataset)
+    try:
+        if how in ("SIGSEGV", "SIGABRT"):
+            for epoch in (0, 1):
+                data.set_epoch(epoch, 1)
+                batches = list(read_batches(data.train_loader))
+                assert len(batches) == len(data.train_loader) - 1 and data.sampler.start == 1
+            told = capsys.readouterr().err
+            assert told.count(f"cannot decode {dataset.files[0]}: the decoder crashes") == 1
+            whole = {
+                n for n, song in enumerate(data.train_dataset.locate(i, 1)[0] for i in range(len(dataset))) if song
+            }
+            plain = FilesAudioDataset(hps)
+            keys = [key for keys in data.sampler for key in keys]
+            assert sum(item in whole for _, item in keys) > 10
+            for row, key in zip(torch.cat(batches), keys, strict=True):
+                assert key[1] not in whole or torch.equal(row, torch.from_numpy(plain[key]))
+            assert dataset.is_incomplete()
+            return
+        begin = time.monotonic()
+        with pytest.raises(UserError) as error:
+            list(read_batches(data.train_loader))
+        message = str(error.value)
+        del error
+        said = {"hangs": f"hung for .* in {dataset.files[0]}", "SIGKILL": "killed, perhaps for want of memory"}
+        assert re.search(said.get(how, "no memory to load songs .Unable to allocate 9 GiB"), message)
+        assert "\n" not in message and time.monotonic() - begin < 30
+    finally:
+        assert signal.signal(signal.SIGCHLD, others) == signal.SIG_DFL
+        data.train_loader._iterator = None
+    gc.collect()
+    assert not [child for child in multiprocessing.active_children() if child.name.startswith("Process")]

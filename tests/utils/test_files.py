@@ -120,6 +120,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.faults("one command at a time writes to a folder", "children of a killed writer")
 def test_the_children_of_a_killed_writer_keep_no_lock(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     program = (
@@ -149,6 +150,7 @@ def test_the_children_of_a_killed_writer_keep_no_lock(tmp_path: Path) -> None:
             os.close(write)
 
 
+@pytest.mark.faults("a file is whole or as it was before", "a full disk in the middle of a tensor")
 @pytest.mark.skipif(os.name == "nt", reason="resource limits are not of Windows")
 def test_a_full_disk_in_the_middle_of_a_tensor(tmp_path: Path) -> None:
     """The zip writer of torch wraps the error of its file: it is still told apart from a bug."""
@@ -169,6 +171,7 @@ def test_a_full_disk_in_the_middle_of_a_tensor(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.faults("a file is whole or as it was before", "SIGKILL of a process that only writes")
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is not of Windows")
 def test_killed_while_writing(tmp_path: Path) -> None:
     """A process that saves all the time is killed at any moment: the file is always one that was meant."""
