@@ -27,6 +27,7 @@ from jukebox.utils.flag_values import (
     seconds_of,
 )
 from jukebox.utils.float32 import TF32_HELP, keep_float32
+from jukebox.utils.plural import counted
 from jukebox.utils.progress import progress_bar, write_line
 from jukebox.utils.signals import stop_status
 
@@ -144,10 +145,8 @@ def reconstruct(job: Any, files: list[tuple[str, str]], unread: Sequence[str] = 
                 continue
             except KeyboardInterrupt as stop:
                 bar.close()
-                print(
-                    f"\nstopped: {job.folder} holds {len(job.songs)} of {len(files)} songs; the same command makes all",
-                    file=sys.stderr,
-                )
+                made = f"{len(job.songs)} of {counted(len(files), 'song')}"
+                print(f"\nstopped: {job.folder} holds {made}; the same command makes all", file=sys.stderr)
                 return stop_status(stop)
             for remark in job.remarks[-1]:
                 write_line(remark)

@@ -28,6 +28,7 @@ from jukebox.utils.flag_values import (
     whole,
 )
 from jukebox.utils.float32 import TF32_HELP, keep_float32
+from jukebox.utils.plural import counted
 from jukebox.utils.progress import progress_bar, write_line
 from jukebox.utils.signals import stop_status
 
@@ -176,7 +177,7 @@ def make_features(
     share = todo[rank :: get_world_size()]
     say = write_line if rank == 0 else (lambda line: None)
     if done:
-        say(f"{len(done)} of {len(done) + len(todo)} files are done already")
+        say(f"done already: {len(done)} of {counted(len(done) + len(todo), 'file')}")
     was_cut = [(name, cut) for name, cut in done.items() if cut]
     if not todo:
         return print_end(0, len(done), unread, was_cut, out, rank)
@@ -207,7 +208,7 @@ def make_features(
 
         job = FeatureWriter(extractor, folder, out, settings, batch, advance, say, damaged)
         say(
-            f"{len(share)} files, {sum(seconds.values()) / 60:.1f} min, in windows of {window:.2f} s, "
+            f"{counted(len(share), 'file')}, {sum(seconds.values()) / 60:.1f} min, in windows of {window:.2f} s, "
             f"{job.batch} at a time, on {device}"
         )
         try:
@@ -217,7 +218,10 @@ def make_features(
             if get_world_size() > 1:
                 raise
             bar.close()
-            print(f"\nstopped: {job.outcome.made} files more are complete; the same command resumes", file=sys.stderr)
+            print(
+                f"\nstopped: {counted(job.outcome.made, 'more file')} complete; the same command resumes",
+                file=sys.stderr,
+            )
             return stop_status(stop)
     results = gather_objects(outcome) if get_world_size() > 1 else [outcome]
     broken = unread + [f"{name}: {why}" for result in results for name, why in result.broken]
@@ -227,8 +231,8 @@ def make_features(
 
 def print_end(made: int, n_done: int, broken: list[str], cut: list[tuple[str, str]], out: Path, rank: int) -> int:
     """The one end: how many files have features, which have none, and which lack their end. Returns the status."""
-    lines = [f"{made} files made, {n_done} were there: {out} holds features of {made + n_done}"]
-    for what, whys in (("were left out", broken), ("lack their end", [f"{name}: {why}" for name, why in cut])):
+    lines = [f"{counted(made, 'file')} made, {n_done} there before: {out} holds features of {made + n_done}"]
+    for what, whys in (("left out", broken), ("without their end", [f"{name}: {why}" for name, why in cut])):
         if whys:
             lines[0] += f"; {len(whys)} {what}"
             lines += [f"  {why}" for why in whys]

@@ -94,7 +94,7 @@ def test_every_file_gets_an_array_and_a_note(songs: Path, model: str, capsys: py
         assert note["seconds"] == pytest.approx(2.0 + i, abs=0.1)
         assert note["positions"] == int(note["seconds"] * SR) // 16
     text = capsys.readouterr().out
-    assert f"4 files made, 0 were there: {out} holds features of 4" in text.splitlines()[-1]
+    assert f"4 files made, 0 there before: {out} holds features of 4" in text.splitlines()[-1]
 
 
 def test_positions_in_time(songs: Path, model: str) -> None:
@@ -112,7 +112,7 @@ def test_what_is_done_is_skipped(songs: Path, model: str, capsys: pytest.Capture
     before = written(out)
     assert main(**flags(songs, model)) == 0
     assert written(out) == before
-    assert "0 files made, 4 were there" in capsys.readouterr().out
+    assert "0 files made, 4 there before" in capsys.readouterr().out
 
     write_audio(songs / "new.wav", make_song(9, 8000, 2.0).audio, 8000)  # a new file,
     write_audio(songs / "a.wav", make_song(8, 8000, 3.0).audio, 8000)  # one that is another now,
@@ -122,7 +122,7 @@ def test_what_is_done_is_skipped(songs: Path, model: str, capsys: pytest.Capture
     after = written(out)
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed == {f"{n}.{e}" for n in ("new.wav", "a.wav", "b.mp3", "below/c.wav") for e in ("npy", "json")}
-    assert "4 files made, 1 were there" in capsys.readouterr().out
+    assert "4 files made, 1 there before" in capsys.readouterr().out
 
 
 def test_results_of_other_settings_are_not_mixed(songs: Path, model: str) -> None:
@@ -142,12 +142,12 @@ def test_files_that_cannot_be_read_are_named_and_left_out(
     (songs / "notes.txt").write_text("no audio")
     assert main(**flags(songs, model)) == 1
     text = capsys.readouterr().out
-    assert "4 files made, 0 were there" in text and "2 were left out" in text
+    assert "4 files made, 0 there before" in text and "2 left out" in text
     last = text.splitlines()[-2:]
     assert last[0].startswith("  bad.mp3: cannot") and last[1].startswith("  empty.wav: cannot")
     assert len(written(songs.parent / "out")) == 8
     assert main(**flags(songs, model)) == 1  # they are tried again, in case they were fixed
-    assert "0 files made, 4 were there" in capsys.readouterr().out
+    assert "0 files made, 4 there before" in capsys.readouterr().out
 
 
 def test_links_to_nowhere_and_samples_that_are_no_numbers(
@@ -157,7 +157,7 @@ def test_links_to_nowhere_and_samples_that_are_no_numbers(
     soundfile.write(songs / "nan.wav", np.array([0.1, np.nan] * 2000, np.float32), 8000, subtype="FLOAT")
     assert main(**flags(songs, model)) == 1
     text = capsys.readouterr().out
-    assert "4 files made, 0 were there" in text and "2 were left out" in text
+    assert "4 files made, 0 there before" in text and "2 left out" in text
     last = text.splitlines()[-2:]
     assert last[0].startswith("  gone.wav: cannot read") and "nan.wav: 2000 of its samples are not finite" in last[1]
     assert len(written(songs.parent / "out")) == 8
@@ -189,11 +189,11 @@ def test_as_a_command(songs: Path, model: str) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert result.returncode == 1, result.stderr
     assert "left out: cannot open" in result.stdout and "100%" in result.stderr
-    assert "4 files made, 0 were there" in result.stdout and "Traceback" not in result.stderr
+    assert "4 files made, 0 there before" in result.stdout and "Traceback" not in result.stderr
     (songs / "bad.wav").unlink()
     command[1:2] = ["-m", "jukebox.represent"]
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
-    assert again.returncode == 0 and "0 files made, 4 were there" in again.stdout
+    assert again.returncode == 0 and "0 files made, 4 there before" in again.stdout
 
 
 def test_help_is_quick_and_complete() -> None:
@@ -216,7 +216,7 @@ def test_two_processes_share_the_files(songs: Path, model: str) -> None:
     command = [*launcher, sys.executable, "jukebox/represent.py", *command_line(songs, model), "--port=29571"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300)
     assert result.returncode == 1, result.stderr
-    assert result.stdout.count("4 files made, 0 were there") == 1 and "bad.wav" in result.stdout
+    assert result.stdout.count("4 files made, 0 there before") == 1 and "bad.wav" in result.stdout
     together = {name: np.load(songs.parent / "out" / f"{name}.npy") for name in FILES}
     (songs / "bad.wav").unlink()
     assert main(**flags(songs, model, out=str(songs.parent / "alone"))) == 0
@@ -315,7 +315,7 @@ def test_the_command_stops_cleanly(
 
     monkeypatch.setattr(FeatureWriter, "_run_batch", stop)
     assert main(**flags(songs, model)) == 130
-    assert "stopped: 0 files more are complete; the same command resumes" in capsys.readouterr().err
+    assert "stopped: 0 more files complete; the same command resumes" in capsys.readouterr().err
 
 
 def test_a_batch_that_does_not_fit_is_halved(songs: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:

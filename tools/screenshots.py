@@ -1,7 +1,8 @@
 """Takes the pictures of pages that docs/ shows: python tools/screenshots.py
 
 Needs `make dev` and chromium. Samples with the demo model, sends one of the songs through its VQ-VAE, runs the
-notebook, opens the three pages and writes docs/page.png, docs/reconstruct.png and docs/notebook.png.
+notebook, opens the three pages and writes docs/page.png, docs/page.ja.png, docs/reconstruct.png and
+docs/notebook.png. The Japanese one needs a font with Japanese letters.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SONGS = [
-    *("--model=demo", "--n_samples=1", "--sample_length_in_seconds=10", "--total_sample_length_in_seconds=10"),
+    *("--model=demo", "--n_samples=2", "--sample_length_in_seconds=10", "--total_sample_length_in_seconds=10"),
     *("--artist=anna bell", "--genre=disco", "--lyrics=mila sola timi\\kalu mesi loki\\sama tole kisu"),
 ]
 
@@ -34,6 +35,7 @@ def make_pages(folder: Path) -> dict[str, Path]:
     run(*words)
     return {
         "page": folder / "samples" / "level_0" / "index.html",
+        "page.ja": folder / "samples" / "level_0" / "index.html",
         "reconstruct": folder / "reconstructed" / "index.html",
         "notebook": folder / "notebook.html",
     }
@@ -46,10 +48,12 @@ def main() -> None:
         pages = make_pages(Path(folder))
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         for name, path in pages.items():
-            page = browser.new_page(viewport={"width": 900, "height": 1000 if name != "page" else 760})
+            locale, scheme = ("ja-JP", "dark") if name == "page.ja" else ("en-GB", "light")
+            page = browser.new_page(viewport={"width": 900, "height": 1000}, locale=locale, color_scheme=scheme)
             page.goto(path.as_uri())
-            if name == "page":
+            if name.startswith("page"):
                 page.evaluate("document.querySelector('audio').currentTime = 3.2")
+                page.locator(".favourite").first.click()
             if name == "notebook":
                 page.locator("audio").nth(3).scroll_into_view_if_needed()
             page.wait_for_timeout(1000)

@@ -28,6 +28,7 @@ from jukebox.utils.audio.index import AudioIndex, find_audio_files
 from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.plural import counted
 
 LEFT_OUT = "cannot be read and is left out"
 COLLECT = "auto"  # as --vocab: take the characters from the lyrics
@@ -170,8 +171,8 @@ def build(
     if chunk > low:
         low = float(math.ceil(chunk))
         short = sum(duration < low for _, duration in songs)
-        print(f"{short} songs are shorter than a chunk of {chunk:.1f} s and will not be used")
-    print(f"{len(songs)} songs; train with")
+        print(f"left out, as shorter than a chunk of {chunk:.1f} s: {counted(short, 'song')}")
+    print(f"{counted(len(songs), 'song')}; train with")
     print(
         f"  --labels=True --labels_v3={made.v3} --labels_dir={shlex.quote(out)} "
         f"--y_bins={made.y_bins[0]},{made.y_bins[1]} --max_bow_genre_size={made.max_bow_genre_size} "

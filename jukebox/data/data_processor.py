@@ -24,6 +24,7 @@ from jukebox.hparams import Hyperparams, take_hparams
 from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import first_rank_first, print_once
 from jukebox.utils.errors import UserError
+from jukebox.utils.plural import counted
 from jukebox.utils.signals import SIGNALS
 
 PREFETCH = 4  # batches that each worker keeps ready
@@ -160,8 +161,9 @@ class DataProcessor:
         """Lines for a person: what the data are, what is wrong with them, and how they are split."""
         train, test = self.train_dataset, self.test_dataset
         split = (
-            f"training on {len(train.songs)} songs ({len(train)} chunks, {len(self.sampler)} batches an epoch), "
-            f"{len(test.songs)} songs held out ({len(test)} chunks)"
+            f"training on {counted(len(train.songs), 'song')} ({counted(len(train), 'chunk')}, "
+            f"{counted(len(self.sampler), 'batch')} an epoch), "
+            f"{counted(len(test.songs), 'song')} held out ({counted(len(test), 'chunk')})"
         )
         return [*self.dataset.describe(), split]
 

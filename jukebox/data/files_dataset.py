@@ -34,6 +34,7 @@ from jukebox.utils.audio.read import EXTENSIONS, read_samples
 from jukebox.utils.audio.reader import AudioError, Cut
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import DAMAGED
+from jukebox.utils.plural import counted
 
 ItemKey = int | tuple[int, int]  # an item, or (epoch, item)
 
@@ -147,7 +148,7 @@ class FilesAudioDataset(torch.utils.data.Dataset):
             self._messages.append(f"--min_duration={low:g} says that shorter songs are to be left out")
         total = sum(entries[names[i]].seconds for i in kept)
         left = f"; {len(usable) - len(kept)} left out, songs must be {limits}" if len(kept) < len(usable) else ""
-        self._messages.insert(0, f"{len(kept)} songs, {total / 3600:.2f} hours{left}")
+        self._messages.insert(0, f"{counted(len(kept), 'song')}, {total / 3600:.2f} hours{left}")
         return kept
 
     def _read_labels(self, labeller: Labeller, entries: dict[str, AudioEntry]) -> None:

@@ -24,6 +24,7 @@ from jukebox.data.lrc import format_lrc
 from jukebox.data.synth_sounds import CONSONANTS, VOWELS, Timbre, bass, consonant, drum, note, vowel
 from jukebox.utils.command_line import Flag, run_command
 from jukebox.utils.errors import UserError
+from jukebox.utils.plural import counted
 from jukebox.utils.progress import progress_bar
 
 PEAK = 10 ** (-3 / 20)  # -3 dB below full scale
@@ -312,7 +313,7 @@ def write_songs(
             file.write(json.dumps(labels, indent=1) + "\n")
         with atomic_write(f"{path}.lrc", "w") as file:
             file.write(format_lrc(song.lyrics, song.char_times, dict(ar=song.artist)))
-    print(f"wrote {songs} songs of {seconds:g} s at {sr} Hz to {out}")
+    print(f"wrote {counted(songs, 'song')} of {seconds:g} s at {sr} Hz to {out}")
     return 0
 
 

@@ -23,6 +23,7 @@ from jukebox.utils.dist_utils import given_device
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
 from jukebox.utils.flag_values import DAMAGED, find_files
+from jukebox.utils.plural import counted
 
 
 def tile_songs(items: Sequence[Any], hps: Hyperparams) -> list[Any]:
@@ -201,8 +202,8 @@ def _check_labels(path: Path, labels: Any, songs: int) -> None:
             fine = fine and not (y.is_floating_point() or y.is_complex())
         if not fine:
             raise UserError(
-                f"--codes_file={path} holds labels that do not belong to its {songs} songs: give the file as a run "
-                "left it, or without labels"
+                f"--codes_file={path} holds labels that do not belong to its {counted(songs, 'song')}: give the file "
+                "as a run left it, or without labels"
             )
 
 

@@ -25,6 +25,7 @@ from jukebox.training.sharding import layers_to_shard
 from jukebox.training.step import TrainedModel
 from jukebox.transformer.patterns import CROSS_KIND
 from jukebox.utils.launch import read_launch
+from jukebox.utils.plural import counted
 from jukebox.utils.precision import read_dtype
 from jukebox.vqvae.cpu import tiling
 from jukebox.vqvae.vqvae import VQVAE
@@ -99,7 +100,8 @@ def plan(hps: Hyperparams) -> list[str]:
     everything = sum(p.numel() for p in model.parameters())
     part = "" if trained == everything else f", {trained:,} of them trained"
     what = f"prior of level {options.level}" if options.prior else "VQ-VAE"
-    lines = [f"{what}: {everything:,} parameters{part}; computes in {options.precision}, {options.bs} items a process"]
+    batch = f"{counted(options.bs, 'item')} a process"
+    lines = [f"{what}: {everything:,} parameters{part}; computes in {options.precision}, {batch}"]
     activations = count_activations(model, hps)
     gpu = options.plan_gb or _gpu_gb()
     per_host = read_launch().local_size or torch.cuda.device_count() or USUAL_GPUS
@@ -112,7 +114,7 @@ def plan(hps: Hyperparams) -> list[str]:
             fits[n, sharded] = needs.total <= SPARE * gpu * GIB
             numbers = (needs.weights, needs.gradients, needs.optimizer, needs.average, needs.gathered)
             row = [f"{x / GIB:.2f}" for x in (*numbers, needs.activations, needs.vqvae, needs.total)]
-            who = f"{n:4} rank{'s' if n > 1 else ' '} {'--fsdp' if sharded else '      '}"
+            who = f"{n:4} {counted(n, 'rank').split()[1]:5} {'--fsdp' if sharded else '      '}"
             widths = (8, 10, 10, 8, 9, 12, 7, 8)
             lines.append(" ".join([who, *(f"{x:>{width}}" for x, width in zip(row, widths, strict=True))]))
             if needs.host:
@@ -125,7 +127,7 @@ def plan(hps: Hyperparams) -> list[str]:
 
 
 def _verdict(n: int, fits: dict[tuple[int, bool], bool], gpu: float, options: PlanOptions) -> str:
-    where = f"{n} rank{'s' if n > 1 else ''} of {gpu:g} GiB"
+    where = f"{counted(n, 'rank')} of {gpu:g} GiB"
     if fits[n, False]:
         return f"{where}: fits as it is, --fsdp is not needed"
     if fits.get((n, True)):

@@ -157,7 +157,7 @@ def test_one_song_trains_and_holds_out_nothing(tmp_path: Path) -> None:
     write_audio(tmp_path / "one.wav", 0.1 * np.ones(3 * SR), SR)
     data = DataProcessor(hparams(tmp_path))
     assert [batch.shape[0] for batch in data.train_loader] == [2] and list(data.test_loader) == []
-    assert data.describe()[-1] == "training on 1 songs (2 chunks, 1 batches an epoch), 0 songs held out (0 chunks)"
+    assert data.describe()[-1] == "training on 1 song (2 chunks, 1 batch an epoch), 0 songs held out (0 chunks)"
 
 
 def test_a_data_set_of_ones_own(song_folder: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from jukebox.utils.audio.source import Source, Span
 from jukebox.utils.errors import UserError
+from jukebox.utils.plural import counted
 
 PREROLL = 0.5  # seconds decoded before the first wanted sample after a seek, so that codecs have settled
 PIECE = 1 << 18  # samples that are resampled at a time; one frame of hours would overflow FFmpeg's sizes
@@ -244,7 +245,7 @@ class AudioReader:
         if self._lost:
             self.notes.append(f"{self.file}: {self._lost} of {self._packets} packets are damaged and left out")
         if self._gaps:
-            seconds = f"{self._silent / self.rate:.2f} s in {self._gaps} place{'s' if self._gaps > 1 else ''}"
+            seconds = f"{self._silent / self.rate:.2f} s in {counted(self._gaps, 'place')}"
             self.notes.append(f"{self.file}: {seconds} are damaged, and silent here")
         return parts.join()
 
