@@ -78,7 +78,8 @@ def load(
         device: "cuda", "cuda:1", "mps" or "cpu"; None is the best there is.
         dtype: "fp16", "bf16", "fp32" or on a CPU "int8"; None is fp16 on CUDA, else fp32.
         weights_from: a folder in the Hugging Face layout, with the weights of a key of MODELS.
-        engine: who draws codes: "native" (on a CPU), "eager" (PyTorch), or "auto", the faster one.
+        engine: who draws codes: "native" (on a CPU), "fused" or "graph" (on CUDA), "eager" (PyTorch), or "auto",
+            the fastest that works.
         tf32: on CUDA let products in float32 round to TF32, for speed; codes then depend on the card.
 
     Returns:

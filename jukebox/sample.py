@@ -141,7 +141,11 @@ FLAGS = [
     Flag("device", "", "cuda, cuda:1, mps or cpu; the best there is", "machine"),
     Flag("dtype", "", "fp16, bf16, fp32 or on a CPU int8; fp16 on CUDA, else fp32", "machine"),
     Flag(
-        "engine", "auto", "who draws tokens: native code on a CPU, eager (PyTorch), or auto, the faster one", "machine"
+        "engine",
+        "auto",
+        "who draws tokens: native (C++ on a CPU), fused (kernels of apex on CUDA), graph (PyTorch in a CUDA "
+        "graph), eager (PyTorch), or auto, the fastest",
+        "machine",
     ),
     Flag("tf32", False, TF32_HELP, "machine"),
     Flag("max_batch_size", None, "songs at a time, one value or one per level; chosen from free memory", "machine"),

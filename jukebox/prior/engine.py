@@ -1,13 +1,15 @@
 """Sampling from an autoregressive model: take a prompt in, then one token after another.
 
 Owns the caches and the random numbers. `prefill` runs given tokens in as few passes as memory allows. `draw` makes new
-ones: by the native library if there is one (`jukebox/native`), else by PyTorch through `TokenStep`, its twin.
+ones. On a CPU the native library does, if there is one (`jukebox/native`), and on CUDA steps of fixed shapes in a graph
+(`fixed_steps.py`). Else PyTorch does through `TokenStep`, the twin of both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -16,15 +18,21 @@ from torch import Tensor
 from jukebox.native import build
 from jukebox.native.steps import TYPES, NativeSteps
 from jukebox.prior.autoregressive import ConditionalAutoregressive2D
+from jukebox.prior.fixed_steps import FixedSteps, why_not_fused
 from jukebox.prior.logits import SamplingOptions, draw
 from jukebox.transformer.token_step import TokenStep
-from jukebox.utils.memory import free_bytes
+from jukebox.utils.memory import free_bytes, is_out_of_memory
 from jukebox.utils.precision import logits_error
 
 Progress = Callable[[int], None]
 
 SMALL = 8_000_000  # parameters
-ENGINES = ("auto", "native", "eager")
+ENGINES = ("auto", "native", "fused", "graph", "eager")
+_NEXT = {"fused": "graph", "graph": "eager"}  # which engine takes over from one that fails
+_failed: dict[str, str] = {}  # engines that failed in this process, and those that took over
+_BOTH = 2  # first tokens that such an engine and its twin both make
+# How far their logits may differ, relative to the largest.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 _LOOK = 64  # positions between two looks at what a GPU has computed
 _PAUSE = 0.1  # seconds of native work between two looks at the keyboard
 
@@ -33,28 +41,41 @@ def pick_engine(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[
     """Which engine draws tokens.
 
     Args:
-        wanted: "native", "eager", or "auto", the fastest that works.
+        wanted: a name of `ENGINES`. "native" is for a CPU. "fused" (kernels of apex) and "graph" (PyTorch) have fixed
+            shapes and are captured as a graph on CUDA. "eager" is PyTorch, and "auto" the fastest that works.
         device, dtype: where and in which type.
 
     Returns:
-        ("native" or "eager", why it is not native: a few words, or nothing if it is or if "eager" was wanted).
+        (the engine, why it is not a faster one: a few words, or nothing if it is or if it was wanted).
 
     Raises:
-        ValueError: "native" is wanted and cannot be built, or an unknown name.
+        ValueError: "native" or "fused" is wanted and cannot run, or an unknown name.
     """
     if wanted not in ENGINES:
         raise ValueError(f"engine={wanted}: choose one of {', '.join(ENGINES)}")
-    if wanted == "eager":
-        return "eager", ""
-    if device.type != "cpu":
-        why = f"it is for the processor, not for {device.type}"
-    elif dtype not in TYPES:
-        why = f"it has no {dtype}".replace("torch.", "")
+    fixed = wanted == "fused" or (wanted == "auto" and device.type == "cuda")
+    if wanted in ("graph", "eager"):
+        best, why = wanted, ""
+    elif fixed:
+        best, why = "fused", why_not_fused(device)
     else:
-        why = build.why_not()
-    if why and wanted == "native":
-        raise ValueError(f"engine=native: {why}")
-    return ("eager" if why else "native"), why
+        best, why = "native", ""
+        if device.type != "cpu":
+            why = f"it is for the processor, not for {device.type}"
+        elif dtype not in TYPES:
+            why = f"it has no {dtype}".replace("torch.", "")
+        else:
+            why = build.why_not()
+    if why and wanted != "auto":
+        raise ValueError(f"engine={wanted}: {why}")
+    return engine_used(_NEXT.get(best, "eager") if why else best), why
+
+
+def engine_used(engine: str) -> str:
+    """The engine itself, or the one that took over from it after it failed in this process."""
+    while engine in _failed:
+        engine = _failed[engine]
+    return engine
 
 
 class Engine:
@@ -69,7 +90,7 @@ class Engine:
 
     Attributes:
         position: the position that comes next.
-        engine: "native" or "eager".
+        engine: the one that draws; if it fails another one takes over.
     """
 
     def __init__(
@@ -91,6 +112,8 @@ class Engine:
         self.engine = pick_engine(engine, self.device, dtype)[0]
         self._token_step: TokenStep | None = None
         self._native: NativeSteps | None = None
+        self._fixed: FixedSteps | None = None
+        self._made_both_ways = 0
         self._pos_emb = model.pos_emb()
         self._finite = torch.ones(model.input_dims, dtype=torch.bool, device=self.device)  # logits, by position
         self._checked = 0
@@ -134,7 +157,7 @@ class Engine:
         """Runs the next position, which holds the token before it [N] (None at position 0). Returns logits [N, K]."""
         model, i = self.model, self.position
         if self._token_step is None:
-            if i == 0 and self.encoder_kv is not None:
+            if i == 0:
                 self._fill_lyric_caches()
             self._token_step = TokenStep(model.transformer, self.caches, self.dtype)
         held = model.first(self.n, self.y_cond)[:, 0] if token is None else torch.embedding(model.x_emb.weight, token)
@@ -169,13 +192,68 @@ class Engine:
             self.position += count
             return
         for i in range(start, start + count):
-            step_logits = self.step(tokens[i - 1] if i else None)
-            tokens[i] = draw(step_logits, options, noise[i])
+            one = self._eager_step if self.engine == "eager" else self._fixed_step
+            step_logits = one(i, tokens, noise, options)
             if logits is not None:
                 logits[i - start] = step_logits
-            self._finite[i] = step_logits.isfinite().all()
             if self.device.type == "cpu" or not (i + 1) % _LOOK:
                 self.check()
+
+    def _eager_step(self, i: int, tokens: Tensor, noise: Tensor, options: SamplingOptions) -> Tensor:
+        logits = self.step(tokens[i - 1] if i else None)
+        tokens[i] = draw(logits, options, noise[i])
+        self._finite[i] = logits.isfinite().all()
+        return logits
+
+    def _fixed_step(self, i: int, tokens: Tensor, noise: Tensor, options: SamplingOptions) -> Tensor:
+        """Draws the tokens of position i; the first ones also eagerly, and if they differ another engine takes over."""
+        if self._fixed is not None and self._made_both_ways >= _BOTH:
+            self._saw(i + 1)
+            return self._fixed.draw(i, tokens, noise, options)
+        expected = self.step(tokens[i - 1] if i else None)
+        step, model = self._token_step, self.model
+        assert step is not None
+        try:
+            if self._fixed is None:
+                first = model.first(self.n, self.y_cond)[:, 0]
+                fused = self.engine == "fused"
+                self._fixed = FixedSteps(model, self.caches, step, first, self.x_cond, self._finite, fused)
+            logits = self._fixed.draw(i, tokens, noise, options)
+            off = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1.0))
+            # Logits that are not finite are found by `check`; if only these are, they are wrong.
+            wrong = off > _TOLERANCE[self.dtype] or (off != off and bool(expected.isfinite().all()))
+            failure = f"its logits differ by {off:.2g} of their scale" if wrong else ""
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            failure = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+        if failure:
+            self._take_over(failure)
+            self._saw(i)  # its keys are written again
+            one = self._eager_step if self.engine == "eager" else self._fixed_step
+            return one(i, tokens, noise, options)
+        self._made_both_ways += 1
+        if self._made_both_ways == _BOTH and self.engine == "fused":
+            self._token_step = None
+        return logits
+
+    def _saw(self, position: int) -> None:
+        """Sets the position that comes next, for all caches too."""
+        self.position = position
+        for cache in self.caches:
+            cache.seen = position
+
+    def _take_over(self, failure: str) -> None:
+        """Another engine takes over from the one that failed, and one line says so."""
+        failed, self._fixed, self._made_both_ways = self.engine, None, 0
+        self.engine = _failed[failed] = _NEXT[failed]
+        card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        warnings.warn(
+            f"engine={failed} does not work on {card} with torch {torch.__version__}, so engine={self.engine} draws: "
+            f"{failure}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def check(self) -> None:
         """Looks whether all logits so far were finite; waits for the device.
@@ -190,7 +268,7 @@ class Engine:
 
     def _make_native(self) -> NativeSteps:
         model = self.model
-        if self.position == 0 and self.encoder_kv is not None:
+        if self.position == 0:
             self._fill_lyric_caches()
         self._native = NativeSteps(
             model.transformer,
@@ -206,7 +284,8 @@ class Engine:
         return self._native
 
     def _fill_lyric_caches(self) -> None:
-        assert self.encoder_kv is not None
+        if self.encoder_kv is None:
+            return
         for layer, cache in zip(self.model.transformer.layers, self.caches, strict=True):
             if layer.attn.is_cross:
                 cache.fill(*layer.attn.encoder_keys(self.encoder_kv.to(self.dtype)))

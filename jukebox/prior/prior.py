@@ -431,7 +431,7 @@ class SimplePrior(nn.Module):
             sample_tokens: length of the result, known codes included; None is the whole window.
             noise: uniform numbers in [0, 1) [N, sample_tokens]; column i decides code i. None uses torch's generator.
             progress: called now and then with the number of codes that were drawn since, summed over the batch.
-            engine: who draws: "native", "eager", or "auto", the fastest that works.
+            engine: who draws, see `pick_engine`; "auto" is the fastest that works.
 
         Returns:
             Codes [N, sample_tokens].

@@ -114,6 +114,8 @@ class LevelMaker:
             use_prior(own, device, lambda prior: self._make(prior, level))
         with enough_memory(f"decoding level {level}", advice):  # the prior has gone by now
             x = own.decode(self.zs[level:], start_level=level, bs_chunks=max(1, self.zs[level].shape[0]))
+        if self.hps.get("engine"):
+            self.hps.engine = self.options[level].engine  # another one may have taken over
         data = level_data(x, self.zs, self.labels, self.options, self.alignments, self.hps)
         if self.keep is not None:
             self.keep(level, data)

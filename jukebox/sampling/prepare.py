@@ -88,10 +88,12 @@ def with_engine(settings: Settings, device: torch.device, report: Silent, state:
     """
     earlier = {level.engine for level in state.options} if state is not None and settings.engine == "auto" else set()
     try:
-        wanted = "eager" if earlier == {"eager"} else settings.engine
+        wanted = earlier.pop() if earlier in ({"eager"}, {"graph"}) else settings.engine
         engine, why = pick_engine(wanted, device, torch_dtype(settings.dtype))
     except ValueError as error:
         raise UserError(f"--{error}; use --engine=auto") from error
     if why and device.type == "cpu":
         report.message(f"PyTorch draws the tokens, several times slower than native code: {why}")
+    elif why and device.type == "cuda":
+        report.message(f"PyTorch in a CUDA graph draws the tokens, slower than fused kernels: {why}")
     return replace(settings, engine=engine)

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jukebox.prior.engine import engine_used
 from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.options import LevelOptions, SamplingKwargs
 from jukebox.sampling.streams import window_noise
@@ -107,6 +108,7 @@ def sample_window(
         return _lower(options, batch, known, z.device)
 
     made = [codes for _, _, codes in in_parts(n, options.max_batch_size or n, run, smaller)]
+    options.engine = engine_used(options.engine)
     zs = list(zs)
     zs[level] = torch.cat([z, torch.cat(made).to(z.device)], dim=1)
     return zs

@@ -18,7 +18,8 @@ class KVCache:
 
     Attributes:
         seen: positions written so far, the absolute position of the next one.
-        kv: the buffer, [N, 2, H, null keys + slots, head_dim]; `k` and `v` are its halves.
+        kv: the buffer, [N, 2, H, null keys + slots, head_dim]; `k` and `v` are its halves. If the pattern drops
+            positions there is a spare last slot, which no query reads.
     """
 
     def __init__(
@@ -29,7 +30,8 @@ class KVCache:
         self.nulls = pattern.null_keys
         self._slots = pattern.slot(torch.arange(max(pattern.n_ctx, pattern.encoder_len)))
         self._addresses = pattern.addresses()
-        shape = (n, 2, heads, self.nulls + pattern.capacity, head_dim)
+        spare = int(pattern.own_keys and bool((self._slots < 0).any()))
+        shape = (n, 2, heads, self.nulls + pattern.capacity + spare, head_dim)
         self.kv = torch.zeros(shape, dtype=dtype, device=device)
         self.k, self.v = self.kv[:, 0], self.kv[:, 1]
 

@@ -8,6 +8,7 @@ holds them together.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from jukebox.transformer.kv_cache import KVCache
 from jukebox.transformer.ops import GELU, Conv1D, LayerNorm
+from jukebox.transformer.patterns import Pattern
+from jukebox.transformer.places import Place
 from jukebox.transformer.transformer import ResAttnBlock, Transformer
 
 
@@ -68,8 +71,12 @@ class TokenStep:
         self.width = transformer.n_in
         self.layers = [_layer(layer, cache, dtype) for layer, cache in zip(transformer.layers, caches, strict=True)]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Takes [N, D] in float32, returns [N, D] in float32."""
+    def __call__(self, x: Tensor, places: Mapping[Pattern, Place] | None = None) -> Tensor:
+        """Takes [N, D] in float32, returns [N, D] in float32.
+
+        `places` say for each pattern what the position writes and reads. With them shapes are fixed, and the caller
+        counts what the caches have seen. Without them the caches know the position, and less is read.
+        """
         shape = (self.width,)
         x = x.to(self.dtype)
         for layer in self.layers:
@@ -79,19 +86,26 @@ class TokenStep:
             else:
                 h = torch.layer_norm(x.float(), shape, *layer.ln_0).to(self.dtype)
             qkv = torch.addmm(layer.c_attn[1], h, layer.c_attn[0])
-            cache, heads = layer.cache, layer.heads
+            cache, heads, bias = layer.cache, layer.heads, None
+            place = None if places is None else places[cache.pattern]
             if layer.is_cross:
                 q = qkv.view(n, heads, 1, -1)
-                cache.seen += 1
+                cache.seen += place is None
             else:
                 qkv = qkv.view(n, 3, heads, -1)
                 q = qkv.narrow(1, 0, 1).transpose(1, 2)
-                cache.append_one(qkv.narrow(1, 1, 2))
-            keys = cache.read_one()
+                if place is None:
+                    cache.append_one(qkv.narrow(1, 1, 2))
+                else:
+                    place.write(cache, qkv.narrow(1, 1, 2))
+            if place is None:
+                keys = cache.read_one()
+            else:
+                keys, bias = place.read(cache), place.bias
             if keys is None:  # nothing before: the attended value is zero
                 a = layer.c_proj[1]
             else:
-                a = F.scaled_dot_product_attention(q, *keys)
+                a = F.scaled_dot_product_attention(q, *keys, bias)
                 a = torch.addmm(layer.c_proj[1], a.reshape(n, layer.n_state), layer.c_proj[0])
             y = x + a
             if self.dtype is torch.float32:

@@ -72,6 +72,19 @@ def test_bytes_are_those_of_the_loaded_prior(tmp_path: Path) -> None:
             assert prior_bytes(bare_prior(lazy.of, model.vqvae(576, "meta")), dtype) == loaded
 
 
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("name, card", [("5b_lyrics", 16), ("1b_lyrics", 8)])
+def test_released_models_fit_their_cards_and_smaller_ones_are_told(name: str, card: int) -> None:
+    """One song in fp16, in GB; what is too small is refused by the plan, which has read nothing."""
+    flags = dict(name="x", sample_length_in_seconds=20, n_samples=1, dtype="fp16")
+    settings, cuda = read_settings(flags, find_model(name)), torch.device("cuda")
+    plans = level_plans(settings, [0, 0, 0], 1, CPU, timed=False)
+    for p in plans:
+        check_memory(p, card * 10**9, cuda, "fp16")
+    with pytest.raises(UserError, match="level 2 needs .* for one song and cuda has .* free"):
+        check_memory(plans[0], plans[0].memory - 1, cuda, "fp16")
+
+
 def plan_of(**values: int) -> LevelPlan:
     given = dict(weights=1000, per_song=100, batch=2, songs=5)
     return LevelPlan(level=0, n_ctx=8, windows=[Window(0, 8, 0), Window(4, 12, 4)], chunk=None, **{**given, **values})
