@@ -19,7 +19,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev sample native compiler quickstart demo-model docs test lint types tests quick format bench faults golden parity lock lowest chromium clean
+.PHONY: help venv dev sample native compiler quickstart demo-model docs test lint types tests quick format bench gpu faults golden parity lock lowest chromium clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -85,8 +85,12 @@ lock: $(VENV)/.created ## write requirements.lock again: all packages for all Py
 lowest: $(VENV)-lowest/.installed ## the quick tests with the oldest packages that setup.py allows (LOWEST="tests/prior")
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" $(LOWEST) $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed ## speed and memory on a CPU beside other implementations, installed for it (QUICK=1: a few rows)
-	$(PY) benchmarks/bench.py $(if $(QUICK),--quick)
+bench: $(VENV)/.installed ## speed and memory: every script in benchmarks/ but gpu.py
+	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
+		echo "$(PY) $$script"; $(PY) $$script || exit 1; done
+
+gpu: $(VENV)/.installed ## proves and times everything on a GPU; without one the shortest form, on the CPU
+	$(PY) benchmarks/gpu.py
 
 # Every test with the mark `faults`, with higher counts; the table comes whether they pass or not, and in faults.md.
 faults: $(VENV)/.installed-dev chromium compiler ## try to break every promise of docs/reliability.md, some 15 minutes

@@ -2,10 +2,10 @@
 
     python benchmarks/gpu.py [--short]
 
-Needs PyTorch and numpy, Triton for the fused engine, and neither audio libraries nor a network. On a card it takes under
-8 minutes, prints a table, and writes `results/gpu_*.json` with card, driver and versions. Without a card it runs its
-shortest form on the CPU, small models and few tokens, and writes nothing. Weights are random, at the released sizes.
-Exit status 1 if a golden case or an engine fails. A figure that is extrapolated says so.
+Needs PyTorch and numpy, Triton for the fused engine, and neither audio libraries nor a network. On a card it prints a
+table and writes `results/gpu_*.json` with card, driver and versions. Without a card it runs its shortest form on the
+CPU, small models and few tokens, and writes nothing. Weights are random, at the released sizes. Exit status 1 if a
+golden case, an engine or a part of the script fails. A figure that is extrapolated says so.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def wait(device: torch.device) -> None:
 def clock(device: torch.device, work: Callable[[], Any], rounds: int = 3) -> float:
     """Median milliseconds of some calls, after one that does not count."""
     times = []
-    for i in range(rounds + 1):
+    for _ in range(rounds + 1):
         wait(device)
         begin = time.perf_counter()
         work()

@@ -249,7 +249,7 @@ def test_choice_of_engine() -> None:
     assert pick_engine("auto", cpu, torch.float16)[0] == "eager"
     with pytest.raises(ValueError, match="engine=native: it has no float16"):
         pick_engine("native", cpu, torch.float16)
-    with pytest.raises(ValueError, match="choose one of auto, native, eager"):
+    with pytest.raises(ValueError, match="choose one of auto, native, fused, graph, eager"):
         pick_engine("quick", cpu, torch.float32)
 
 
