@@ -16,7 +16,7 @@ sys.path.insert(0, "benchmarks")
 import gpu
 %s
 status = gpu.main()
-print("LOADED", sorted({"av", "scipy", "matplotlib", "tqdm", "fire", "huggingface_hub"} & set(sys.modules)))
+print("LOADED", sorted({"av", "scipy", "matplotlib", "huggingface_hub"} & set(sys.modules)))
 sys.exit(status)
 """
 WRONG = """
