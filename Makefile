@@ -85,9 +85,8 @@ lock: $(VENV)/.created ## write requirements.lock again: all packages for all Py
 lowest: $(VENV)-lowest/.installed ## the quick tests with the oldest packages that setup.py allows (LOWEST="tests/prior")
 	$(VENV)-lowest/bin/python -m pytest -m "not slow" $(LOWEST) $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed ## speed and memory: every script in benchmarks/ but gpu.py
-	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
-		echo "$(PY) $$script"; $(PY) $$script || exit 1; done
+bench: $(VENV)/.installed ## speed and memory on a CPU beside other implementations, installed for it (QUICK=1: a few rows)
+	$(PY) benchmarks/bench.py $(if $(QUICK),--quick)
 
 gpu: $(VENV)/.installed ## proves and times everything on a GPU; without one the shortest form, on the CPU
 	$(PY) benchmarks/gpu.py

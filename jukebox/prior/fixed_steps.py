@@ -77,7 +77,8 @@ class FixedSteps:
         return lambda x: step(x, places(self.position))
 
     def _fused(self, caches: Sequence[KVCache], dtype: torch.dtype) -> Layers:
-        from apex.decode import Addresses, FusedLayers, Layer, Matrix
+        from apex.decode import Addresses, Layer, Matrix
+        from apex.decode.step import FusedLayers
 
         layers = []
         for layer, cache in zip(self._model.transformer.layers, caches, strict=True):
@@ -88,8 +89,7 @@ class FixedSteps:
             addresses = Addresses(*cache.pattern.integers())
             layers.append(Layer(norm_0, qkv, proj, norm_1, fc, out, cache.kv, addresses, layer.res_scale))
         eps = self._model.transformer.layers[0].ln_0.eps
-        found: Layers = FusedLayers(layers, len(self._held), self.position, eps)
-        return found
+        return FusedLayers(layers, len(self._held), self.position, eps)
 
     def draw(self, position: int, tokens: Tensor, noise: Tensor, options: SamplingOptions) -> Tensor:
         """Draws the tokens of one position.
