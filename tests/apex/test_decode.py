@@ -274,6 +274,7 @@ needs_triton = pytest.mark.skipif(
 
 
 @needs_triton
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "part", "count"), CASES, ids=lambda value: getattr(value, "__name__", value))
 def test_kernels_agree_with_the_twin(what: Any, part: int, count: int, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path)}
