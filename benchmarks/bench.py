@@ -44,8 +44,8 @@ def sample_command() -> dict[str, Any]:
 
     def run(engine: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            words = f"{shlex.quote(sys.executable)} {sample_words()} --engine={engine} --name={folder}/demo"
-            subprocess.run(words, shell=True, cwd=ROOT, check=True, capture_output=True)
+            words = [sys.executable, *shlex.split(sample_words()), f"--engine={engine}", f"--name={folder}/demo"]
+            subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
 
     return paired({engine: lambda engine=engine: run(engine) for engine in ("eager", "native")}, 1, 0)  # type: ignore[misc]
 

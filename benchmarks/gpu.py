@@ -38,6 +38,7 @@ from jukebox.prior.autoregressive import ConditionalAutoregressive2D  # noqa: E4
 from jukebox.prior.engine import Engine, generate  # noqa: E402
 from jukebox.prior.fixed_steps import why_not_fused  # noqa: E402
 from jukebox.prior.logits import SamplingOptions  # noqa: E402
+from jukebox.utils.files import load_torch  # noqa: E402
 from jukebox.utils.float32 import keep_float32  # noqa: E402
 
 BINS = 2048
@@ -222,7 +223,7 @@ def passes(device: torch.device, short: bool) -> dict[str, float]:
         torch.save(build(torch.device("cpu"), torch.float32, **size).state_dict(), file)
 
         def load() -> None:
-            content = torch.load(file, mmap=True, weights_only=True, map_location="cpu")
+            content = load_torch(file, mmap=True)
             for tensor in content.values():
                 (tensor.half() if tensor.dim() == 2 else tensor).to(device)
 

@@ -18,7 +18,6 @@ Source: Jukebox (Dhariwal et al., 2020, arXiv 2005.00341), appendix B, tables 4 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -28,6 +27,7 @@ from jukebox.utils.errors import did_you_mean
 from jukebox.utils.flag_values import DAMAGED, DAMAGED_HELP, expand_path
 from jukebox.utils.float32 import TF32_HELP
 from jukebox.utils.gone import gone_key
+from jukebox.utils.json_text import read_json
 from jukebox.utils.levels import samples_per_code
 from jukebox.vqvae.loss_kinds import LOSS_KINDS
 
@@ -885,8 +885,7 @@ def setup_hparams(hparam_set_names: str | list[str] | tuple[str, ...], kwargs: M
 def _recorded(path: str) -> dict[str, Any]:
     """The hyper-parameters in a run's `hparams.json`."""
     try:
-        with open(expand_path(path), encoding="utf-8") as file:
-            found = json.load(file)["hps"]
+        found = read_json(expand_path(path))["hps"]
         return dict(found)
     except OSError as error:
         raise HyperparamsError(f"--hps={path}: {error.strerror}; give logs/RUN/hparams.json") from error

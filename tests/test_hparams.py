@@ -159,6 +159,7 @@ def test_the_record_of_a_run_is_a_set(tmp_path: Path) -> None:
         ('{"hps": [1, 2]}', "is not the record of a run: give logs/RUN/hparams.json"),
         ("[]", "is not the record of a run"),
         ("{", "is not the record of a run"),
+        ("[" * 100_000, "is not the record of a run"),
     ):
         path.write_text(text, encoding="utf-8")
         with pytest.raises(HyperparamsError, match=said):

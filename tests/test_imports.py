@@ -24,7 +24,10 @@ _MODELS = {"utils", "hparams", "transformer", "vqvae", "data", "native", "prior"
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "__init__": {"version", "utils", "api", "music"},
-    "hparams": {"utils.errors", "utils.flag_values", "utils.float32", "utils.gone", "utils.levels", "vqvae.loss_kinds"},
+    "hparams": {
+        *(f"utils.{name}" for name in ("errors", "flag_values", "float32", "gone", "json_text", "levels")),
+        "vqvae.loss_kinds",
+    },
     "utils": {"version"},
     "page": {"utils"},
     "save_html": {"utils", "page"},

@@ -11,7 +11,6 @@ machine. Change here which tables are read, and which file a row is about.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import unicodedata
@@ -25,6 +24,7 @@ from urllib.parse import unquote
 
 from jukebox.data.text_files import read_text
 from jukebox.utils.errors import UserError, did_you_mean
+from jukebox.utils.json_text import parse_json
 
 TABLES = ("metadata.json", "metadata.jsonl", "metadata.csv", "metadata.tsv")  # the first that is there counts
 # Other names of what an entry may hold, the first that says something counts; without _, - and spaces.
@@ -207,8 +207,8 @@ def read_table(path: Path) -> Table:
 
 def _json_rows(content: str, path: Path) -> list[Row]:
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(content)
+    except ValueError as error:
         if re.match(r"\s*\{[^\n]*\}\s*\n\s*\{", content):
             return _jsonl_rows(content, path)
         raise UserError(f"{path} is not JSON: {error}") from error
@@ -228,8 +228,8 @@ def _jsonl_rows(content: str, path: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            entry = parse_json(line)
+        except ValueError as error:
             raise UserError(f"{path}, row {number} is not JSON: {error}") from error
         rows.append(_entry(path, number, entry, None, "row"))
     return rows

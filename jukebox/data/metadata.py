@@ -16,7 +16,6 @@ trouble. Change here where labels come from.
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -29,6 +28,7 @@ from jukebox.data.lrc import Lyrics, fit_times, parse_lyrics, text_of_entries
 from jukebox.data.text_files import guess_note, read_text
 from jukebox.utils.audio.id3 import genre_name
 from jukebox.utils.audio.scan import LYRIC_TAG
+from jukebox.utils.json_text import parse_json
 from jukebox.utils.label_row import SIGNALS
 
 UNKNOWN = "unknown"
@@ -190,8 +190,8 @@ class FolderMetadata:
         if content is None:
             return {}
         try:
-            values = json.loads(content)
-        except (ValueError, RecursionError):
+            values = parse_json(content)
+        except ValueError:
             values = None
         if not isinstance(values, dict):
             self.notices.add("the .json file beside it is not a JSON object, and is left out", name)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.json_text import read_json
 
 # What features depend on; those of one folder agree in it.
 SETTINGS = ("model", "weights_from", "level", "layers", "pool", "hop_fraction", "artist", "genre", "dtype", "tf32")
@@ -47,9 +48,9 @@ def find_note(out: Path, name: str, settings: Mapping[str, Any], size: int) -> d
         UserError: there are features of other settings.
     """
     try:
-        note = json.loads(note_path(out, name).read_text(encoding="utf-8"))
+        note = read_json(note_path(out, name))
         array = np.load(array_path(out, name), mmap_mode="r")  # checks the header and the length
-    except (OSError, ValueError, EOFError, RecursionError):
+    except (OSError, ValueError, EOFError):
         return None  # missing, or not by us
     if not isinstance(note, dict) or list(array.shape) != note.get("shape") or array.dtype != np.float32:
         return None

@@ -24,6 +24,7 @@ from jukebox.reconstruction.spectrogram import mel_decibels, picture
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 from jukebox.utils.flag_values import DAMAGED
+from jukebox.utils.json_text import read_json
 from jukebox.vqvae.vqvae import VQVAE
 
 REPORT = "report.json"
@@ -219,7 +220,7 @@ class Reconstructor:
 
 def _is_ours(path: Path) -> bool:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        report = read_json(path)
+    except (OSError, ValueError):
         return False
     return isinstance(report, dict) and report.get("kind") == KIND

@@ -34,6 +34,7 @@ from jukebox.sampling.windows import keep_sizes, sample_level, walk_level
 from jukebox.save_html import save_html
 from jukebox.utils.files import atomic_write, link_or_copy, load_torch, save_torch
 from jukebox.utils.flag_values import FORMATS
+from jukebox.utils.json_text import read_json
 from jukebox.utils.memory import enough_memory
 from jukebox.utils.outside import current
 from jukebox.utils.precision import dtype_name
@@ -256,8 +257,8 @@ def _name_song(path: Path, record: Mapping[str, Any]) -> None:
 
 def _remove_named(record: Path) -> None:
     """Removes the file that an item's record names, which is the item's audio by another name."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        name = json.loads(record.read_text(encoding="utf-8"))["file"]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        name = read_json(record)["file"]
         named = record.parent / NAMED / Path(name).name
         if name == f"{NAMED}/{named.name}" and named.suffix.lstrip(".") in FORMATS:
             named.unlink()

@@ -5,13 +5,13 @@ Change here what such a file may hold; what a song is given if the file says not
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
 from jukebox.data.text_files import guess_note, read_text
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import LONGEST
+from jukebox.utils.json_text import parse_json
 from jukebox.utils.label_row import SIGNALS, read_signal
 
 TOTAL, OFFSET = "total_length_in_seconds", "offset_in_seconds"
@@ -36,8 +36,8 @@ def read_metas(path: str | list[dict[str, Any]], notices: list[str] | None = Non
         return check_metas(path, "--metas")
     text = _read_file(f"--metas={path}", path, notices)
     try:
-        metas = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        metas = parse_json(text)
+    except ValueError as error:
         raise UserError(f"--metas={path} is not JSON: {error}") from error
     return check_metas([metas] if isinstance(metas, dict) else metas, f"--metas={path}")
 

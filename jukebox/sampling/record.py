@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jukebox.utils.errors import UserError
+from jukebox.utils.json_text import parse_json
 from jukebox.utils.versions import versions
 
 TAG = "jukebox"  # the name of the tag that holds the record
@@ -87,9 +88,9 @@ def read_again(path: str) -> dict[str, Any]:
         raise UserError(f"--again={path}: there is no such file; give a song or its item_N.json")
     try:
         text = Path(path).read_text(encoding="utf-8") if path.endswith(".json") else _tag(path)
-        record = json.loads(text)
+        record = parse_json(text)
         flags, name = dict(record["flags"]), str(record["run"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"--again={path} holds no record of a song: give a song or its item_N.json") from error
     if not flags.get("model") and not flags.get("weights_from"):
         raise UserError(f"--again={path} does not say by which command it was made: give one that sample.py made")

@@ -36,6 +36,7 @@ from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.dist_utils import any_rank, first_rank_first, in_step, only_job, print_once
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write, only_writer, try_folder, write_error
+from jukebox.utils.json_text import read_json
 from jukebox.utils.levels import samples_per_code
 from jukebox.utils.progress import progress_bar
 from jukebox.vqvae.vqvae import VQVAE
@@ -242,9 +243,8 @@ class CodesStore:
                 json.dump(made_of, file, indent=1)
         dist.barrier()
         try:
-            with open(path, encoding="utf-8") as file:
-                found = dict(json.load(file))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            found = dict(read_json(path))
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"codes_dir={self.folder}: codes.json is damaged; delete the folder") from error
         words = {
             "vqvae": "another VQ-VAE",
@@ -295,8 +295,7 @@ class CodesStore:
     def _index(self, part: str) -> Index:
         """What a part holds: nothing if it has no index, one of another form, or fewer codes than that says."""
         try:
-            with open(self._path(part, INDEX), encoding="utf-8") as file:
-                index = json.load(file)
+            index = read_json(self._path(part, INDEX))
             found = Index(
                 [
                     [str(name), int(start), int(samples), int(first)]
@@ -306,7 +305,7 @@ class CodesStore:
                 [str(digest) for digest in index["sha256"]],
             )
             sizes = [os.path.getsize(self._path(part, level)) for level in range(len(self.hops))]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return Index()
         ends = list(itertools.accumulate((samples for _, _, samples, _ in found.segments), initial=0))
         whole = [first for _, _, _, first in found.segments] == ends[:-1] and len(found.digests) == len(sizes)

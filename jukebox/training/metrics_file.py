@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from jukebox.utils.files import atomic_write
+from jukebox.utils.json_text import parse_json
 
 
 class MetricsFile:
@@ -30,7 +31,7 @@ class MetricsFile:
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Adds the line `{"step": N, NAME: number, ...}`; NaN and infinite numbers are null."""
         entry = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        if step == self.step and any(set(json.loads(line)) == {"step", *entry} for line in self.kept[-2:]):
+        if step == self.step and any(set(parse_json(line)) == {"step", *entry} for line in self.kept[-2:]):
             return
         self.file.write(json.dumps({"step": step, **entry}) + "\n")
         self.file.flush()
@@ -46,5 +47,5 @@ def _lines(path: str, step: int) -> Iterator[str]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
             with contextlib.suppress(ValueError, LookupError, TypeError):
-                if int(json.loads(line)["step"]) <= step:
+                if int(parse_json(line)["step"]) <= step:
                     yield line.rstrip("\n")

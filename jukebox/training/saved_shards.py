@@ -30,6 +30,7 @@ from jukebox.utils import dist_adapter as dist
 from jukebox.utils.dist_utils import gather_objects
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write, path_inside
+from jukebox.utils.json_text import read_json
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 INDEX, VERSION = "index.json", 1
@@ -110,8 +111,7 @@ class SavedShards:
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
-        with open(self.folder / INDEX, encoding="utf-8") as file:
-            index = json.load(file)
+        index = read_json(self.folder / INDEX)
         if index["version"] != VERSION:
             raise UserError(f"version {index['version']} is not known here")
         self._tensors = index["tensors"]

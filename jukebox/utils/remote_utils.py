@@ -32,6 +32,7 @@ from typing import IO, Any
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.json_text import read_json
 from jukebox.utils.progress import progress_bar
 
 # What precedes `jukebox/...` in the addresses of released files; a mirror holds the same tree.
@@ -376,8 +377,8 @@ class _Transfer:
     def _noted(self) -> dict[str, Any]:
         """What the part file is of: `tag`, the server's name or date of the version, and `total`, its bytes."""
         try:
-            noted = json.loads(self.state.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            noted = read_json(self.state)
+        except (OSError, ValueError):
             return {}
         return noted if isinstance(noted, dict) and isinstance(noted.get("tag"), str) else {}
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.json_text import read_json
 from jukebox.utils.remote_utils import cache_folder, damage, file_digest, locked
 
 NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -43,9 +44,9 @@ def weights_folder(weights_from: str) -> str:
 def _is_complete(folder: Path) -> bool:
     """Whether all files of a folder are there and as they came."""
     try:
-        digests = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        digests = read_json(folder / COMPLETE)
         return all(not damage(folder / file, sha256=digest) for file, digest in digests.items())
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+    except (OSError, ValueError, AttributeError, TypeError):
         return False
 
 

@@ -13,7 +13,6 @@ are read and what is said of damaged ones.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch, path_inside
+from jukebox.utils.json_text import read_json
 from jukebox.weights.huggingface_names import count_downs, prior_name, vqvae_name
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
@@ -193,8 +193,8 @@ def _indexed(folder: Path, index: Path) -> dict[str, Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}; download it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object; download it again")

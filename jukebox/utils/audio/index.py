@@ -19,6 +19,7 @@ from jukebox.utils.audio.reader import AudioError
 from jukebox.utils.audio.scan import AudioEntry, probe_files, read_entry, stamp
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
+from jukebox.utils.json_text import read_json
 from jukebox.utils.progress import progress_bar
 
 INDEX_NAME = ".jukebox_index.json"
@@ -145,13 +146,13 @@ def _cache_folder() -> Path:
 def _read(place: Path) -> dict[str, AudioEntry]:
     """Entries of an index file; none if it is missing, damaged (which is told) or of another version: it is remade."""
     try:
-        stored = json.loads(place.read_text(encoding="utf-8"))
+        stored = read_json(place)
         if stored["version"] != VERSION:
             return {}
         return {name: read_entry(entry) for name, entry in stored["files"].items()}
     except OSError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         print(f"{place} is damaged: it is made again", file=sys.stderr, flush=True)
         return {}
 
