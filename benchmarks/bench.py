@@ -107,9 +107,10 @@ def main() -> None:
                 start = time.perf_counter()
                 results[name] = measure()
                 print(f"{table({name: results[name]})}\n{time.perf_counter() - start:.0f} s\n", flush=True)
+                if not args.quick and not args.only:
+                    save("bench", results)  # after each row: a run that is ended early keeps what it measured
         if args.quick or args.only:
             return
-        save("bench", results)
     measured = json.loads((RESULTS / "bench.json").read_text(encoding="utf-8"))
     DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8"), measured), encoding="utf-8")
 

@@ -247,7 +247,8 @@ class Engine:
         """Another engine takes over from the one that failed, and one line says so."""
         failed, self._fixed, self._made_both_ways = self.engine, None, 0
         self.engine = _failed[failed] = _NEXT[failed]
-        card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        on_card = self.device.type == "cuda" and torch.cuda.is_available()
+        card = torch.cuda.get_device_name(self.device) if on_card else str(self.device)
         warnings.warn(
             f"engine={failed} does not work on {card} with torch {torch.__version__}, so engine={self.engine} draws: "
             f"{failure}",

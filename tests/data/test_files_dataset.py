@@ -237,7 +237,7 @@ def test_broken_files_are_named_once_and_left_out(tmp_path: Path, song_folder: P
     shutil.copy(song_folder / "mp3" / "song_0000.mp3", tmp_path / "good.mp3")
     (tmp_path / "bad.mp3").write_bytes(b"\0" * 2000)
     lines = FilesAudioDataset(hparams(tmp_path)).describe()
-    assert lines[0].startswith("1 songs") and sum("bad.mp3" in line for line in lines) == 1
+    assert lines[0].startswith("1 song,") and sum("bad.mp3" in line for line in lines) == 1
 
 
 def test_a_file_that_breaks_is_told_by_one_worker(
