@@ -122,7 +122,7 @@ def check(transformer: Any, *args: Any, **more: Any) -> str:
 
 
 def orders(part: int) -> Iterator[str]:
-    """Every order, number of heads and batch, in pairs; many songs once for orders of the same kinds of layers."""
+    """Every order with few songs, heads in turn; many songs once for orders of the same kinds of layers."""
     large = set()
     for order in known_orders():
         kinds = tuple(dict.fromkeys(layer_kinds(order, 48)))
