@@ -484,10 +484,12 @@ def _vqvae_of(hps: Hyperparams) -> str:
             "add the file to --model"
         )
     beside = os.path.join(os.path.dirname(hps.restore_prior), "..", "..", path)
-    runs = os.path.realpath(os.path.join(os.path.dirname(hps.restore_prior), ".."))
+    # The runs beside it, and what came with the package.
+    known = (Path(hps.restore_prior).parent.resolve().parent, Path(__file__).resolve().parent)
     for candidate in (path, beside):
         if _is_there(candidate):
-            if not is_remote(candidate) and not os.path.realpath(candidate).startswith(os.path.join(runs, "")):
+            file = Path(candidate).resolve()
+            if not is_remote(candidate) and not any(file.is_relative_to(folder) for folder in known):
                 warnings.warn(f"{hps.restore_prior} takes its VQ-VAE from elsewhere: {candidate}", stacklevel=2)
             return candidate
     raise UserError(f"--model: the VQ-VAE of {hps.restore_prior}, {path}, is not there: add its run to --model")

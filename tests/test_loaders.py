@@ -10,11 +10,14 @@ import pytest
 import torch
 from tiny_models import HOPS, make_tiny_runs
 
+from jukebox import loaders
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams
-from jukebox.loaders import LazyPrior, bare_prior, find_model, use_prior
+from jukebox.loaders import LazyPrior, _vqvae_of, bare_prior, find_model, use_prior
 from jukebox.make_models import MODELS, load_checkpoint, make_prior, make_vqvae
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import load_torch
+
+DEMO = Path(loaders.__file__).parent / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +179,14 @@ def test_a_checkpoint_does_not_decide_what_is_fetched(tmp_path: Path, monkeypatc
 def test_a_vqvae_outside_of_the_folder_of_runs_is_told(tmp_path: Path) -> None:
     make_tiny_runs(tmp_path)
     top = tmp_path / "logs/top/checkpoint_latest.pth.tar"
+    checkpoint = load_torch(top)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         find_model(str(top))
-    checkpoint = load_torch(top)
+        tuned = tmp_path / "logs/tuned/checkpoint_latest.pth.tar"  # the demo model, trained further
+        tuned.parent.mkdir()
+        torch.save({**checkpoint, "hps": {**checkpoint["hps"], "restore_vqvae": str(DEMO / "vqvae.pth.tar")}}, tuned)
+        assert _vqvae_of(Hyperparams(load_torch(tuned)["hps"], restore_prior=str(tuned))) == str(DEMO / "vqvae.pth.tar")
     elsewhere = tmp_path / "vq.pth.tar"
     (tmp_path / "logs/vq/checkpoint_latest.pth.tar").rename(elsewhere)
     torch.save({**checkpoint, "hps": {**checkpoint["hps"], "restore_vqvae": str(elsewhere)}}, top)
