@@ -35,7 +35,7 @@ import torch  # noqa: E402
 from jukebox.hparams import setup_hparams  # noqa: E402
 from jukebox.make_models import half_matrices  # noqa: E402
 from jukebox.prior.autoregressive import ConditionalAutoregressive2D  # noqa: E402
-from jukebox.prior.engine import Engine, generate  # noqa: E402
+from jukebox.prior.engine import TOLERANCE, Engine, generate  # noqa: E402
 from jukebox.prior.fixed_steps import why_not_fused  # noqa: E402
 from jukebox.prior.logits import SamplingOptions  # noqa: E402
 from jukebox.utils.files import load_torch  # noqa: E402
@@ -44,7 +44,6 @@ from jukebox.utils.float32 import keep_float32  # noqa: E402
 BINS = 2048
 TWIN_ORDERS = range(13)
 WITH_ENCODER = (6, 7, 8, 10, 11)
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}  # of the largest logit
 # Name -> context, width, layers, heads, order, blocks, encoder length, lyrics in front, all as released.
 SIZES: dict[str, dict[str, Any]] = {
     "upsampler": dict(n_ctx=8192, width=1920, depth=72, heads=1, attn_order=2, blocks=128),

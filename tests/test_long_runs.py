@@ -23,13 +23,14 @@ LOOKS = 60  # at least, over a run
 START = 0.3  # share of a run after which all that is made once has been made
 
 PROGRAM = """
-import json, os, socket, sys, time
+import json, os, sys
 from pathlib import Path
 import torch
 from jukebox import sample
 from jukebox.sampling.state import RunState
 from jukebox.training import loop, run
 from jukebox.utils import dist_adapter as dist
+from ranks import fork_ranks, statuses
 from tiny_models import make_tiny_runs
 from tiny_training import TinyData, tiny_hps
 
@@ -78,25 +79,16 @@ if what == "training":
     save_checkpoint("vqvae.pth.tar", hps, tiny_vqvae(hps))
 else:
     model = make_tiny_runs(Path("tiny"))
-with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = str(probe.getsockname()[1])
-children = []
-for rank in range(ranks):
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            if ranks > 1:
-                os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
-                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-            status = train() if what == "training" else decode()
-            Path(f"found{rank}").write_text(json.dumps(found))
-        finally:
-            os._exit(status)
-    children.append(child)
-statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-assert not any(statuses), statuses
+
+
+def work(rank):
+    status = train() if what == "training" else decode()
+    Path(f"found{rank}").write_text(json.dumps(found))
+    return status
+
+
+ended = statuses(fork_ranks(ranks, work))
+assert not any(ended), ended
 """
 
 

@@ -32,7 +32,7 @@ _NEXT = {"fused": "graph", "graph": "eager"}  # which engine takes over from one
 _failed: dict[str, str] = {}  # engines that failed in this process, and those that took over
 _BOTH = 2  # first tokens that such an engine and its twin both make
 # How far their logits may differ, relative to the largest.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 _LOOK = 64  # positions between two looks at what a GPU has computed
 _PAUSE = 0.1  # seconds of native work between two looks at the keyboard
 
@@ -221,7 +221,7 @@ class Engine:
             logits = self._fixed.draw(i, tokens, noise, options)
             off = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1.0))
             # Logits that are not finite are found by `check`; if only these are, they are wrong.
-            wrong = off > _TOLERANCE[self.dtype] or (off != off and bool(expected.isfinite().all()))
+            wrong = off > TOLERANCE[self.dtype] or (off != off and bool(expected.isfinite().all()))
             failure = f"its logits differ by {off:.2g} of their scale" if wrong else ""
         except Exception as error:
             if is_out_of_memory(error):

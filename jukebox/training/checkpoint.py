@@ -256,6 +256,12 @@ class SaveOptions:
     save_minutes: float
 
 
+def best_loss(checkpoint: Mapping[str, Any]) -> float:
+    """The lowest held-out loss of a run so far; infinite if its checkpoint does not say a number."""
+    best = checkpoint.get("best")
+    return best if isinstance(best, float) and not math.isnan(best) else math.inf
+
+
 class Saver:
     """Decides when to write: every `save_iters` steps to keep, and `checkpoint_latest` by the clock besides."""
 

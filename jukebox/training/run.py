@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from jukebox.prior.prior import SimplePrior
 from jukebox.training.checkpoint import (
     SaveOptions,
     Saver,
+    best_loss,
     changes,
     check_same_run,
     check_same_vqvae,
@@ -160,7 +160,7 @@ def make_loop(
     """
     files, schedule, options = run_files(hps), pick(ScheduleOptions, hps), pick(LoopOptions, hps)
     training = make_training(model, hps, device)
-    epoch, batches, best = max(0, hps.curr_epoch), 0, float(checkpoint.get("best", math.inf))
+    epoch, batches, best = max(0, hps.curr_epoch), 0, best_loss(checkpoint)
     if checkpoint:
         restore_training(training, checkpoint, files.folder)
         if "data" in checkpoint:

@@ -18,12 +18,13 @@ ROOT = Path(__file__).parents[2]
 # a step or in a write; AHEAD steps later it waits for that, so that no machine is too fast to be killed. The other rank
 # has to end by itself.
 PROGRAM = """
-import contextlib, importlib, os, random, signal, socket, sys, time
+import contextlib, importlib, os, random, signal, sys, time
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from jukebox.training import loop, run
 from jukebox.utils import dist_adapter as dist
+from ranks import fork_ranks, statuses
 from tiny_training import TinyData, tiny_hps
 from training.test_loop import same
 from jukebox.utils.files import load_torch
@@ -36,35 +37,15 @@ run.DataProcessor = lambda hps, with_times: TinyData(hps, rank=dist.get_rank(), 
 values = dict(epochs=8, save_iters=4, sample_iters=-1, save_minutes=0.0, lr_decay=1e9, lr=0.003)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def life(*, before=lambda rank: None, **more):
     \"\"\"The processes of one life; `before` is called in each.\"\"\"
-    port, children = free_port(), []
-    for rank in range(ranks):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                if ranks > 1:
-                    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
-                                      MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-                before(rank)
-                status = run.run_training(tiny_hps(**{**values, **more}), "")
-                if not rank:
-                    Path("modules").write_text(" ".join(sys.modules))
-            finally:
-                os._exit(status)
-        children.append(child)
-    return children
-
-
-def statuses(children):
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    def work(rank):
+        before(rank)
+        status = run.run_training(tiny_hps(**{**values, **more}), "")
+        if not rank:
+            Path("modules").write_text(" ".join(sys.modules))
+        return status
+    return fork_ranks(ranks, work)
 
 
 def latest(name):

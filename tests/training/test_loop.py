@@ -18,6 +18,7 @@ from tiny_training import TinyData, read_events, tiny_hps
 from jukebox.hparams import FrozenHyperparams, Hyperparams, HyperparamsError, pick
 from jukebox.make_models import load_checkpoint, make_vqvae
 from jukebox.training import loop, run
+from jukebox.training.checkpoint import best_loss
 from jukebox.training.metrics_file import MetricsFile
 from jukebox.training.resolve import resolve
 from jukebox.utils.errors import UserError
@@ -447,6 +448,12 @@ def test_an_evaluation_that_is_repeated_is_written_once(tmp_path: Path) -> None:
     file.write(6, {"test/loss": math.nan})
     file.close()
     assert (tmp_path / "m.jsonl").read_text() == '{"step": 5, "test/loss": 2.0}\n{"step": 6, "test/loss": null}\n'
+
+
+@pytest.mark.parametrize("best", ["low", None, float("nan"), [1], 10**400])
+def test_a_best_loss_that_is_no_number_counts_as_none(best: Any) -> None:
+    """Else a damaged one would end a resumed run, and NaN would keep all that follow from being the best."""
+    assert best_loss({"best": best}) == math.inf and best_loss({"best": 1.5}) == 1.5 and best_loss({}) == math.inf
 
 
 def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import free_port
 
 from jukebox.utils import dist_adapter, dist_utils
 from jukebox.utils.dist_utils import average, gather_objects, pick_device, print_all, print_once, setup_dist_from_mpi
@@ -226,14 +227,6 @@ print_once("done")
 shutdown()
 leave_job()
 """
-
-
-def free_port() -> str:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def test_two_processes_meet() -> None:

@@ -15,18 +15,14 @@ ROOT = Path(__file__).parents[2]
 
 # All jobs at once, of two ranks each, forked from a process that has imported what they need.
 PROGRAM = """
-import os, signal, socket, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from jukebox.utils import dist_utils, watch
 from jukebox.utils.dist_utils import *
+from ranks import fork_ranks, statuses
 
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
 watch.BEAT = 0.5
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 def deadlock():
     time.sleep(1000)
@@ -54,27 +50,21 @@ def work(how, victim, rank, out):
                 time.sleep(0.1)
             any_rank(False)
     shutdown()
-    os._exit(0)
+    return 0
 
 jobs = []
 for how in sys.argv[1:]:
     for victim in (0, 1):
-        port, children, out = free_port(), [], f"{how} {victim}"
-        for rank in (0, 1):
-            child = os.fork()
-            if child == 0:
-                os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2",
-                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-                work(how, victim, rank, out)
-            children.append(child)
+        out = f"{how} {victim}"
+        children = fork_ranks(2, lambda rank: work(how, victim, rank, out))
         jobs.append((how, victim, children, out))
 began = time.monotonic()
 for how, victim, children, out in jobs:
-    other = os.waitstatus_to_exitcode(os.waitpid(children[1 - victim], 0)[1])
+    [other] = statuses([children[1 - victim]])
     longest = time.monotonic() - began
     if how == "stopped":
         os.kill(children[victim], signal.SIGKILL)
-    own = os.waitstatus_to_exitcode(os.waitpid(children[victim], 0)[1])
+    [own] = statuses([children[victim]])
     said = Path(out).read_text().replace("\\n", "#")
     print("|".join([how, str(victim), str(own), str(other), f"{longest:.1f}", said]))
 """
@@ -97,7 +87,7 @@ def test_a_rank_is_lost(tmp_path: Path, tried: Tried) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *SAID],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,

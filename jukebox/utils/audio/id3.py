@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
+from jukebox.utils.audio.source import riff_chunks
+
 _TEXT = {"title": b"TIT2", "artist": b"TPE1", "album": b"TALB", "genre": b"TCON", "date": b"TYER"}
 _LONG = {"lyrics": b"USLT", "comment": b"COMM"}  # with a language and a description in front
 _UTF16 = b"\x01"
@@ -91,11 +93,9 @@ def _tag_place(stream: BinaryIO) -> int:
         (place,) = struct.unpack("<Q", stream.read(16)[8:])
         return int(place)
     if head[:4] in (b"RIFF", b"RF64", b"BW64", b"FORM") and head[8:] in (b"WAVE", b"AIFF", b"AIFC"):
-        order = ">I" if head[:4] == b"FORM" else "<I"
-        while len(chunk := stream.read(8)) == 8 and chunk[:4].upper() != b"ID3 ":
-            (size,) = struct.unpack(order, chunk[4:])
-            stream.seek(size + size % 2, os.SEEK_CUR)
-        return stream.tell()
+        for name, place, _ in riff_chunks(stream, "big" if head[:4] == b"FORM" else "little"):
+            if name.upper() == b"ID3 ":
+                return place + 8
     return 0
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
+MOST_CHUNKS = 10_000  # of a WAV or AIFF file
 _BLOCK = 1 << 20
 _OGG_HEAD = 27  # bytes of an Ogg page before its table of segments
 _CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ", b"fishead", b"\x80theora", b"OVP80", b"PCM     ")
@@ -100,10 +102,18 @@ def _spans(path: str, size: int, mtime_ns: int) -> tuple[Span, ...]:
             if head[:4] == b"OggS":
                 return _ogg_links(file, size)
             if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-                return (_wav_span(file, size),)
+                if found := _wav_span(file, size):
+                    return (found,)
+                raise _EndlessError(errno.EINVAL, f"there are no samples in its first {MOST_CHUNKS:,} chunks")
+        except _EndlessError:  # the demuxer would walk on to the end, for hours
+            raise
         except OSError:  # of the disk: the demuxer meets it again, and it is told then
             pass
     return (Span(),)
+
+
+class _EndlessError(OSError):
+    """A file of nothing but chunks."""
 
 
 def _ogg_links(file: Any, size: int) -> tuple[Span, ...]:
@@ -141,14 +151,13 @@ def _ogg_links(file: Any, size: int) -> tuple[Span, ...]:
     )
 
 
-def _wav_span(file: Any, size: int) -> Span:
-    """A WAV file whose size field could not count its samples is read up to where they end."""
-    place, big = 12, 0
-    while place + 8 <= size:
-        chunk = _read_at(file, place, 36)
-        name, length = chunk[:4], int.from_bytes(chunk[4:8], "little")
+def _wav_span(file: Any, size: int) -> Span | None:
+    """A WAV file whose size field could not count its samples is read up to where they end; None if none are found."""
+    big = chunks = 0
+    for name, place, length in riff_chunks(file):
+        chunks += 1
         if name == b"ds64":
-            big = int.from_bytes(chunk[16:24], "little")
+            big = int.from_bytes(_read_at(file, place + 16, 8), "little")
         if name == b"data":
             start = place + 8
             if big and length == _WRAP - 1 or length in (0, _WRAP - 1):  # RF64, or written to a pipe
@@ -163,8 +172,22 @@ def _wav_span(file: Any, size: int) -> Span:
             if rest > _BLOCK and length >= _WRAP - _BLOCK:  # the field was held at its largest
                 return Span(patch=(place + 4, _OPEN_END))
             return Span()
+    return Span() if chunks < MOST_CHUNKS else None
+
+
+def riff_chunks(file: Any, order: Literal["little", "big"] = "little") -> Iterator[tuple[bytes, int, int]]:
+    """Name, place of the header and length of each chunk of a WAV file, or of an AIFF file, whose order is "big".
+
+    At most MOST_CHUNKS: zeros, as a recorder that lost its power leaves them, would be read as chunks without length.
+    """
+    place = 12
+    for _ in range(MOST_CHUNKS):
+        head = _read_at(file, place, 8)
+        if len(head) < 8:
+            return
+        length = int.from_bytes(head[4:], order)
+        yield head[:4], place, length
         place += 8 + length + length % 2
-    return Span()
 
 
 def _bytes_missing(count: int) -> str:

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from bad_files import break_disk
 
+from jukebox.utils.audio.id3 import read_synced_lyrics
 from jukebox.utils.audio.read import about_audio, load_audio, probe_audio
 from jukebox.utils.audio.reader import AudioError
+from jukebox.utils.audio.scan import probe_file
 from jukebox.utils.audio.write import write_audio
 from jukebox.utils.errors import UserError
 
@@ -491,3 +493,15 @@ def test_the_rate_of_an_adts_stream_may_change_within(tmp_path: Path) -> None:
     whole, _ = load_audio(file, SR, channels=1)
     assert probe_audio(file)[0] == pytest.approx(whole.shape[1] / SR, abs=0.05) == pytest.approx(3.1, abs=0.15)
     assert [round(pitch(whole[0, round(a * SR) :][: SR // 2])) for a in (0.3, 1.4, 2.4)] == [440, 880, 660]
+
+
+@pytest.mark.parametrize("head", [b"RIFF\0\0\0\0WAVE", b"FORM\0\0\0\0AIFF"])
+def test_gigabytes_of_zeros_are_not_read_chunk_by_chunk(tmp_path: Path, head: bytes) -> None:
+    """As a recorder leaves them that lost its power; each 8 bytes would be a chunk without length."""
+    file = tmp_path / "a.wav"
+    with open(file, "wb") as stream:
+        stream.write(head)
+        stream.truncate(4 << 30)
+    begin = time.process_time()
+    assert read_synced_lyrics(file) == "" and probe_file(str(file)).error
+    assert time.process_time() - begin < 10
