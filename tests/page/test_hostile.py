@@ -100,6 +100,10 @@ OTHERS += [
 STRINGS = [before + code for code in CODE for before in BREAKS][: 200 - len(OTHERS)] + OTHERS
 
 
+# What a folder can be called; the title of a page is the name of its folder.
+HOSTILE = next(text for text in STRINGS if text.startswith("<img") and "onerror" in text and "/" not in text)
+
+
 def test_there_are_200() -> None:
     assert len(STRINGS) == len(set(STRINGS)) == 200
 
@@ -131,11 +135,11 @@ def shown(text: str) -> str:
 
 def test_the_player(browser: Any, tmp_path: Path) -> None:
     count = len(STRINGS)
-    folder = tmp_path / "run" / "level_0"
+    folder = tmp_path / HOSTILE / "level_0"
     infos = [{"artist": text, "genre": text, "title": text, "lyrics": f"la {text}"} for text in STRINGS]
     hps = {
         "sr": SR,
-        "name": STRINGS[5],
+        "name": HOSTILE,
         "model": STRINGS[6],
         "mode": STRINGS[7],
         "audio_file": STRINGS,
@@ -159,7 +163,7 @@ def test_the_player(browser: Any, tmp_path: Path) -> None:
 
 
 def test_joined_and_reconstruction(browser: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "joined"
+    folder = tmp_path / HOSTILE
     save_joined_page(
         folder, [(text.replace("\ud800", "?").replace("\udfff", "?"), "a.wav", "b.html") for text in STRINGS]
     )
