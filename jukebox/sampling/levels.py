@@ -22,6 +22,7 @@ from torch import Tensor
 
 from jukebox.hparams import Hyperparams
 from jukebox.loaders import Prior, aligns_lyrics, use_prior
+from jukebox.prior.engine import engine_used
 from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.alignment import get_alignment
 from jukebox.sampling.options import LevelOptions, SamplingKwargs
@@ -116,7 +117,7 @@ class LevelMaker:
         with enough_memory(f"decoding level {level}", advice):  # the prior has gone by now
             x = own.decode(self.zs[level:], start_level=level, bs_chunks=max(1, self.zs[level].shape[0]))
         if self.hps.get("engine"):
-            self.hps.engine = self.options[level].engine  # another one may have taken over
+            self._note_engine(level)
         data = level_data(x, self.zs, self.labels, self.options, self.alignments, self.hps)
         if self.keep is not None:
             self.keep(level, data)
@@ -172,8 +173,17 @@ class LevelMaker:
         finally:
             self.report.end()
 
+    def _note_engine(self, level: int) -> None:
+        """Notes in `hps` which engines made the tokens of the levels so far, for the page and to make songs again."""
+        names = dict.fromkeys(name for options in reversed(self.options[level:]) for name in options.made_by)
+        if names:
+            self.hps.engine = ", then ".join(names)
+            self.hps.again = {**(self.hps.get("again") or {}), "engine": self.options[level].engine}
+
     def _after_window(self, zs: list[Tensor]) -> None:
         self.zs = zs
+        for options in self.options:  # one that took over draws the levels to come, in a resumed run too
+            options.engine = engine_used(options.engine)
         self._save()
         self.report.window_done()
 

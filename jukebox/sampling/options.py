@@ -34,6 +34,7 @@ class LevelOptions:
         seed: with it, every draw is a function of seed, song, level and position; None uses torch's generator.
         songs: numbers of the songs in the whole run; None counts them from 0.
         engine: who draws, see `pick_engine` of prior/engine.py.
+        made_by: the engines that drew the level's tokens so far, in this order.
         more: entries of a notebook's `sampling_kwargs` that nothing here reads; they are kept.
     """
 
@@ -44,16 +45,20 @@ class LevelOptions:
     seed: int | None = None
     songs: Sequence[int] | None = None
     engine: str = "auto"
+    made_by: list[str] = field(default_factory=list)
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> LevelOptions:
         """Reads `sampling_kwargs`: drawing options, fp16, dtype (its name), and the rest by its name here."""
         plain = {key: kwargs.get(key) for key in ("chunk_size", "max_batch_size", "seed", "songs")}
-        known = {*plain, "fp16", "dtype", "engine", *(entry.name for entry in fields(logits.SamplingOptions))}
+        drawing = {entry.name for entry in fields(logits.SamplingOptions)}
+        known = {*plain, *drawing, "fp16", "dtype", "engine", "made_by"}
         more = {key: value for key, value in kwargs.items() if key not in known}
-        engine = kwargs.get("engine") or "auto"
-        return cls(logits.SamplingOptions.pick(kwargs), dtype_of(kwargs), **plain, engine=engine, more=more)
+        read = cls(logits.SamplingOptions.pick(kwargs), dtype_of(kwargs), **plain, more=more)
+        read.engine = kwargs.get("engine") or "auto"
+        read.made_by = [str(name) for name in kwargs.get("made_by") or ()]
+        return read
 
     def kwargs(self) -> dict[str, Any]:
         """The same as plain values; drawing options other than the temperature only if they are not the default."""
@@ -70,11 +75,19 @@ class LevelOptions:
             values["songs"] = list(self.songs)
         if self.engine != "auto":
             values["engine"] = self.engine
+        if self.made_by:
+            values["made_by"] = list(self.made_by)
         for entry in fields(self.drawing):
             value = getattr(self.drawing, entry.name)
             if value != entry.default:
                 values[entry.name] = value
         return {**values, **({"dtype": dtype_name(self.dtype)} if self.dtype == torch.bfloat16 else {})}
+
+    def drew(self, engine: str) -> None:
+        """Notes the engine that drew some tokens: it draws from now on."""
+        self.engine = engine
+        if engine != "auto" and engine not in self.made_by[-1:]:
+            self.made_by.append(engine)
 
     def take_sizes(self, kwargs: Mapping[str, Any]) -> None:
         """Takes the batch and the chunk that plain options ended with."""

@@ -81,19 +81,35 @@ def prepare(
 
 
 def with_engine(settings: Settings, device: torch.device, report: Silent, state: RunState | None) -> Settings:
-    """Settings with the engine that will draw; a resumed run keeps its own unless another is asked for.
+    """Settings with the engine that will draw; a resumed run keeps its own, or is told that it changes.
 
     Raises:
         UserError: the engine that is asked for cannot be built.
     """
-    earlier = {level.engine for level in state.options} if state is not None and settings.engine == "auto" else set()
+    asked, dtype = settings.engine, torch_dtype(settings.dtype)
+    earlier = engine_of(state)
+    because = "it failed before" if asked == "auto" else "as --engine asks"
     try:
-        wanted = earlier.pop() if earlier in ({"eager"}, {"graph"}) else settings.engine
-        engine, why = pick_engine(wanted, device, torch_dtype(settings.dtype))
+        engine, why = pick_engine(earlier if asked == "auto" and earlier else asked, device, dtype)
     except ValueError as error:
-        raise UserError(f"--{error}; use --engine=auto") from error
-    if why and device.type == "cpu":
+        if asked != "auto":
+            raise UserError(f"--{error}; use --engine=auto") from error
+        because = str(error).partition(": ")[2]
+        engine, why = pick_engine("auto", device, dtype)
+    if state is not None and state.begun and earlier and engine != earlier:
+        report.message(
+            f"engine={earlier} drew the tokens so far and engine={engine} draws the rest, which may round differently: "
+            f"{because}"
+        )
+    elif why and device.type == "cpu":
         report.message(f"PyTorch draws the tokens, several times slower than native code: {why}")
     elif why and device.type == "cuda":
         report.message(f"PyTorch in a CUDA graph draws the tokens, slower than fused kernels: {why}")
     return replace(settings, engine=engine)
+
+
+def engine_of(state: RunState | None) -> str:
+    """The engine that draws the level at which a run was interrupted; "" if there is none."""
+    left = set() if state is None else {*state.levels} - {*state.done}
+    engine = state.options[max(left)].engine if state is not None and left else "auto"
+    return "" if engine == "auto" else engine

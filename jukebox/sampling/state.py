@@ -132,7 +132,7 @@ def _odd_part(content: Mapping[str, Any]) -> str:
         return "settings"
     if not isinstance(zs, list) or not zs or not all(_is_codes(z) and len(z) == len(zs[0]) for z in zs):
         return "zs"
-    if not isinstance(kwargs, list) or not all(isinstance(entry, dict) for entry in kwargs):
+    if not isinstance(kwargs, list) or len(kwargs) != len(zs) or not all(isinstance(entry, dict) for entry in kwargs):
         return "sampling_kwargs"
     for key in ("done", "given", "levels"):
         values = content.get(key)

@@ -85,10 +85,9 @@ def sample_window(
     if options.seed is not None:
         noise = window_noise(options.seed, options.songs or range(n), level, start, end - start, known)
 
-    chosen: dict[str, Any] = {} if options.engine == "auto" else {"engine": options.engine}
-
     def run(first: int, last: int) -> Tensor:
         part = slice(first, last)
+        chosen: dict[str, Any] = {} if options.engine == "auto" else {"engine": options.engine}
         codes = prior.sample(
             n_samples=last - first,
             z=z[part, start:],
@@ -102,13 +101,13 @@ def sample_window(
             progress=progress,
             **chosen,
         )
+        options.drew(engine_used(options.engine))
         return codes[:, known:]
 
     def smaller(batch: int) -> int:
         return _lower(options, batch, known, z.device)
 
     made = [codes for _, _, codes in in_parts(n, options.max_batch_size or n, run, smaller)]
-    options.engine = engine_used(options.engine)
     zs = list(zs)
     zs[level] = torch.cat([z, torch.cat(made).to(z.device)], dim=1)
     return zs
