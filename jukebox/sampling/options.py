@@ -51,7 +51,7 @@ class LevelOptions:
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> LevelOptions:
         """Reads `sampling_kwargs`: drawing options, fp16, dtype (its name), and the rest by its name here."""
-        plain = {key: kwargs.get(key) for key in ("chunk_size", "max_batch_size", "seed", "songs")}
+        plain: dict[str, Any] = {key: kwargs.get(key) for key in ("chunk_size", "max_batch_size", "seed", "songs")}
         drawing = {entry.name for entry in fields(logits.SamplingOptions)}
         known = {*plain, *drawing, "fp16", "dtype", "engine", "made_by"}
         more = {key: value for key, value in kwargs.items() if key not in known}
