@@ -92,7 +92,7 @@ def align(model_name: str, tests: int) -> dict[str, float]:
     from jukebox.sampling.alignment import rank_heads
 
     model = find_model(model_name)
-    sr, top = model.sr, model.hops[-1]
+    sr, top = model.sr, model.samples_per_code[-1]
     n = int(SECONDS * sr) // top
     vqvae = model.vqvae(n * top, "cpu")
     lazy = model.prior(len(model.levels) - 1, vqvae, torch.device("cpu"))

@@ -17,16 +17,16 @@ out.mkdir(parents=True, exist_ok=True)
 vqvae = make_vqvae(setup_hparams(MODELS[sys.argv[3]][0], {"sample_length": 2**20}), device)
 hps = setup_hparams(MODELS[sys.argv[3]][-1], {"prior_depth": int(sys.argv[4])})  # reads these layers only
 top = make_prior(hps, vqvae, device)
-top.prior.only_encode, sr, hop, n_ctx = True, hps.sr, top.raw_to_tokens, top.n_ctx
+top.prior.only_encode, sr, per_code, n_ctx = True, hps.sr, top.raw_to_tokens, top.n_ctx
 
 
 def windows(file):  # of a song: codes, labels, and how many positions the window before has already
     audio, done = torch.from_numpy(load_audio(file, sr, channels=1)[0].T), 0
     total = max(len(audio), int(np.ceil(hps.min_duration * sr)))  # the model knows no shorter songs
-    for start in (min(i, max(0, len(audio) // hop - n_ctx)) for i in range(0, len(audio) // hop, n_ctx)):
-        codes = vqvae.encode(audio[None, start * hop : (start + n_ctx) * hop], start_level=top.level)[0][0]
-        yield file, codes, dict(artist="", genre="", lyrics="", total_length=total, offset=start * hop), done - start
-        done = start + len(codes)
+    for start in (min(i, max(0, len(audio) // per_code - n_ctx)) for i in range(0, len(audio) // per_code, n_ctx)):
+        z = vqvae.encode(audio[None, start * per_code : (start + n_ctx) * per_code], start_level=top.level)[0][0]
+        yield file, z, dict(artist="", genre="", lyrics="", total_length=total, offset=start * per_code), done - start
+        done = start + len(z)
 
 
 todo = (w for file in sorted(music.rglob("*")) if file.suffix[1:].lower() in EXTENSIONS for w in windows(file))

@@ -98,7 +98,7 @@ def main(
     count = len(found.levels)
     hps = Hyperparams({"hop_fraction": [0.5] * count, **saved.get("hps", {})}, levels=count)
     labels["y"] = labels["y"].to(torch_device)
-    lazy = found.prior(count - 1, found.vqvae(z.shape[1] * top.hop, "meta"), torch_device, dtype)
+    lazy = found.prior(count - 1, found.vqvae(z.shape[1] * top.samples_per_code, "meta"), torch_device, dtype)
     zs, kind = [z] * count, torch_dtype(dtype)
 
     assert lazy is not None

@@ -110,7 +110,7 @@ class MusicModel:
     Attributes:
         name: as it was asked for.
         sr: sample rate in Hz.
-        hops: samples per code of each level, the finest first.
+        samples_per_code: raw samples that one code represents, of each level, the finest first.
         device, dtype: where it runs, and in which type: "fp32", "fp16", "bf16" or "int8".
         engine: who draws codes.
         tf32: whether products in float32 may round to TF32.
@@ -120,7 +120,8 @@ class MusicModel:
         self, found: KeptModel, device: torch.device, dtype: str, engine: str = "auto", tf32: bool = False
     ) -> None:
         self.engine, self.tf32 = engine, tf32
-        self.name, self.sr, self.hops, self.device, self.dtype = found.name, found.sr, found.hops, device, dtype
+        self.name, self.sr, self.device, self.dtype = found.name, found.sr, device, dtype
+        self.samples_per_code = self.hops = found.samples_per_code  # `hops`: its name in earlier programs
         self._found = found
 
     def sample(
@@ -269,10 +270,10 @@ class MusicModel:
             UserError: the audio cannot be read or is too short, or there is no such level.
         """
         with python_words(), keep_float32(self.tf32):
-            wanted = level_numbers(levels, len(self.hops))
+            wanted = level_numbers(levels, len(self.samples_per_code))
             length = seconds_of({"seconds": seconds}, "seconds")
             original = read_part(audio, self.sr, number("offset", offset, least=0.0), length)
-            coder = Coder(self._found.vqvae(self.hops[-1], self.device))
+            coder = Coder(self._found.vqvae(self.samples_per_code[-1], self.device))
             check_length("the audio", len(original), self.sr, coder.vqvae, wanted)
             found = []
             for level in wanted:
@@ -313,7 +314,7 @@ class MusicModel:
             wanted = layer_numbers(layers)
             choice("pool", pool, ("mean", "none"))
             batch = None if batch_size is None else whole("batch_size", batch_size, least=1)
-            of = level_number(str(level), len(self.hops))
+            of = level_number(str(level), len(self.samples_per_code))
             check_layers(self._found, of, wanted)
             samples = read_part(audio, self.sr, 0.0, None)
             extractor = Extractor(self._found, of, wanted, self.device, self.dtype, artist, genre)

@@ -59,13 +59,13 @@ class Level:
     Attributes:
         level: 0 is the finest.
         hps: of the prior, `restore_prior` set.
-        hop: raw samples per token.
+        samples_per_code: raw samples that one code represents.
         labels_state: what its checkpoint holds of its labeller, see `Labeller.state`; None: the released tables.
     """
 
     level: int
     hps: Hyperparams
-    hop: int
+    samples_per_code: int
     labels_state: dict[str, Any] | None = None
 
     @property
@@ -80,7 +80,7 @@ class Level:
     @property
     def sample_length(self) -> int:
         """Raw samples of one window."""
-        return self.n_ctx * self.hop
+        return self.n_ctx * self.samples_per_code
 
     @cached_property
     def labeller(self) -> Labeller | EmptyLabeller:
@@ -110,8 +110,8 @@ class Model:
         return self.vqvae_hps.sr
 
     @property
-    def hops(self) -> list[int]:
-        """Raw samples per token of each level."""
+    def samples_per_code(self) -> list[int]:
+        """Raw samples that one code represents, of each level."""
         return samples_per_code(self.vqvae_hps.strides_t, self.vqvae_hps.downs_t)
 
     @property
@@ -163,7 +163,7 @@ class KeptModel(Model):
         if torch.device(device).type == "meta":
             return super().vqvae(sample_length, device)
         if str(device) not in self._parts:
-            self._parts[str(device)] = super().vqvae(self.hops[-1], device)
+            self._parts[str(device)] = super().vqvae(self.samples_per_code[-1], device)
         return self._parts[str(device)]
 
     def prior(self, level: int, vqvae: VQVAE, device: torch.device, dtype: str = "fp32") -> LazyPrior | None:
@@ -218,7 +218,7 @@ class LazyPrior:
     def __init__(self, level: Level, levels: int, vqvae: VQVAE, device: torch.device, dtype: str) -> None:
         self.of, self.levels, self._vqvae, self.device, self.dtype = level, levels, vqvae, device, dtype
         self.level, self.n_ctx, self.n_tokens = level.level, level.n_ctx, level.n_tokens
-        self.raw_to_tokens, self.sample_length = level.hop, level.sample_length
+        self.raw_to_tokens, self.sample_length = level.samples_per_code, level.sample_length
         self.labeller = level.labeller
         self.alignment_layer, self.alignment_head = level.hps.alignment_layer, level.hps.alignment_head
 
@@ -496,10 +496,10 @@ def _vqvae_of(hps: Hyperparams) -> str:
 
 
 def _add(model: Model, hps: Hyperparams, labels_state: dict[str, Any] | None) -> None:
-    hops = model.hops
-    if not 0 <= hps.level < len(hops):
+    per_code = model.samples_per_code
+    if not 0 <= hps.level < len(per_code):
         raise UserError(
-            f"--model: {hps.restore_prior} is of level {hps.level}, the VQ-VAE has levels 0 to {len(hops) - 1}"
+            f"--model: {hps.restore_prior} is of level {hps.level}, the VQ-VAE has levels 0 to {len(per_code) - 1}"
         )
     if hps.sr != model.sr:
         raise UserError(
@@ -507,4 +507,4 @@ def _add(model: Model, hps: Hyperparams, labels_state: dict[str, Any] | None) ->
         )
     if model.levels[hps.level] is not None:
         raise UserError(f"--model gives two priors of level {hps.level}: {hps.restore_prior} is one of them")
-    model.levels[hps.level] = Level(hps.level, hps, hops[hps.level], labels_state)
+    model.levels[hps.level] = Level(hps.level, hps, per_code[hps.level], labels_state)

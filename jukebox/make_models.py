@@ -82,8 +82,8 @@ def make_vqvae(hps: Hyperparams, device: torch.device | str = "cuda") -> VQVAE:
     restore_model(hps, vqvae, "" if torch.device(device).type == "meta" else hps.restore_vqvae)
     if hps.train and not hps.prior:
         if hps.restore_vqvae:
-            for block, hop in zip(vqvae.bottleneck.blocks, vqvae.hop_lengths, strict=True):
-                tokens = hps.sample_length // hop * hps.bs * get_world_size()
+            for block, per_code in zip(vqvae.bottleneck.blocks, vqvae.hop_lengths, strict=True):
+                tokens = hps.sample_length // per_code * hps.bs * get_world_size()
                 block.restore_k(tokens, hps.revival_threshold)
         vqvae.train()
     else:

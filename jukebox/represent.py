@@ -195,7 +195,7 @@ def make_features(
     )
     for notice in extractor.notices:
         say(notice)
-    window = extractor.n_ctx * extractor.hop / extractor.sr
+    window = extractor.n_ctx * extractor.samples_per_code / extractor.sr
     with progress_bar(
         total=sum(seconds.values()),
         unit="s",

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from readme_commands import README, ROOT, fenced
-from tiny_models import HOPS, SR, make_tiny_runs
+from tiny_models import SAMPLES_PER_CODE, SR, make_tiny_runs
 
 import jukebox
 from jukebox import loaders, reconstruct, represent, sample
@@ -130,8 +130,8 @@ def test_songs_are_those_of_the_command(songs: Songs, runs: str, tmp_path: Path)
     assert_same(songs, by_command(runs, tmp_path / "run", n_samples=2, seed=3, **words))
     song = songs[1]
     assert song.audio.dtype == np.float32 and song.audio.shape == (TOTAL,) and song.sr == SR
-    assert [z.shape for z in song.codes] == [(TOTAL // hop,) for hop in HOPS]
-    assert song.alignment is not None and song.alignment.shape == (TOTAL // HOPS[-1], len("la la la"))
+    assert [z.shape for z in song.codes] == [(TOTAL // per_code,) for per_code in SAMPLES_PER_CODE]
+    assert song.alignment is not None and song.alignment.shape == (TOTAL // SAMPLES_PER_CODE[-1], len("la la la"))
     assert {key: song.labels[key] for key in words} == words
     assert not os.listdir(".")
 
@@ -182,6 +182,10 @@ def test_prompts(kind: str, songs: Songs, model: MusicModel, runs: str, tmp_path
     assert np.array_equal(one[0].codes[0], songs_codes(data, 0))
 
 
+def test_samples_per_code_keep_their_earlier_name(model: MusicModel) -> None:
+    assert model.samples_per_code == SAMPLES_PER_CODE == model.hops
+
+
 def songs_codes(data: dict[str, Any], song: int) -> np.ndarray:
     return data["zs"][0][song].numpy()
 
@@ -228,7 +232,7 @@ def test_reconstruct(songs: Songs, model: MusicModel, runs: str, tmp_path: Path)
     for one in found:
         theirs = load_audio(tmp_path / "out" / "item_0" / f"level_{one.level}.wav", SR, channels=1)[0][0]
         assert one.audio.shape == (SR,) and np.allclose(one.audio.clip(-1, 1), theirs, atol=2**-14)
-        assert one.codes.shape == (-(-SR // HOPS[one.level]),) and one.figures["level"] == one.level
+        assert one.codes.shape == (-(-SR // SAMPLES_PER_CODE[one.level]),) and one.figures["level"] == one.level
     sound = load_audio(tmp_path / "a.wav", SR, channels=1)[0][0]
     again = model.reconstruct(sound, levels=0, offset=0.5, seconds=1.0)
     assert np.array_equal(again[0].audio, found[0].audio)
@@ -363,9 +367,9 @@ def test_progress_and_interrupts(model: MusicModel, songs: Songs) -> None:
     seen: list[tuple[int, int, int]] = []
     words = dict(lyrics="la la la", artist="somebody", genre="polka")
     model.sample(seconds=SECONDS, n=2, seed=3, **words, progress=lambda *done: seen.append(done))
-    for level, hop in enumerate(HOPS):
+    for level, per_code in enumerate(SAMPLES_PER_CODE):
         done = [made for of, made, _ in seen if of == level]
-        assert done == sorted(done) and done[-1] == 2 * TOTAL // hop == seen[[s[0] for s in seen].index(level)][2]
+        assert done == sorted(done) and done[-1] == 2 * TOTAL // per_code == seen[[s[0] for s in seen].index(level)][2]
 
     def stop(*done: int) -> None:
         if done[0] == 1:

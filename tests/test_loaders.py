@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import HOPS, make_tiny_runs
+from tiny_models import SAMPLES_PER_CODE, make_tiny_runs
 
 from jukebox import loaders
 from jukebox.hparams import HPARAMS_REGISTRY, Hyperparams
@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_released_models_are_known_without_a_file() -> None:
     for name in ("5b", "5b_lyrics", "1b_lyrics"):
         model = find_model(name)
-        assert model.hops == [8, 32, 128] and model.sr == 44100 and None not in model.levels
+        assert model.samples_per_code == [8, 32, 128] and model.sr == 44100 and None not in model.levels
     lyrics = find_model("5b_lyrics").levels
     assert [level.n_tokens for level in lyrics if level] == [0, 0, 512]
     assert [level.sample_length for level in lyrics if level] == [8192 * hop for hop in (8, 32, 128)]
@@ -49,7 +49,11 @@ def test_runs_in_any_order(runs: Path) -> None:
     by_folder = find_model(f"{runs}/up1,{runs}/top,{runs}/up0")
     by_file = find_model(f"{runs}/vq/checkpoint_latest.pth.tar,{runs}/up0,{runs}/up1,{runs}/top")
     for model in (by_folder, by_file):
-        assert model.hops == HOPS and [level.level for level in model.levels if level] == [0, 1, 2]
+        assert model.samples_per_code == SAMPLES_PER_CODE and [level.level for level in model.levels if level] == [
+            0,
+            1,
+            2,
+        ]
         assert model.vqvae_hps.restore_vqvae == f"{runs}/vq/checkpoint_latest.pth.tar"
         assert not any(level.hps.train for level in model.levels if level)
         top = model.top

@@ -165,14 +165,14 @@ def test_table_of_models_is_what_the_plan_counts() -> None:
     assert len(table) == 5
     for name, parameters, memory, tokens, _ in ([cell.strip() for cell in row] for row in table[1:]):
         model = find_model(name.strip("`"))
-        samples = int(20 * model.sr) // model.hops[-1] * model.hops[-1]
+        samples = int(20 * model.sr) // model.samples_per_code[-1] * model.samples_per_code[-1]
         priors = [bare_prior(level, model.vqvae(samples, "meta")) for level in model.levels if level is not None]
         dtype, unit = ("fp32", 1e6) if name == "`demo`" else ("fp16", 1e9)
         counts = " / ".join(f"{sum(p.numel() for p in prior.parameters()) / unit:.1f}" for prior in priors)
         weights, song = max((prior_bytes(prior, dtype), song_bytes(prior, dtype)) for prior in priors)
         assert parameters == f"{counts} {'million' if unit == 1e6 else 'billion'}"
         assert memory == f"{weights / 1e9:.{2 if unit == 1e6 else 1}f} GB and {song / 1e9:.2f} GB a song"
-        assert tokens == " / ".join(f"{samples // hop:,}" for hop in model.hops)
+        assert tokens == " / ".join(f"{samples // per_code:,}" for per_code in model.samples_per_code)
 
 
 def test_python_blocks_register_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,9 +292,13 @@ def full_codes(command: str, folder: Path) -> list[str]:
     run, part = codes_file.split("/level_")
     (made_by,) = (other for other in PYTHON_COMMANDS if value(other, "name") == run)
     model, first = find_model(value(made_by, "model")), int(part.split("/")[0])
-    samples = int(float(value(made_by, "sample_length_in_seconds")) * model.sr) // model.hops[-1] * model.hops[-1]
+    samples = (
+        int(float(value(made_by, "sample_length_in_seconds")) * model.sr)
+        // model.samples_per_code[-1]
+        * model.samples_per_code[-1]
+    )
     songs = int(value(made_by, "n_samples"))
-    lengths = [samples // hop if level >= first else 0 for level, hop in enumerate(model.hops)]
+    lengths = [samples // per_code if level >= first else 0 for level, per_code in enumerate(model.samples_per_code)]
     save_torch({"zs": [torch.zeros(songs, length, dtype=torch.long) for length in lengths]}, folder / "whole.pth.tar")
     return ["--codes_file=whole.pth.tar"]
 

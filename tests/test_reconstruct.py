@@ -40,7 +40,7 @@ from jukebox.vqvae.losses import spectral_convergence as convergence_of_the_loss
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {flag.name: flag.default for flag in FLAGS}
-HOPS = [4, 8, 16]
+SAMPLES_PER_CODE = [4, 8, 16]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,12 +100,12 @@ def report_of(out: Path) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------- figures
 
 
-def some_figures(counts: list[int], *convergences: float, hop: int = 8, sr: int = 44100) -> Figures:
-    return Figures(0, hop, sr, torch.tensor(counts), convergences)
+def some_figures(counts: list[int], *convergences: float, samples_per_code: int = 8, sr: int = 44100) -> Figures:
+    return Figures(0, samples_per_code, sr, torch.tensor(counts), convergences)
 
 
 def test_bit_rate_is_that_of_the_codes() -> None:
-    figures = some_figures([1] * 2048, 0.1, hop=128)
+    figures = some_figures([1] * 2048, 0.1, samples_per_code=128)
     assert figures.codes_per_second == 44100 / 128
     assert figures.bit_rate == pytest.approx(44100 / 128 * 11)
     assert figures.entropy == pytest.approx(11.0) and figures.entropy_rate == pytest.approx(figures.bit_rate)
@@ -173,7 +173,7 @@ def test_windows_give_what_one_pass_gives(model: str, window: int) -> None:
         codes = coder.encode(x, level, done.append)
         whole = vqvae.encode(x[None, :, None], level, level + 1)[0]
         assert torch.equal(codes, whole[0]) and len(codes.unique()) > 4
-        assert sum(done) == len(x) and len(done) == -(-len(codes) // max(1, window // HOPS[level]))
+        assert sum(done) == len(x) and len(done) == -(-len(codes) // max(1, window // SAMPLES_PER_CODE[level]))
         decoded = coder.decode(codes, level)
         expected = vqvae.decode([whole], level, level + 1)[0, :, 0]
         torch.testing.assert_close(decoded, expected, rtol=1e-4, atol=1e-5)
@@ -181,17 +181,17 @@ def test_windows_give_what_one_pass_gives(model: str, window: int) -> None:
 
 def test_reach_is_no_less_than_what_a_sample_changes(model: str) -> None:
     vqvae = load_vqvae(find_vqvae(model), "cpu")
-    for level, hop in enumerate(HOPS):
+    for level, per_code in enumerate(SAMPLES_PER_CODE):
         x = torch.zeros(1, 1, 4096, requires_grad=True)
-        vqvae.encoders[level](x)[-1][..., 2048 // hop].sum().backward()
+        vqvae.encoders[level](x)[-1][..., 2048 // per_code].sum().backward()
         seen = x.grad[0, 0].nonzero()
         reach = encoder_reach(vqvae.encoders[level])
-        assert 2048 - reach <= int(seen.min()) and int(seen.max()) < 2048 + hop + reach
-        z = torch.randn(1, 4, 4096 // hop, requires_grad=True)
+        assert 2048 - reach <= int(seen.min()) and int(seen.max()) < 2048 + per_code + reach
+        z = torch.randn(1, 4, 4096 // per_code, requires_grad=True)
         vqvae.decoders[level](z)[..., 2048].sum().backward()
-        seen = hop * z.grad[0].abs().sum(0).nonzero()
-        reach = decoder_reach(vqvae.decoders[level], hop)
-        assert 2048 - reach <= int(seen.min()) + hop - 1 and int(seen.max()) <= 2048 + reach
+        seen = per_code * z.grad[0].abs().sum(0).nonzero()
+        reach = decoder_reach(vqvae.decoders[level], per_code)
+        assert 2048 - reach <= int(seen.min()) + per_code - 1 and int(seen.max()) <= 2048 + reach
 
 
 @pytest.mark.parametrize(
@@ -293,13 +293,13 @@ def test_a_folder_of_songs(songs: Path, model: str, capsys: pytest.CaptureFixtur
         for level, of_level in enumerate(item["levels"]):
             decoded = load_audio(out / f"item_{i}" / f"level_{level}.wav", SR, channels=1)[0][0]
             assert len(decoded) == len(original)  # the last, partial code is heard as well
-            whole = pad(torch.from_numpy(song), (0, -len(song) % HOPS[level]))
+            whole = pad(torch.from_numpy(song), (0, -len(song) % SAMPLES_PER_CODE[level]))
             codes = vqvae.encode(whole[None, :, None], level, level + 1)
             expected = vqvae.decode(codes, level, level + 1)[0, : len(song), 0].clamp(-1, 1)
             np.testing.assert_allclose(decoded, expected, atol=1e-4)
-            assert of_level["codes"] == codes[0].numel() and of_level["hop"] == HOPS[level]
+            assert of_level["codes"] == codes[0].numel() and of_level["hop"] == SAMPLES_PER_CODE[level]
             assert of_level["codes_used"] == len(codes[0].unique())
-            assert of_level["bit_rate"] == SR / HOPS[level] * 4
+            assert of_level["bit_rate"] == SR / SAMPLES_PER_CODE[level] * 4
             assert 0 < of_level["entropy_bits_per_code"] <= 4
             db = of_level["spectral_convergence_db"]
             assert db == pytest.approx(20 * math.log10(of_level["spectral_convergence"]))

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from faults import Tried
-from tiny_models import HOPS, SR, make_tiny_runs
+from tiny_models import SAMPLES_PER_CODE, SR, make_tiny_runs
 from utils.test_dist import free_port
 
 from jukebox.hparams import Hyperparams
@@ -107,7 +107,9 @@ def test_the_tables_of_a_run_travel_with_it(
 def test_a_run_leaves_what_was_promised(finished: Path) -> None:
     for level in (2, 1, 0):
         folder, saved = finished / f"level_{level}", data(finished, level)
-        assert [z.shape for z in saved["zs"]] == [(3, TOTAL // hop if i >= level else 0) for i, hop in enumerate(HOPS)]
+        assert [z.shape for z in saved["zs"]] == [
+            (3, TOTAL // per_code if i >= level else 0) for i, per_code in enumerate(SAMPLES_PER_CODE)
+        ]
         assert all(z.dtype == torch.int64 for z in saved["zs"])
         assert saved["x"].shape == (3, TOTAL, 1) and saved["x"].dtype == torch.float32
         assert saved["labels"][2]["y"].shape == (3, 4 + 1 + 8)
@@ -228,14 +230,14 @@ def test_primed_from_a_stereo_mp3_at_48_khz(model: str, tmp_path: Path) -> None:
     given = dict(mode="primed", audio_file=files, prompt_length_in_seconds=1.3, n_samples=3)
     assert main(model=model, name=str(tmp_path / "run"), **RUN, **given) == 0
     zs = tokens(tmp_path / "run")
-    assert [z.shape for z in zs] == [(3, TOTAL // hop) for hop in HOPS]
+    assert [z.shape for z in zs] == [(3, TOTAL // per_code) for per_code in SAMPLES_PER_CODE]
 
     vqvae = find_model(model).vqvae(TOTAL, "cpu")
     for i, name in enumerate(["a.mp3", "b.wav", "a.mp3"]):
         audio = load_audio(tmp_path / name, SR, duration=320, channels=1)[0]  # 1.3 s cut to 20 tokens
         codes = vqvae.encode(torch.from_numpy(audio).view(1, -1, 1))
-        for level, hop in enumerate(HOPS):
-            assert torch.equal(zs[level][i, : 320 // hop], codes[level][0])
+        for level, per_code in enumerate(SAMPLES_PER_CODE):
+            assert torch.equal(zs[level][i, : 320 // per_code], codes[level][0])
     assert not torch.equal(zs[2][0], zs[2][2])  # the same prompt, another song
     page = (tmp_path / "run" / "level_0" / "index.html").read_text(encoding="utf-8")
     assert page.count(f'<line x1="{320 / TOTAL:.3%}"') == 3  # its end on the waveforms
@@ -257,7 +259,9 @@ def test_continue(finished: Path, model: str, tmp_path: Path, level: int) -> Non
     longer = {**RUN, "sample_length_in_seconds": 2.56, "mode": "continue", "codes_file": codes_file}
     assert main(model=model, name=str(tmp_path / "run"), **longer) == 0
     zs, before = tokens(tmp_path / "run"), data(finished, level)["zs"]
-    assert [z.shape for z in zs] == [(3, 640 // hop) for hop in HOPS]  # as many songs as the file holds
+    assert [z.shape for z in zs] == [
+        (3, 640 // per_code) for per_code in SAMPLES_PER_CODE
+    ]  # as many songs as the file holds
     for i in range(3):
         assert torch.equal(zs[i][:, : before[i].shape[1]], before[i])
 
@@ -267,7 +271,7 @@ def test_continue_from_a_part_says_the_same_again(finished: Path, model: str, tm
     given = dict(mode="continue", codes_file=str(finished / "level_0" / "data.pth.tar"), prompt_length_in_seconds=2.05)
     assert main(model=model, name=str(tmp_path / "run"), **RUN, **given) == 0
     assert_same(tokens(tmp_path / "run")[2:], tokens(finished)[2:])
-    cut = 512 // HOPS[1]
+    cut = 512 // SAMPLES_PER_CODE[1]
     assert torch.equal(tokens(tmp_path / "run")[1][:, :cut], tokens(finished)[1][:, :cut])
 
 
@@ -399,7 +403,7 @@ def test_sigkill_at_random_moments(
                 found = RunState.load(folder)
                 began = time.monotonic()
                 here.send(None)
-                if level in found.done or found.zs[level].shape[1] >= share * (TOTAL // HOPS[level]):
+                if level in found.done or found.zs[level].shape[1] >= share * (TOTAL // SAMPLES_PER_CODE[level]):
                     break
             time.sleep(rng.random() * float(np.median(windows)))
             process.kill()

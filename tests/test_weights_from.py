@@ -132,7 +132,7 @@ def test_a_run_that_was_trained_on_the_folders_vqvae(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint_latest.pth.tar"
     make_models.save_checkpoint(path, hps, prior)
     again = find_model(str(tmp_path))
-    assert again.hops == found.hops
+    assert again.samples_per_code == found.samples_per_code
     assert again.vqvae_hps.restore_vqvae == f"{FOLDER}#vqvae"
     state = again.vqvae(512, "cpu").state_dict()
     assert all(torch.equal(state[key], value) for key, value in vqvae.state_dict().items())

@@ -17,7 +17,7 @@ from jukebox.hparams import Hyperparams, setup_hparams
 from jukebox.make_models import make_prior, make_vqvae, save_checkpoint
 
 SR = 250
-HOPS = [4, 8, 16]
+SAMPLES_PER_CODE = [4, 8, 16]
 N_CTX = 32
 ARTISTS = {"unknown": 0, "the examples": 1, "somebody": 2}
 GENRES = {"unknown": 0, "waltz": 1, "polka": 2}

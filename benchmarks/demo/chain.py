@@ -54,15 +54,15 @@ class Parts:
 
     def __init__(self, name: str, seconds: float) -> None:
         self.model = vqvae_alone(name) or find_model(name)
-        self.sr, self.hops, self.seconds = self.model.sr, self.model.hops, seconds
+        self.sr, self.samples_per_code, self.seconds = self.model.sr, self.model.samples_per_code, seconds
         top = self.model.top
-        self.length = (top.n_ctx if top else WINDOW) * self.hops[-1]
-        self.total = int(seconds * self.sr) // self.hops[-1] * self.hops[-1]
-        self.per_code = self.hops[-1] / self.sr
+        self.length = (top.n_ctx if top else WINDOW) * self.samples_per_code[-1]
+        self.total = int(seconds * self.sr) // self.samples_per_code[-1] * self.samples_per_code[-1]
+        self.per_code = self.samples_per_code[-1] / self.sr
         if self.total < self.length:
             raise UserError(f"--seconds={seconds}: the model makes {self.length / self.sr:g} s, give as many or more")
         self.vqvae = self.model.vqvae(self.total, "cpu")
-        lazy = [self.model.prior(i, self.vqvae, torch.device("cpu")) for i in range(len(self.hops))]
+        lazy = [self.model.prior(i, self.vqvae, torch.device("cpu")) for i in range(len(self.samples_per_code))]
         self.priors = [None if prior is None else prior.load() for prior in lazy]
         self.shift = int(top.hps.get("alignment_shift") or 0) if top else 0
 
@@ -108,7 +108,7 @@ def make_songs(
         if prior is None:
             break
         labels = prior.labeller.get_batch_labels([m.meta(song) for song in songs])
-        total, hop = parts.length // parts.hops[level], max(1, int(hop_fraction[level] * prior.n_ctx))
+        total, hop = parts.length // parts.samples_per_code[level], max(1, int(hop_fraction[level] * prior.n_ctx))
         with tqdm(total=total * len(songs), desc=f"making codes of level {level}", unit="code", mininterval=2) as bar:
             chosen = LevelOptions.from_kwargs(options[level])
             zs = walk_level(zs, labels, chosen, level, prior, total, hop, progress=bar.update)
@@ -123,7 +123,7 @@ def train_ears(parts: Parts, songs: int, steps: int) -> dict[str, Listeners]:
     them as well, each song at one level.
     """
     made = [make_song(TRAIN_SEED + i, parts.sr, parts.seconds) for i in range(songs)]
-    audio, levels = stack(made)[:, : parts.length], len(parts.hops)
+    audio, levels = stack(made)[:, : parts.length], len(parts.samples_per_code)
     through = [m.decode(parts.vqvae, m.encode(parts.vqvae, audio[i::levels], i)[0], i) for i in range(levels)]
     again = [song for i in range(levels) for song in made[i::levels]]
     return {

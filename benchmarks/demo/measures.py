@@ -45,7 +45,7 @@ def decode(vqvae: Any, z: Tensor, level: int) -> Tensor:
     return torch.cat(parts)[..., 0]
 
 
-def codec_figures(audio: Tensor, heard: Tensor, z: Tensor, bins: int, hop: int, sr: int) -> dict[str, Any]:
+def codec_figures(audio: Tensor, heard: Tensor, z: Tensor, bins: int, samples_per_code: int, sr: int) -> dict[str, Any]:
     """Spectral convergence in dB, codes in use, their entropy in bits and the bit rate of one level."""
     with torch.inference_mode():
         convergence = spectral_convergence(audio[..., None], heard[..., None]).tolist()
@@ -56,7 +56,7 @@ def codec_figures(audio: Tensor, heard: Tensor, z: Tensor, bins: int, hop: int, 
         "codes_used": int((share > 0).sum()),
         "codes": bins,
         "entropy_bits": float(entropy),
-        "kbit_per_second": sr / hop * math.log2(bins) / 1000,
+        "kbit_per_second": sr / samples_per_code * math.log2(bins) / 1000,
     }
 
 

@@ -85,7 +85,7 @@ def main(
     if page and os.path.exists(page):
         put_between(Path(page).read_text(encoding="utf-8"), "", page)  # refuse now what would fail after ten minutes
     parts = Parts(model, number("seconds", seconds, above=0))
-    levels = len(parts.hops)
+    levels = len(parts.samples_per_code)
     temps, ks, ps, hops = (
         per_level(name, value[:levels] if isinstance(value, (list, tuple)) else value, levels)
         for name, value in (("temp", temp), ("top_k", top_k), ("top_p", top_p), ("hop_fraction", hop_fraction))
@@ -157,14 +157,14 @@ def measure(
     from jukebox.data.synthesizer import ARTISTS, GENRES, make_song
 
     pairs = [(artist, genre) for artist in ARTISTS for genre in GENRES]
-    levels = range(len(parts.hops))
+    levels = range(len(parts.samples_per_code))
     with step("held-out songs and their codes"):
         songs = [make_song(TEST_SEED + i, parts.sr, parts.seconds, *pairs[i % len(pairs)]) for i in range(samples)]
         audio = stack(songs)[:, : parts.total]
         zs = m.encode(parts.vqvae, audio)
         again = [m.decode(parts.vqvae, zs[i], i) for i in levels]
         bins = parts.model.vqvae_hps.l_bins
-        codes = [m.codec_figures(audio, again[i], zs[i], bins, parts.hops[i], parts.sr) for i in levels]
+        codes = [m.codec_figures(audio, again[i], zs[i], bins, parts.samples_per_code[i], parts.sr) for i in levels]
     results: dict[str, Any] = {"codes": codes, "bits": {}}
     top = parts.priors[-1]
     for level in reversed(levels):

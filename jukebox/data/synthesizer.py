@@ -6,7 +6,7 @@
 
     python -m jukebox.data.synthesizer --out=DIR --songs=64 --seconds=30 --sr=22050 --format=flac
 
-A song depends only on its seed. All onsets are on multiples of `hop` samples. So a VQ-VAE whose codes span a hop sees
+A song depends only on its seed. All onsets are on multiples of `grid` samples. So a VQ-VAE with as many to a code sees
 each sound at the same place of a code. Change here what the songs are; how they sound is in `synth_sounds.py`.
 """
 
@@ -45,7 +45,7 @@ class Genre:
     """How a genre goes. A bar has `steps` steps; patterns have one character for each, "." is a rest.
 
     Args:
-        step: seconds of a step, roughly: it is rounded to whole hops.
+        step: seconds of a step, roughly: it is rounded to whole steps of the grid.
         steps: steps of a bar.
         chords: for each bar of the progression, semitones above the key's root.
         strum, low: patterns of the chords ("x") and of the bass (digits: place in the chord).
@@ -127,7 +127,7 @@ def _pick(rng: random.Random, options: list[T] | tuple[T, ...]) -> T:
     return options[int(rng.random() * len(options))]
 
 
-def default_hop(sr: int) -> int:
+def default_grid(sr: int) -> int:
     """The power of two nearest to 11.6 ms: 128 samples at 11025 Hz, 512 at 44100 Hz."""
     return 2 ** round(np.log2(sr * 128 / 11025))
 
@@ -139,7 +139,7 @@ def make_song(
     artist: str | None = None,
     genre: str | None = None,
     lyrics: str | None = None,
-    hop: int | None = None,
+    grid: int | None = None,
 ) -> Song:
     """Makes one song.
 
@@ -149,7 +149,7 @@ def make_song(
         seconds: length; the song is as many samples.
         artist, genre: one of ARTISTS, of GENRES.
         lyrics: words of syllables, each one of CONSONANTS and one of VOWELS; they are sung as often as they fit.
-        hop: samples that all onsets are multiples of; None: about 11.6 ms.
+        grid: samples that all onsets are multiples of; None: about 11.6 ms.
 
     Raises:
         UserError: an unknown artist or genre, lyrics that cannot be sung, or a length or rate out of range.
@@ -162,8 +162,8 @@ def make_song(
     for name, known in ((artist, ARTISTS), (genre, GENRES)):
         if name not in known:
             raise UserError(f"{name!r} is none of {', '.join(known)}")
-    hop = hop or default_hop(sr)
-    band = _Band(round(seconds * sr), sr, hop, ARTISTS[artist], GENRES[genre], root=int(6 * rng.random()))
+    grid = grid or default_grid(sr)
+    band = _Band(round(seconds * sr), sr, grid, ARTISTS[artist], GENRES[genre], root=int(6 * rng.random()))
     band.accompany()
     text, times = band.sing(rng, lyrics)
     x = band.mix * _fade(len(band.mix), int(0.05 * sr))
@@ -180,13 +180,13 @@ def _fade(n: int, length: int) -> np.ndarray:
 
 
 class _Band:
-    """Plays one song into `mix`; all places are in samples, all onsets multiples of the hop."""
+    """Plays one song into `mix`; all places are in samples, all onsets multiples of the grid."""
 
-    def __init__(self, n: int, sr: int, hop: int, timbre: Timbre, genre: Genre, root: int) -> None:
+    def __init__(self, n: int, sr: int, grid: int, timbre: Timbre, genre: Genre, root: int) -> None:
         self.mix = np.zeros(n, np.float32)
-        self.sr, self.hop, self.timbre, self.genre = sr, hop, timbre, genre
+        self.sr, self.grid, self.timbre, self.genre = sr, grid, timbre, genre
         self.root = root  # semitones of the key above C
-        self.step = max(1, round(genre.step * sr / hop)) * hop
+        self.step = max(1, round(genre.step * sr / grid)) * grid
         self.bar = self.step * genre.steps
 
     def _add(self, start: int, x: np.ndarray, level: float) -> None:
@@ -241,7 +241,7 @@ class _Band:
                 for s, syllable in enumerate(word):
                     last = s + 1 == len(word)
                     pitch = self._next_pitch(rng, pitch, here)
-                    pause = round(PAUSE * unit / self.hop) * self.hop if last else 0
+                    pause = round(PAUSE * unit / self.grid) * self.grid if last else 0
                     times += self._sing_syllable(syllable, pitch, here, unit - pause)
                     text += syllable
                     here += unit
@@ -252,7 +252,7 @@ class _Band:
         return "".join(text), times
 
     def _sing_syllable(self, syllable: str, midi: int, start: int, length: int) -> list[tuple[int, int]]:
-        first = max(1, round(CONSONANT * length / self.hop)) * self.hop
+        first = max(1, round(CONSONANT * length / self.grid)) * self.grid
         first = min(first, length // 2)
         self._add(start, consonant(self.timbre, syllable[0], midi, first, self.sr), VOICE)
         self._add(start + first, vowel(self.timbre, syllable[1], midi, length - first, self.sr), VOICE)

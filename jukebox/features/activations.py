@@ -48,7 +48,7 @@ class Extractor:
         artist, genre: labels of all files; "" is unknown, id 0, for which no label table is needed.
 
     Attributes:
-        sr: sample rate of the audio in Hz; hop: samples per position; n_ctx: positions of a window; width: D.
+        sr: sample rate in Hz; samples_per_code: of each position; n_ctx: positions of a window; width: D.
         ratio: windows begin and end at multiples of this many positions.
         notices: lines to tell the user.
 
@@ -69,13 +69,14 @@ class Extractor:
         self.level, self.layers, self.device = level, list(layers), device
         self._of = check_layers(model, level, layers)
         self.hps = self._of.hps
-        self.sr, self.hop, self.n_ctx, self.width = model.sr, self._of.hop, self._of.n_ctx, self.hps.prior_width
-        self.ratio = 1 if level == len(model.levels) - 1 else model.hops[level + 1] // self.hop
+        self.sr, self.samples_per_code = model.sr, self._of.samples_per_code
+        self.n_ctx, self.width = self._of.n_ctx, self.hps.prior_width
+        self.ratio = 1 if level == len(model.levels) - 1 else model.samples_per_code[level + 1] // self.samples_per_code
         self.notices: list[str] = []
         self._ids = self._label_ids(artist, genre)
         self._dtype = torch_dtype(dtype)
-        top = model.hops[-1]
-        self._vqvae = model.vqvae(math.ceil(self.n_ctx * self.hop / top) * top, device)
+        top = model.samples_per_code[-1]
+        self._vqvae = model.vqvae(math.ceil(self.n_ctx * self.samples_per_code / top) * top, device)
         lazy = model.prior(level, self._vqvae, device, dtype)
         assert lazy is not None
         self._prior, self.release = lazy.load(), lazy.release
@@ -106,7 +107,7 @@ class Extractor:
         sample_length = self._of.sample_length
         if self.hps.min_duration is not None and self.hps.max_duration is not None:
             longest = int(self.hps.max_duration * self.sr)
-            total = min(max(total, math.ceil(self.hps.min_duration * self.sr)), longest - self.hop)
+            total = min(max(total, math.ceil(self.hps.min_duration * self.sr)), longest - self.samples_per_code)
             offset = min(offset, longest - sample_length)
         offset = max(0, min(offset, total - 1))
         labeller = self._of.labeller
@@ -131,7 +132,7 @@ class Extractor:
             after the end of a shorter window mean nothing.
         """
         codes, x_conds, y_conds, lyrics = [], [], [], []
-        longest = max(len(window.audio) for window in windows) // self.hop
+        longest = max(len(window.audio) for window in windows) // self.samples_per_code
         for window in windows:
             own, *above = self._vqvae.encode(
                 window.audio[None].to(self.device),

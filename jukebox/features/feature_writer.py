@@ -77,10 +77,10 @@ class OpenSong:
     ) -> None:
         self.name, self.size, self.samples = name, size, len(audio)
         self.cut = ""  # what says that the end of the file is missing
-        self.positions = max(1, self.samples // extractor.hop)
+        self._per_code = extractor.samples_per_code
+        self.positions = max(1, self.samples // self._per_code)
         whole = -(-self.positions // extractor.ratio) * extractor.ratio
-        self._audio = torch.nn.functional.pad(audio, (0, 0, 0, max(0, whole * extractor.hop - self.samples)))
-        self._hop = extractor.hop
+        self._audio = torch.nn.functional.pad(audio, (0, 0, 0, max(0, whole * self._per_code - self.samples)))
         self.windows = schedule(whole, extractor.n_ctx, hop)
         self.left = len(self.windows)
         self._writing, self._pool = writing, pool
@@ -88,8 +88,8 @@ class OpenSong:
         self.file: MeanFile | RowsFile | None = None
 
     def audio_of(self, window: Window) -> AudioWindow:
-        audio = self._audio[window.start * self._hop : window.end * self._hop]
-        return AudioWindow(audio, window.start * self._hop, self.samples)
+        audio = self._audio[window.start * self._per_code : window.end * self._per_code]
+        return AudioWindow(audio, window.start * self._per_code, self.samples)
 
     def add(self, window: Window, layer: int, rows: Tensor) -> None:
         """Takes what a window gives of the layer with this index, [L, D], L its positions or more."""
@@ -280,7 +280,7 @@ class FeatureWriter:
         return self.batch
 
     def _window_done(self, song: OpenSong, window: Window) -> None:
-        self.advance(window.new * self.extractor.hop / self.extractor.sr)
+        self.advance(window.new * self.extractor.samples_per_code / self.extractor.sr)
         song.left -= 1
         if song.left:
             return
@@ -294,7 +294,7 @@ class FeatureWriter:
             **self.settings,
             "shape": song.file.shape,
             "sr": of.sr,
-            "hop": of.hop,
+            "hop": of.samples_per_code,
             "positions": song.positions,
             "cut": song.cut,
         }

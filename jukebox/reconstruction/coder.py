@@ -30,9 +30,9 @@ def encoder_reach(encoder: Encoder) -> int:
     return reach
 
 
-def decoder_reach(decoder: Decoder, hop: int) -> int:
-    """Samples before and after a sample whose codes it depends on; `hop` is the decoder's samples per code."""
-    reach, rate = 0, hop
+def decoder_reach(decoder: Decoder, samples_per_code: int) -> int:
+    """Samples before and after a sample whose codes it depends on; `samples_per_code` is the decoder's."""
+    reach, rate = 0, samples_per_code
     for block in decoder.blocks:
         for conv in block.modules():
             if isinstance(conv, nn.Conv1d):
@@ -64,59 +64,59 @@ class Coder:
             advance: told the samples of each window that is done.
 
         Returns:
-            int64 [T / hop], on the CPU.
+            int64 [T / samples per code], on the CPU.
 
         Raises:
             UserError: not even the shortest window fits the memory.
         """
-        hop = self.vqvae.hop_lengths[level]
-        halo = -(-encoder_reach(self.vqvae.encoders[level]) // hop)  # type: ignore[arg-type]
+        per_code = self.vqvae.hop_lengths[level]
+        halo = -(-encoder_reach(self.vqvae.encoders[level]) // per_code)  # type: ignore[arg-type]
 
         def window(first: int, last: int) -> Tensor:
-            piece = x[None, first * hop : last * hop, None].to(self.device)
+            piece = x[None, first * per_code : last * per_code, None].to(self.device)
             return self.vqvae.encode(piece, level, level + 1)[0][0]  # [codes]
 
-        return self._in_windows(window, x.shape[0] // hop, hop, halo, 1, advance)
+        return self._in_windows(window, x.shape[0] // per_code, per_code, halo, 1, advance)
 
     def decode(self, codes: Tensor, level: int, advance: Callable[[int], None] = lambda samples: None) -> Tensor:
-        """Audio of codes [L] of one level: float32 [L * hop], on the CPU. `advance` and errors as in `encode`."""
-        hop = self.vqvae.hop_lengths[level]
-        halo = -(-decoder_reach(self.vqvae.decoders[level], hop) // hop)  # type: ignore[arg-type]
+        """Audio of codes [L] of one level: float32 [L * samples per code]. `advance`, errors as in `encode`."""
+        per_code = self.vqvae.hop_lengths[level]
+        halo = -(-decoder_reach(self.vqvae.decoders[level], per_code) // per_code)  # type: ignore[arg-type]
 
         def window(first: int, last: int) -> Tensor:
             piece = codes[None, first:last].to(self.device)
-            return self.vqvae.decode([piece], level, level + 1)[0, :, 0].float()  # [codes * hop]
+            return self.vqvae.decode([piece], level, level + 1)[0, :, 0].float()  # [codes * per_code]
 
-        return self._in_windows(window, codes.shape[0], hop, halo, hop, advance)
+        return self._in_windows(window, codes.shape[0], per_code, halo, per_code, advance)
 
     def _in_windows(
         self,
         run: Callable[[int, int], Tensor],
         codes: int,
-        hop: int,
-        halo: int,
         per_code: int,
+        halo: int,
+        entries: int,
         advance: Callable[[int], None],
     ) -> Tensor:
-        """Joins what `run` gives for windows of codes [first, last), `per_code` entries for each code."""
+        """Joins what `run` gives for windows of codes [first, last), `entries` of it for each code."""
 
         def part(start: int, end: int) -> Tensor:
             first, last = max(0, start - halo), min(codes, end + halo)
             with torch.no_grad():
-                return run(first, last)[(start - first) * per_code : (end - first) * per_code].cpu()
+                return run(first, last)[(start - first) * entries : (end - first) * entries].cpu()
 
         def smaller(size: int) -> int:
-            if self.window <= max(hop, halo * hop):  # it would be all neighbours
+            if self.window <= max(per_code, halo * per_code):  # it would be all neighbours
                 where = "another machine" if self.device.type == "cpu" else "--device=cpu"
                 raise UserError(
-                    f"{min(codes, size + 2 * halo) * hop} samples at a time do not fit the memory of {self.device}: "
-                    f"use {where}"
+                    f"{min(codes, size + 2 * halo) * per_code} samples at a time do not fit the memory "
+                    f"of {self.device}: use {where}"
                 )
             self.window //= 2
-            return max(1, self.window // hop)
+            return max(1, self.window // per_code)
 
         parts: list[Tensor] = []
-        for start, end, made in in_parts(codes, max(1, self.window // hop), part, smaller):
+        for start, end, made in in_parts(codes, max(1, self.window // per_code), part, smaller):
             parts.append(made)
-            advance((end - start) * hop)
+            advance((end - start) * per_code)
         return torch.cat(parts)

@@ -28,14 +28,14 @@ class Figures:
 
     Attributes:
         level: 0 is the finest.
-        hop: samples per code.
+        samples_per_code: audio samples that one code represents.
         sr: samples per second.
         counts: int64 [bins], how often each code of the codebook was used.
         convergences: spectral convergence of each song that is not silent: 0 is perfect, 1 as bad as silence.
     """
 
     level: int
-    hop: int
+    samples_per_code: int
     sr: int
     counts: Tensor
     convergences: tuple[float, ...]
@@ -66,7 +66,7 @@ class Figures:
 
     @property
     def codes_per_second(self) -> float:
-        return self.sr / self.hop
+        return self.sr / self.samples_per_code
 
     @property
     def bit_rate(self) -> float:
@@ -93,7 +93,7 @@ class Figures:
         db = self.decibels
         return {
             "level": self.level,
-            "hop": self.hop,
+            "hop": self.samples_per_code,
             "codes": self.codes,
             "codes_per_second": self.codes_per_second,
             "bins": self.bins,
@@ -112,10 +112,14 @@ def joined(songs: Sequence[Figures]) -> Figures:
     """The figures of one level over several songs: codes counted together, the mean of their convergences."""
     first = songs[0]
     counts = torch.stack([song.counts for song in songs]).sum(0)
-    return Figures(first.level, first.hop, first.sr, counts, tuple(c for song in songs for c in song.convergences))
+    return Figures(
+        first.level, first.samples_per_code, first.sr, counts, tuple(c for song in songs for c in song.convergences)
+    )
 
 
-def measure(level: int, hop: int, sr: int, bins: int, codes: Tensor, original: Tensor, decoded: Tensor) -> Figures:
+def measure(
+    level: int, samples_per_code: int, sr: int, bins: int, codes: Tensor, original: Tensor, decoded: Tensor
+) -> Figures:
     """The figures of one song at one level.
 
     Args:
@@ -125,7 +129,7 @@ def measure(level: int, hop: int, sr: int, bins: int, codes: Tensor, original: T
     """
     convergence = spectral_convergence(original, decoded)
     convergences = () if convergence is None else (convergence,)
-    return Figures(level, hop, sr, torch.bincount(codes.flatten(), minlength=bins), convergences)
+    return Figures(level, samples_per_code, sr, torch.bincount(codes.flatten(), minlength=bins), convergences)
 
 
 def spectral_convergence(original: Tensor, decoded: Tensor) -> float | None:
@@ -175,7 +179,7 @@ def cells(figures: Figures) -> tuple[str, ...]:
     """One row of the table, as text, for COLUMNS."""
     return (
         str(figures.level),
-        str(figures.hop),
+        str(figures.samples_per_code),
         f"{figures.codes_per_second:.1f}",
         f"{figures.bit_rate / 1000:.2f}",
         f"{figures.used} of {figures.bins} ({figures.use:.1%})",

@@ -108,7 +108,7 @@ def _version(n: int, song: ReconstructedSong, version: Version, sr: int) -> str:
         label, note, facts = "Original", f"as the model hears it: mono, {sr} Hz", ""
     else:
         label = f"Level {figures.level}"
-        note = f"{figures.hop} samples per code{'' if figures.level else ', the finest'}"
+        note = f"{figures.samples_per_code} samples per code{'' if figures.level else ', the finest'}"
         unit = " dB" if figures.decibels is not None and math.isfinite(figures.decibels) else ""
         facts = definitions(
             [

@@ -84,11 +84,11 @@ def reconstruct_level(
     coder: Coder, original: Tensor, level: int, sr: int, advance: Callable[[int], None] = lambda samples: None
 ) -> tuple[Tensor, Tensor, Figures]:
     """Codes [L] of audio [T] at one level, the audio [T] decoded from them, and the figures of both."""
-    samples, hop = original.shape[0], coder.vqvae.hop_lengths[level]
-    padded = F.pad(original, (0, -samples % hop))  # so that the last code is whole and all of the song is heard
+    samples, per_code = original.shape[0], coder.vqvae.hop_lengths[level]
+    padded = F.pad(original, (0, -samples % per_code))  # so that the last code is whole and all of the song is heard
     codes = coder.encode(padded, level, advance)
     decoded = coder.decode(codes, level, advance)[:samples]
-    return codes, decoded, measure(level, hop, sr, coder.vqvae.l_bins, codes, original, decoded)
+    return codes, decoded, measure(level, per_code, sr, coder.vqvae.l_bins, codes, original, decoded)
 
 
 @dataclass

@@ -68,7 +68,11 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
     n_codes = None if codes is None else codes["zs"][-1].shape
     prompt_length = read_prompt_length(flags, mode, model, n_codes, remarks)
     sample_length = read_sample_length(flags, mode, model, sample_levels, n_codes, prompt_length, remarks)
-    most = None if mode != "upsample" or codes is None else prompt_length or codes["zs"][-1].shape[1] * model.hops[-1]
+    most = (
+        None
+        if mode != "upsample" or codes is None
+        else prompt_length or codes["zs"][-1].shape[1] * model.samples_per_code[-1]
+    )
     check_context(model, sample_levels, sample_length, most)
     if codes is not None and prompt_length is None:
         check_something_to_do(flags, model, sample_levels, codes["zs"], sample_length)

@@ -1,4 +1,4 @@
-"""How long prompt, song and hops are: seconds to samples, checked against what the model works on.
+"""How long prompt, song and hops of windows are: seconds to samples, checked against what the model works on.
 
 Lengths are in raw samples, whole tokens of the top level. Change here which lengths are refused and what is said.
 """
@@ -23,20 +23,20 @@ def read_prompt_length(
     """Samples of the prompts or saved codes to keep; None keeps all that is saved."""
     flag = "prompt_length_in_seconds"
     seconds = seconds_of(flags, flag)
-    top_hop = model.hops[-1]
+    per_code = model.samples_per_code[-1]
     if seconds is None:
         if mode == "primed":
             raise UserError(f"--mode=primed needs --{flag}, how much of the audio to begin with, such as --{flag}=12")
         return None
     if mode == "ancestral":
         raise UserError(f"--{flag} is for the other modes; leave it out, or use --mode=primed with --audio_file")
-    length = int(seconds * model.sr) // top_hop * top_hop
+    length = int(seconds * model.sr) // per_code * per_code
     if length == 0:
         raise UserError(
-            f"--{flag}={seconds:g} is shorter than one token of the top level: use {enough(top_hop, model.sr)} or more"
+            f"--{flag}={seconds:g} is shorter than one token of the top level: use {enough(per_code, model.sr)} or more"
         )
-    if codes_shape is not None and length > codes_shape[1] * top_hop:
-        have = at_most(codes_shape[1] * top_hop, model.sr)
+    if codes_shape is not None and length > codes_shape[1] * per_code:
+        have = at_most(codes_shape[1] * per_code, model.sr)
         raise UserError(f"--{flag}={seconds:g}: the saved codes end there, use {have} or less, or leave it out for all")
     _tell_cut(remarks, f"--{flag}={seconds:g}", seconds, length, model)
     return length
@@ -45,18 +45,20 @@ def read_prompt_length(
 def _tell_cut(remarks: list[str], asked: str, seconds: float, length: int, model: Model) -> None:
     """Remarks that a time was cut down to samples of whole tokens."""
     if abs(length / model.sr - seconds) > 1e-9:
-        remarks.append(f"{asked} is cut to {length / model.sr:.4f} s, whole tokens of {model.hops[-1]} samples")
+        remarks.append(
+            f"{asked} is cut to {length / model.sr:.4f} s, whole tokens of {model.samples_per_code[-1]} samples"
+        )
 
 
 def shortest_song(model: Model, sample_levels: Sequence[int]) -> int:
     """The least samples of a song: an upsampler reads the codes above of a whole context."""
-    top_hop = model.hops[-1]
+    per_code = model.samples_per_code[-1]
     contexts = [
         found.sample_length
         for level in sample_levels
         if level < len(model.levels) - 1 and (found := model.levels[level]) is not None
     ]
-    return max([top_hop, *(-(-context // top_hop) * top_hop for context in contexts)])
+    return max([per_code, *(-(-context // per_code) * per_code for context in contexts)])
 
 
 def read_sample_length(
@@ -70,18 +72,18 @@ def read_sample_length(
 ) -> int:
     """Samples of a finished song."""
     flag = "sample_length_in_seconds"
-    seconds, top_hop, sr = seconds_of(flags, flag), model.hops[-1], model.sr
-    saved = 0 if codes_shape is None else codes_shape[1] * top_hop
+    seconds, per_code, sr = seconds_of(flags, flag), model.samples_per_code[-1], model.sr
+    saved = 0 if codes_shape is None else codes_shape[1] * per_code
     given = saved if prompt_length is None else prompt_length
     if mode == "upsample":
         if seconds is None:
             return given
-        if int(seconds * sr) > given + top_hop:
+        if int(seconds * sr) > given + per_code:
             raise UserError(f"--{flag}={seconds:g}: the codes to upsample end there, use {at_most(given, sr)} or less")
     known = None if model.top is None else model.top.hps.get("song_duration")
-    usual = SECONDS if known is None or known * sr < given + top_hop else min(SECONDS, known)
+    usual = SECONDS if known is None or known * sr < given + per_code else min(SECONDS, known)
     asked = usual if seconds is None else seconds
-    length = int(asked * sr) // top_hop * top_hop
+    length = int(asked * sr) // per_code * per_code
     if mode == "upsample":
         length = min(length, given)
     if length == 0:
@@ -89,8 +91,8 @@ def read_sample_length(
         raise UserError(f"--{flag}={asked:g} is shorter than one token of the top level: use {least} or more")
     if mode in ("primed", "continue") and given >= length:
         what = "prompt" if mode == "primed" else "saved codes"
-        shorten = "a shorter --prompt_length_in_seconds" if length > top_hop else "a longer --sample_length_in_seconds"
-        least = enough(max(given + top_hop, shortest_song(model, sample_levels)), sr)
+        shorten = "a shorter --prompt_length_in_seconds" if length > per_code else "a longer --sample_length_in_seconds"
+        least = enough(max(given + per_code, shortest_song(model, sample_levels)), sr)
         raise UserError(
             f"--{flag}={asked:g} leaves nothing to make after {given / sr:.2f} s of {what}: use {least} or more, "
             f"or {shorten}"
@@ -106,7 +108,7 @@ def check_something_to_do(
     flags: Mapping[str, Any], model: Model, sample_levels: list[int], zs: Sequence[Any], sample_length: int
 ) -> None:
     """Refuses saved codes that leave nothing to make."""
-    if all(zs[level].shape[1] >= sample_length // model.hops[level] for level in sample_levels):
+    if all(zs[level].shape[1] >= sample_length // model.samples_per_code[level] for level in sample_levels):
         top = len(model.levels) - 1
         raise UserError(
             f"--codes_file={flags['codes_file']} holds {sample_length / model.sr:.2f} s of all levels that "
@@ -145,7 +147,7 @@ def read_hop_fraction(flags: Mapping[str, Any], model: Model, sample_levels: lis
         fraction, n_ctx = fractions[level], found.n_ctx
         if fraction > 1:
             raise UserError(f"--hop_fraction={fraction:g} of level {level}: windows would leave gaps; use 1 or less")
-        ratio = 1 if level == levels - 1 else model.hops[level + 1] // model.hops[level]
+        ratio = 1 if level == levels - 1 else model.samples_per_code[level + 1] // model.samples_per_code[level]
         hop = int(fraction * n_ctx)
         if hop < ratio or hop % ratio:
             good = max(1, round(fraction * n_ctx / ratio)) * ratio

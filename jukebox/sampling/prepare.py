@@ -60,7 +60,7 @@ def prepare(
     labels = make_labels(model, [settings.metas[song] for song in songs], device, report)
     hps = settings.hps(folder, songs, flags)
     if settings.mode != "upsample":  # its codes are a sketch of all the music, not its beginning
-        hps.prompt_seconds = starting_lengths(settings)[-1] * model.hops[-1] / model.sr
+        hps.prompt_seconds = starting_lengths(settings)[-1] * model.samples_per_code[-1] / model.sr
     with enough_memory("loading the VQ-VAE or encoding the prompts", INSTEAD):
         prompts = load_inputs(settings, hps, report) if state is None else None
         vqvae = model.vqvae(settings.sample_length, device)

@@ -100,13 +100,16 @@ def starting_lengths(settings: Settings) -> list[int]:
     """Tokens per level that prompts or saved codes will give, known before they are encoded."""
     if settings.mode == "primed":
         assert settings.prompt_length is not None
-        return [settings.prompt_length // hop for hop in settings.model.hops]
+        return [settings.prompt_length // per_code for per_code in settings.model.samples_per_code]
     if settings.codes is None:
         return [0] * len(settings.model.levels)
     have = [z.shape[1] for z in settings.codes["zs"]]
     if settings.prompt_length is None:
         return have
-    return [min(n, settings.prompt_length // hop) for n, hop in zip(have, settings.model.hops, strict=True)]
+    return [
+        min(n, settings.prompt_length // per_code)
+        for n, per_code in zip(have, settings.model.samples_per_code, strict=True)
+    ]
 
 
 def load_inputs(settings: Settings, hps: Hyperparams, report: Silent) -> Tensor | None:
@@ -128,7 +131,7 @@ def starting_codes(
     if prompts is not None:
         return encode_prompts(prompts, priors)
     if settings.codes is not None:
-        return cut_codes(settings.codes["zs"], settings.model.hops, settings.prompt_length, hps)
+        return cut_codes(settings.codes["zs"], settings.model.samples_per_code, settings.prompt_length, hps)
     return [torch.zeros(hps.n_samples, 0, dtype=torch.long) for _ in priors]
 
 
@@ -247,15 +250,20 @@ def load_codes(
     priors = priors or [None] * len(zs)
     if len(zs) != len(priors):
         raise UserError(f"--codes_file={codes_file} holds codes of {len(zs)} levels, the model has {len(priors)}")
-    hops = [1 if prior is None else prior.raw_to_tokens for prior in priors]
-    have = zs[-1].shape[1] * hops[-1]
+    per_code = [1 if prior is None else prior.raw_to_tokens for prior in priors]
+    have = zs[-1].shape[1] * per_code[-1]
     if duration is not None and have < duration:
         raise UserError(f"--codes_file={codes_file} holds {have} samples, not {duration}: ask for a shorter prompt")
     device = getattr(priors[-1], "device", given_device())
-    return [z.to(device) for z in cut_codes(zs, hops, duration, hps)]
+    return [z.to(device) for z in cut_codes(zs, per_code, duration, hps)]
 
 
-def cut_codes(zs: Sequence[Tensor], hops: Sequence[int], duration: int | None, hps: Hyperparams) -> list[Tensor]:
+def cut_codes(
+    zs: Sequence[Tensor], samples_per_code: Sequence[int], duration: int | None, hps: Hyperparams
+) -> list[Tensor]:
     """The first `duration` samples of codes with these samples per token, tiled to the songs of this process."""
     rows = tile_songs(range(zs[-1].shape[0]), hps)
-    return [z[rows, : None if duration is None else duration // hop].long() for z, hop in zip(zs, hops, strict=True)]
+    return [
+        z[rows, : None if duration is None else duration // per_code].long()
+        for z, per_code in zip(zs, samples_per_code, strict=True)
+    ]

@@ -62,7 +62,7 @@ class Settings:
 
     def totals(self) -> list[int]:
         """Tokens of each level in a finished song."""
-        return [self.sample_length // hop for hop in self.model.hops]
+        return [self.sample_length // per_code for per_code in self.model.samples_per_code]
 
     def new_per_window(self) -> list[int]:
         """New tokens of a usual window of each level."""

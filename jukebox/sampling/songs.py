@@ -96,7 +96,9 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
         if flags.get("metas")
         else []
     )
-    saved, length = ([], 0) if codes is None else (_saved_metas(codes), codes["zs"][-1].shape[1] * model.hops[-1])
+    saved, length = (
+        ([], 0) if codes is None else (_saved_metas(codes), codes["zs"][-1].shape[1] * model.samples_per_code[-1])
+    )
     return Said(saved, {**words, **signals}, metas, length)
 
 
@@ -238,7 +240,7 @@ def _usual_total(timed: Level | None, usual: int, least: int, sr: int) -> int:
     if timed is not None:
         low, high = _limits(timed.hps)
         if math.isfinite(high):
-            total = min(total, int(high * sr) - timed.hop)
+            total = min(total, int(high * sr) - timed.samples_per_code)
         total = max(total, math.ceil(low * sr), least)
     return total
 
@@ -252,7 +254,7 @@ def _check_timing(
         where: what gave the length of the whole song; "" if nothing did and it follows from the others.
         asked: the length of the sample in seconds as it was given.
     """
-    sr, top_hop = model.sr, model.hops[-1]
+    sr, per_code = model.sr, model.samples_per_code[-1]
     shown = f"--sample_length_in_seconds={asked}"
     if offset + sample_length > total and where:
         need = offset + sample_length
@@ -274,12 +276,12 @@ def _check_timing(
     if known and offset + window <= high * sr:
         return
     ends = f"the model's timing ends at {high:g} s"
-    if window > int(high * sr) - top_hop:
-        longest = (int(high * sr) - top_hop) // top_hop * top_hop
+    if window > int(high * sr) - per_code:
+        longest = (int(high * sr) - per_code) // per_code * per_code
         if longest < timed.sample_length:
             raise UserError(f"{shown}: {ends}, which is shorter than a window of it; use another model")
         raise UserError(f"{shown}: {ends}; use {at_most(longest, sr)} or less")
-    latest = at_most(int(high * sr) - top_hop - window, sr)
+    latest = at_most(int(high * sr) - per_code - window, sr)
     raise UserError(
         f"{OFFSET} of song {song} is {offset / sr:g}: {ends}, and the song is to be {sample_length / sr:.2f} s long; "
         f"use {latest} or less, or a shorter --sample_length_in_seconds"

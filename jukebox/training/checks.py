@@ -118,12 +118,16 @@ def _check_vqvae(hps: Hyperparams) -> None:
         from jukebox.vqvae.bottleneck import find_quantizer
 
         find_quantizer(hps.quantizer)
-    hop = samples_per_code(hps.strides_t, hps.downs_t)[-1]
-    if hps.sample_length < hop or hps.sample_length % hop:
-        below, near = hps.sample_length // hop * hop, max(1, round(hps.sample_length / hop)) * hop
-        advice = f"{near}" if hps.sample_length else f"a multiple of {hop}, such as {max(1, 262144 // hop) * hop}"
+    per_code = samples_per_code(hps.strides_t, hps.downs_t)[-1]
+    if hps.sample_length < per_code or hps.sample_length % per_code:
+        below, near = hps.sample_length // per_code * per_code, max(1, round(hps.sample_length / per_code)) * per_code
+        advice = (
+            f"{near}"
+            if hps.sample_length
+            else f"a multiple of {per_code}, such as {max(1, 262144 // per_code) * per_code}"
+        )
         raise UserError(
-            f"sample_length={hps.sample_length}: the top level makes one code of {hop} samples, so it must be "
+            f"sample_length={hps.sample_length}: the top level makes one code of {per_code} samples, so it must be "
             f"a multiple of that; use --sample_length={advice}" + (f" or {below}" if 0 < below != near else "")
         )
 

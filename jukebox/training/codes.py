@@ -53,16 +53,16 @@ class PackedCodes:
     """Reads codes out of a tensor in which those of several levels are side by side; audio is encoded as before.
 
     Args:
-        hops: samples per code of each packed level, the prior's own first.
+        samples_per_code: raw samples that one code represents, of each packed level, the prior's own first.
         sample_length: samples of a chunk.
         level: the prior's.
         encode: of the VQ-VAE.
     """
 
     def __init__(
-        self, hops: Sequence[int], sample_length: int, level: int, encode: Callable[..., list[torch.Tensor]]
+        self, samples_per_code: Sequence[int], sample_length: int, level: int, encode: Callable[..., list[torch.Tensor]]
     ) -> None:
-        self.sizes = [sample_length // hop for hop in hops]
+        self.sizes = [sample_length // per_code for per_code in samples_per_code]
         self.level, self.encode = level, encode
 
     def __call__(self, x: torch.Tensor, start_level: int, end_level: int, bs_chunks: int = 1) -> list[torch.Tensor]:
@@ -96,14 +96,14 @@ class CodesDataset(FilesAudioDataset):
         self.train_test_split = float(hps.train_test_split)
         self.level = int(hps.level)
         self.whole_songs = self.aug_shift
-        self.hops = samples_per_code(hps.strides_t, hps.downs_t)
-        self.store = CodesStore(self.codes_dir, self.hops, np.uint16 if hps.l_bins <= 2**16 else np.int32)
+        self.samples_per_code = samples_per_code(hps.strides_t, hps.downs_t)
+        self.store = CodesStore(self.codes_dir, self.samples_per_code, np.uint16 if hps.l_bins <= 2**16 else np.int32)
 
     def locate(self, item: int, epoch: int) -> tuple[int, int]:
         """As for audio; with whole songs the chunk begins at a code of the top level."""
         song, offset = super().locate(item, epoch)
         if self.whole_songs:
-            top = self.hops[-1]
+            top = self.samples_per_code[-1]
             last = self.durations[song] // top * top - self.sample_length
             offset = min(offset // top * top, last)
         return song, offset
@@ -121,7 +121,7 @@ class CodesDataset(FilesAudioDataset):
     def _segment(self, song: int, offset: int) -> Segment:
         """What is encoded at once to get the codes of the chunk at an offset."""
         if self.whole_songs:
-            top = self.hops[-1]
+            top = self.samples_per_code[-1]
             return self.names[song], 0, self.durations[song] // top * top
         return self.names[song], offset, self.sample_length
 
@@ -145,9 +145,9 @@ class CodesDataset(FilesAudioDataset):
         """
         lines = []
         if self.whole_songs:
-            seconds = self.hops[-1] / self.sr
+            top = self.samples_per_code[-1]
             lines.append(
-                f"aug_shift: chunks begin at codes of the top level, every {self.hops[-1]} samples ({seconds:.4f} s)"
+                f"aug_shift: chunks begin at codes of the top level, every {top} samples ({top / self.sr:.4f} s)"
             )
         self.store.claim(
             dict(
@@ -156,7 +156,7 @@ class CodesDataset(FilesAudioDataset):
                 whole_songs=self.whole_songs,
                 sr=self.sr,
                 channels=self.channels,
-                hops=self.hops,
+                hops=self.samples_per_code,
                 dtype=np.dtype(self.store.dtype).name,
             )
         )
@@ -217,12 +217,12 @@ class CodesStore:
 
     Args:
         folder: made if it is missing.
-        hops: samples per code of all levels.
+        samples_per_code: raw samples that one code represents, of all levels.
         dtype: of the codes in files.
     """
 
-    def __init__(self, folder: str, hops: Sequence[int], dtype: Any) -> None:
-        self.folder, self.hops, self.dtype = folder, list(hops), dtype
+    def __init__(self, folder: str, samples_per_code: Sequence[int], dtype: Any) -> None:
+        self.folder, self.samples_per_code, self.dtype = folder, list(samples_per_code), dtype
         self.places: dict[Segment, tuple[str, int]] = {}  # segment -> part, its first sample in the part
         self.songs: dict[str, EncodedSong] = {}  # as they were when they were encoded
         self._maps: dict[tuple[str, int], np.ndarray] = {}
@@ -304,7 +304,7 @@ class CodesStore:
                 {str(name): (int(samples), int(size)) for name, (samples, size) in index["songs"].items()},
                 [str(digest) for digest in index["sha256"]],
             )
-            sizes = [os.path.getsize(self._path(part, level)) for level in range(len(self.hops))]
+            sizes = [os.path.getsize(self._path(part, level)) for level in range(len(self.samples_per_code))]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return Index()
         ends = list(itertools.accumulate((samples for _, _, samples, _ in found.segments), initial=0))
@@ -314,7 +314,7 @@ class CodesStore:
 
     def _bytes(self, samples: int) -> list[int]:
         """Of the codes of that many samples, at each level."""
-        return [samples // hop * np.dtype(self.dtype).itemsize for hop in self.hops]
+        return [samples // per_code * np.dtype(self.dtype).itemsize for per_code in self.samples_per_code]
 
     def _hash(self, part: str, samples: int) -> list[Any]:
         """SHA-256 of the codes of a part's first samples, at each level; more can be added."""
@@ -343,7 +343,7 @@ class CodesStore:
             print(
                 f"{os.path.join(self.folder, part)} is damaged or has no digests: its codes are made again", flush=True
             )
-            for name in (INDEX, *range(len(self.hops))):
+            for name in (INDEX, *range(len(self.samples_per_code))):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path(part, name))
 
@@ -359,8 +359,8 @@ class CodesStore:
         begin = place + start - segment[1]
         return np.concatenate(
             [
-                self._map(part, i)[begin // hop : (begin + samples) // hop]
-                for i, hop in enumerate(self.hops)
+                self._map(part, i)[begin // per_code : (begin + samples) // per_code]
+                for i, per_code in enumerate(self.samples_per_code)
                 if i >= level
             ]
         )
@@ -379,7 +379,7 @@ class CodesStore:
         """Gives a function that appends a segment of one of the songs and its codes of all levels to a part."""
         index = self._index(part)
         try_folder(os.path.join(self.folder, part), "codes_dir")
-        files = [open(self._path(part, level), "ab") for level in range(len(self.hops))]
+        files = [open(self._path(part, level), "ab") for level in range(len(self.samples_per_code))]
         for file, size in zip(files, self._bytes(index.end), strict=True):
             file.truncate(size)  # what the index does not know
         digests = self._hash(part, index.end)

@@ -68,5 +68,5 @@ def use_codes(dataset: CodesDataset, prior: SimplePrior, vqvae: VQVAE) -> None:
     """Writes what is missing of the data's codes, and lets the prior read them where it would encode audio."""
     for line in dataset.prepare(vqvae):
         print_once(line)
-    hops = vqvae.hop_lengths[prior.level :]
-    prior.use_encoder(PackedCodes(hops, dataset.sample_length, prior.level, vqvae.encode))
+    per_code = vqvae.hop_lengths[prior.level :]
+    prior.use_encoder(PackedCodes(per_code, dataset.sample_length, prior.level, vqvae.encode))

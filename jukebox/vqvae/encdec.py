@@ -77,7 +77,7 @@ class DecoderConvBlock(nn.Module):
     def __init__(self, input_emb_width: int, output_emb_width: int, down_t: int, stride_t: int, config: ConvConfig):
         super().__init__()
         width, (kernel, padding) = config.width, _kernel_rule(down_t, stride_t)
-        self.stride, self.hop = stride_t, stride_t**down_t
+        self.stride, self.downsample = stride_t, stride_t**down_t
         self.model = nn.Sequential(nn.Conv1d(input_emb_width, width, 3, 1, 1))
         for i in range(down_t):
             stack = Resnet1D(config, config.reverse_decoder_dilation)
@@ -122,19 +122,19 @@ class Encoder(nn.Module):
         return [cast(EncoderConvBlock, block) for block in self.level_blocks]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Audio [N, channels, T] -> outputs of all stages [N, emb, T / hop of the stage]; the last is the latent."""
+        """Audio [N, channels, T] -> outputs of all stages [N, emb, T / samples per code]; the last is the latent."""
         outputs: list[Tensor] = []
         for block in self.blocks:
             outputs.append(block(outputs[-1] if outputs else x))
         return outputs
 
     def latent(self, x: Tensor) -> Tensor:
-        """Audio [N, channels, T] -> latent [N, emb, T / hop]."""
+        """Audio [N, channels, T] -> latent [N, emb, T / samples per code]."""
         return self(x)[-1]
 
 
 class Decoder(nn.Module):
-    """Decoder of one level: the stages of levels l to 0 and a last convolution, [N, emb, L] -> [N, channels, L * hop].
+    """Decoder of one level: the stages of levels l to 0 and a last convolution, [N, emb, L] -> [N, channels, T].
 
     Arguments are as in `Encoder`.
     """
@@ -150,7 +150,7 @@ class Decoder(nn.Module):
         return [cast(DecoderConvBlock, block) for block in reversed(self.level_blocks)]
 
     def forward(self, xs: Tensor | Sequence[Tensor], all_levels: bool = False) -> Tensor:
-        """Latent [N, emb, L], or a list of one, -> audio [N, channels, L * hop].
+        """Latent [N, emb, L], or a list of one, -> audio [N, channels, T], T = L times the samples per code.
 
         Raises:
             ValueError: several latents; with `all_levels` too, since a decoder reads those of its own level.

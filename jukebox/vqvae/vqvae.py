@@ -86,7 +86,7 @@ class VQVAE(nn.Module):
         self.hop_lengths = samples_per_code(strides_t, downs_t)
         self.sample_length = math.prod(input_shape[:-1])
         self.x_shape, x_channels = tuple(input_shape[:-1]), input_shape[-1]
-        self.z_shapes = [(self.sample_length // hop,) for hop in self.hop_lengths]
+        self.z_shapes = [(self.sample_length // per_code,) for per_code in self.hop_lengths]
         if self.sample_length < self.hop_lengths[-1]:
             raise UserError(
                 f"sample_length={self.sample_length} is shorter than one code of the top level: "
@@ -113,7 +113,7 @@ class VQVAE(nn.Module):
             bs_chunks: number of pieces the batch is cut into to save memory.
 
         Returns:
-            Codes [N, T // hop] int64 of each level.
+            Codes [N, T // samples per code] int64 of each level.
 
         Raises:
             UserError: audio shorter than one code.
@@ -146,7 +146,7 @@ class VQVAE(nn.Module):
             bs_chunks: number of pieces the batch is cut into to save memory.
 
         Returns:
-            Audio [N, L * hop, channels].
+            Audio [N, L * samples per code, channels].
         """
         if len(zs) != len(range(self.levels)[start_level:end_level]):
             raise ValueError(f"{len(zs)} levels of codes given for levels {start_level} to {end_level or self.levels}")

@@ -169,7 +169,7 @@ def test_other_letters_keep_the_shape() -> None:
 def test_entropy_and_use_of_codes() -> None:
     z = torch.tensor([[0, 0, 1, 3]])
     x = torch.randn(1, 4096)
-    found = measures.codec_figures(x, 0.5 * x, z, bins=4, hop=10, sr=1000)
+    found = measures.codec_figures(x, 0.5 * x, z, bins=4, samples_per_code=10, sr=1000)
     assert (found["codes_used"], found["entropy_bits"], found["kbit_per_second"]) == (3, 1.5, 0.2)
     assert found["spectral_convergence_db"]["value"] == pytest.approx(20 * math.log10(0.5), abs=1e-3)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import HOPS, N_CTX, SR, make_tiny_runs
+from tiny_models import N_CTX, SAMPLES_PER_CODE, SR, make_tiny_runs
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -27,7 +27,7 @@ from jukebox.utils.audio.write import save_wav
 
 CARD = "cuda" if torch.backends.cuda.is_built() else "meta"
 BOTH = pytest.mark.parametrize("given_on", ["cpu", CARD])
-LENGTHS = [512 // hop for hop in HOPS]
+LENGTHS = [512 // per_code for per_code in SAMPLES_PER_CODE]
 
 
 class FakeCard(FakeTensorMode):

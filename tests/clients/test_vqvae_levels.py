@@ -12,7 +12,7 @@ from torch import Tensor
 from jukebox.vqvae.vqvae import VQVAE
 
 ARGUMENTS = dict(emb_width=6, l_bins=16, mu=0.9, commit=1.0, spectral=0.0, multispectral=0.0, width=4, depth=1)
-HOPS = (4, 8, 16)
+SAMPLES_PER_CODE = (4, 8, 16)
 
 
 def make(kind: type[VQVAE] = VQVAE) -> VQVAE:
@@ -39,7 +39,9 @@ def test_encoders_give_all_stages_and_the_latent_last() -> None:
     with torch.no_grad():
         for level, encoder in enumerate(vqvae.encoders):
             outputs = encoder(vqvae.preprocess(X))
-            assert [tuple(out.shape) for out in outputs] == [(2, 6, 64 // hop) for hop in HOPS[: level + 1]]
+            assert [tuple(out.shape) for out in outputs] == [
+                (2, 6, 64 // per_code) for per_code in SAMPLES_PER_CODE[: level + 1]
+            ]
             codes = vqvae.bottleneck.level_blocks[level].encode(outputs[-1])  # type: ignore[operator]
             assert torch.equal(codes, vqvae.encode(X)[level])
 

@@ -10,7 +10,7 @@ import pytest
 
 from jukebox.data.lrc import parse_lyrics
 from jukebox.data.synth_sounds import CONSONANTS, VOWELS, bass, consonant, drum, note, vowel
-from jukebox.data.synthesizer import ARTISTS, GENRES, default_hop, make_song, write_songs
+from jukebox.data.synthesizer import ARTISTS, GENRES, default_grid, make_song, write_songs
 from jukebox.data.text_processor import TextProcessor
 from jukebox.utils.audio.read import load_audio, probe_audio
 from jukebox.utils.errors import UserError
@@ -72,13 +72,13 @@ def test_characters_have_times_in_order_and_on_the_grid() -> None:
     for genre in GENRES:
         song = make_song(3, 11025, 12.0, genre=genre)
         assert len(song.lyrics) == len(song.char_times) > 20
-        hop = default_hop(11025)
-        assert hop == 128
+        grid = default_grid(11025)
+        assert grid == 128
         before = 0.0
         for start, end in song.char_times:
             assert start == pytest.approx(before) and end > start  # one after the other, none without time
             for t in (start, end):
-                assert abs(t * 11025 / hop - round(t * 11025 / hop)) < 1e-6
+                assert abs(t * 11025 / grid - round(t * 11025 / grid)) < 1e-6
             before = end
         assert before <= 12.0
         processor = TextProcessor(v3=True)

@@ -177,8 +177,8 @@ def test_rates_of_the_models() -> None:
         hps, found = setup_hparams(name, {}), [1]
         for stride, down in zip(hps.strides_t, hps.downs_t, strict=True):
             found.append(found[-1] * stride**down)
-        assert [int(hop) for hop in hops.split(" / ")] == found[1:], name
-        assert rates == " / ".join(f"{hps.sr / hop:,.1f}" for hop in found[1:]), name
+        assert [int(per_code) for per_code in hops.split(" / ")] == found[1:], name
+        assert rates == " / ".join(f"{hps.sr / per_code:,.1f}" for per_code in found[1:]), name
     top = dict(re.findall(r"`(5b|1b_lyrics)`.*? \| (\d{4}) \| ([\d.]+) \|", page)[i][:2] for i in range(2))
     assert top == {name: str(setup_hparams(MODELS[name][-1], {}).n_ctx) for name in top} and len(top) == 2
 
@@ -376,8 +376,10 @@ def test_files_of_codes_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert set(made_of) == set(keys("codes_dir")) and made_of["dtype"] == "uint16"
     name, first, samples, place = json.loads(read(Path("codes/part_0/index.json")))["segments"][1]
     assert samples == hps.sample_length
-    for level, hop in enumerate(made_of["hops"]):
-        stored = np.fromfile(f"codes/part_0/level_{level}.bin", made_of["dtype"])[place // hop :][: samples // hop]
+    for level, per_code in enumerate(made_of["hops"]):
+        stored = np.fromfile(f"codes/part_0/level_{level}.bin", made_of["dtype"])[place // per_code :][
+            : samples // per_code
+        ]
         audio = torch.from_numpy(sound[first : first + samples, 0])[None, :, None]
         want = vqvae.encode(audio, level, level + 1)[0][0].numpy()
         assert (stored == want).mean() > 0.95  # the file has 16 bits

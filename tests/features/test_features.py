@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import HOPS, N_CTX, make_tiny_runs
+from tiny_models import N_CTX, SAMPLES_PER_CODE, make_tiny_runs
 from torch import Tensor
 
 from jukebox.data.synthesizer import make_song
@@ -77,17 +77,17 @@ def twin(model: Model, level: int, layers: list[int], path: Path, hop_fraction: 
     """[layers, positions, D] by hooks, with the prior's own label and forward functions, window after window."""
     found = model.levels[level]
     assert found is not None
-    hop, n_ctx, top = found.hop, found.n_ctx, level == len(model.levels) - 1
-    ratio = 1 if top else model.hops[level + 1] // hop
-    vqvae = model.vqvae(n_ctx * model.hops[-1], CPU)
+    per_code, n_ctx, top = found.samples_per_code, found.n_ctx, level == len(model.levels) - 1
+    ratio = 1 if top else model.samples_per_code[level + 1] // per_code
+    vqvae = model.vqvae(n_ctx * model.samples_per_code[-1], CPU)
     lazy = model.prior(level, vqvae, CPU)
     assert lazy is not None
     prior = lazy.load()
     audio, _ = load_audio(path, model.sr, channels=1)
     samples = audio.shape[1]
-    positions = max(1, samples // hop)
+    positions = max(1, samples // per_code)
     whole = -(-positions // ratio) * ratio
-    x = torch.zeros(1, max(samples, whole * hop), 1)
+    x = torch.zeros(1, max(samples, whole * per_code), 1)
     x[0, :samples, 0] = torch.from_numpy(audio[0])
 
     seen: dict[int, Tensor] = {}
@@ -101,7 +101,7 @@ def twin(model: Model, level: int, layers: list[int], path: Path, hop_fraction: 
         start = max(0, min(start, whole - n_ctx))
         end = min(start + n_ctx, whole)
         z, *above = vqvae.encode(
-            x[:, start * hop : end * hop], start_level=level, end_level=min(level + 2, vqvae.levels)
+            x[:, start * per_code : end * per_code], start_level=level, end_level=min(level + 2, vqvae.levels)
         )
         z, y = torch.cat([z, torch.zeros(1, n_ctx - (end - start), dtype=torch.long)], 1), None
         if found.hps.labels:
@@ -131,7 +131,7 @@ def test_every_position_is_the_twins(
     for name, array in made.items():
         expected = twin(tiny, level, layers, folder / name, hop_fraction)
         assert array.dtype == np.float32 and array.shape == expected.shape
-        assert array.shape[1] == max(1, LENGTHS[name.removesuffix(".wav")] // HOPS[level])
+        assert array.shape[1] == max(1, LENGTHS[name.removesuffix(".wav")] // SAMPLES_PER_CODE[level])
         np.testing.assert_allclose(array, expected, atol=2e-5, rtol=1e-4, err_msg=name)
 
 
@@ -221,7 +221,7 @@ def test_timing_that_the_model_does_not_know(tiny: Model, offset: int, total: in
 @pytest.mark.parametrize("positions", [1, 2, 31, 32, 33, 63, 64, 65, 100])
 def test_each_position_comes_from_one_window(positions: int, ratio: int, hop_fraction: float) -> None:
     class Fake:
-        hop, n_ctx, width, layers = 4, N_CTX, 1, [1]
+        samples_per_code, n_ctx, width, layers = 4, N_CTX, 1, [1]
 
     fake: Any = Fake()
     fake.ratio = ratio

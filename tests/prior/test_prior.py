@@ -224,9 +224,9 @@ def test_guided_alignment_teaches_the_named_head(kind: str) -> None:
     assert choose_guided_head(hps)["alignment_shift"] == 1
     torch.manual_seed(0)
     cond, z = conditioning(prior, 2), torch.randint(0, 16, (2, 16))
-    hop = prior.raw_to_tokens
-    starts = torch.arange(8) * 2 * hop  # every character lasts two codes
-    times = torch.stack([starts, starts + 2 * hop], dim=-1).repeat(2, 1, 1)
+    per_code = prior.raw_to_tokens
+    starts = torch.arange(8) * 2 * per_code  # every character lasts two codes
+    times = torch.stack([starts, starts + 2 * per_code], dim=-1).repeat(2, 1, 1)
     layer, head = prior.alignment_layer, prior.alignment_head
     assert layer is not None
 

@@ -144,7 +144,10 @@ def test_shifted_chunks_begin_at_codes_of_the_top_level(capsys: pytest.CaptureFi
             assert offset % top == 0 and 0 <= offset <= dataset.durations[song] - T
             audio, _ = load_audio(dataset.files[song], SR, 0, dataset.durations[song] // top * top, channels=2)
             whole = vqvae.encode(torch.from_numpy(audio).mean(0)[None, :, None])
-            pieces = [z[0, offset // hop : (offset + T) // hop] for z, hop in zip(whole, (32, 128), strict=True)]
+            pieces = [
+                z[0, offset // per_code : (offset + T) // per_code]
+                for z, per_code in zip(whole, (32, 128), strict=True)
+            ]
             assert np.array_equal(dataset[epoch, item], torch.cat(pieces))
     assert len(offsets) > 2 * len(dataset)  # it does shift
     train(name="shift", codes_dir="codes", aug_shift=True)

@@ -158,8 +158,8 @@ class TiledDecoder(Decoder):
                 rows = _decoder_stages(run, rows, block, after)
             return rows
 
-        hop = math.prod(block.hop for block in blocks)
-        return _run(self, body, x, largest=x.shape[2] * hop // blocks[-1].stride * convs[-2].out_channels)
+        longer = math.prod(block.downsample for block in blocks)
+        return _run(self, body, x, largest=x.shape[2] * longer // blocks[-1].stride * convs[-2].out_channels)
 
 
 class TiledDecoderConvBlock(DecoderConvBlock):
@@ -172,4 +172,4 @@ class TiledDecoderConvBlock(DecoderConvBlock):
         def body(run: Layers, rows: Tensor) -> Tensor:
             return _decoder_stages(run, run.conv3(rows, self.first), self, None)
 
-        return _run(self, body, x, largest=x.shape[2] * self.hop * self.first.out_channels)
+        return _run(self, body, x, largest=x.shape[2] * self.downsample * self.first.out_channels)
