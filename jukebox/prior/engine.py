@@ -28,6 +28,10 @@ Progress = Callable[[int], None]
 
 SMALL = 8_000_000  # parameters
 ENGINES = ("auto", "native", "fused", "graph", "eager")
+SMALLEST_CHUNK = 512  # positions of a pass over given tokens that is not asked to be shorter
+# What such a pass takes per position and number of the width: input, norm, q, k, v, MLP and their padded copies, in
+# float32 at worst.
+BYTES_PER_NUMBER = 4 * 16
 _NEXT = {"fused": "graph", "graph": "eager"}  # which engine takes over from one that fails
 _failed: dict[str, str] = {}  # engines that failed in this process, and those that took over
 _BOTH = 2  # first tokens that such an engine and its twin both make
@@ -146,12 +150,10 @@ class Engine:
 
     def _largest_chunk(self, length: int) -> int:
         """Positions that one pass can take in a quarter of the free memory; whole blocks if it must be cut."""
-        if length <= 512:
+        if length <= SMALLEST_CHUNK:
             return max(1, length)
-        # Per position: input, norm, q, k, v, MLP and their padded copies, in float32 at worst.
-        per_position = self.n * self.model.width * 4 * 16
-        chunk = free_bytes(self.device) // 4 // per_position
-        return int(min(length, max(512, chunk // 512 * 512)))
+        chunk = free_bytes(self.device) // 4 // (self.n * self.model.width * BYTES_PER_NUMBER)
+        return int(min(length, max(SMALLEST_CHUNK, chunk // SMALLEST_CHUNK * SMALLEST_CHUNK)))
 
     def step(self, token: Tensor | None) -> Tensor:
         """Runs the next position, which holds the token before it [N] (None at position 0). Returns logits [N, K]."""

@@ -17,13 +17,14 @@ import torch
 
 from jukebox.loaders import Level, Model, bare_prior
 from jukebox.make_models import half_matrices
-from jukebox.prior.engine import Engine
+from jukebox.prior.engine import BYTES_PER_NUMBER, SMALLEST_CHUNK, Engine
 from jukebox.prior.logits import SamplingOptions
 from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.prompts import starting_lengths
 from jukebox.sampling.report import Silent
 from jukebox.sampling.settings import Settings
 from jukebox.sampling.state import RunState
+from jukebox.transformer.kv_cache import slots
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import free_bytes
 from jukebox.utils.precision import half_dtype, matrix_dtype, torch_dtype
@@ -34,7 +35,11 @@ from jukebox.vqvae.vqvae import VQVAE
 RESERVE = 0.9  # share of the free memory that a run plans with
 _SONGS = {"cpu": 4}  # most songs that are timed at once; 32 on other devices
 _BUDGET = 1.0  # seconds after which no further token is timed
-_PREFILL = 256  # positions whose activations are counted: the engine takes more at a time only if there is room
+# A CUDA graph keeps memory of its own: a segment of large and one of small tensors, and work space of the products for
+# the stream of the capture and the one of the step before it.
+_POOL = 2 * (32 << 20) + (20 << 20) + (2 << 20)
+_PARTS = 32  # most parts of the keys of a query that fused kernels keep, see `_splits` of apex.decode
+_SUMS = 384 * 64  # and the sums that the programs of a product keep for each song, see `_shares` there
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class LevelPlan:
     Attributes:
         windows: that are still to be made.
         songs: made by this process.
-        weights: bytes of the prior in its final type.
-        per_song: bytes of caches, conditioning and activations for one song of a batch.
+        weights: bytes of the prior in its final type, of what the engine packs, and of its graph.
+        per_song: bytes of caches, conditioning, prefill and static buffers for one song of a batch.
         batch: songs at a time; chunk: most given tokens in one pass, None for as many as fit.
         seconds: estimate for all songs; None if it was not asked for.
     """
@@ -75,25 +80,30 @@ class LevelPlan:
         return self.weights + self.batch * self.per_song
 
 
-def plan_level(settings: Settings, level: int, known: int, songs: int, vqvae: VQVAE, free: int) -> LevelPlan:
+def plan_level(
+    settings: Settings, level: int, known: int, songs: int, vqvae: VQVAE, free: int, device: torch.device
+) -> LevelPlan:
     """Plans one level.
 
     Args:
-        settings: with the type of matrices and arithmetic.
+        settings: with the type of matrices and arithmetic, and the engine.
         known: tokens of the level that are there already.
         songs: number of songs of this process.
-        vqvae: any VQ-VAE of the model, also one on the meta device.
+        vqvae: any VQ-VAE of the model, also one on the meta device; its weights are on the device too.
         free: bytes that the device has left, for the choice of the batch.
     """
     found = settings.model.levels[level]
     assert found is not None
     total, hop = settings.totals()[level], settings.new_per_window()[level]
     windows = schedule(total, found.n_ctx, hop, known)
-    prior = bare_prior(found, vqvae)
-    weights, per_song = prior_bytes(prior, settings.dtype), song_bytes(prior, settings.dtype)
+    prior, chunk = bare_prior(found, vqvae), settings.chunk[level]
+    engine = settings.engine if settings.engine != "auto" else "graph" if device.type == "cuda" else "eager"
+    weights = prior_bytes(prior, settings.dtype) + sum(p.numel() * 4 for p in vqvae.parameters())
+    weights += packed_bytes(prior, settings.dtype, engine) + pool_bytes(engine, device)
+    per_song = song_bytes(prior, settings.dtype, engine, chunk)
     room = int(free * RESERVE) - weights
     batch = settings.batch[level] or max(1, min(songs, room // per_song if room > 0 else 1))
-    return LevelPlan(level, found.n_ctx, windows, songs, weights, per_song, min(batch, songs), settings.chunk[level])
+    return LevelPlan(level, found.n_ctx, windows, songs, weights, per_song, min(batch, songs), chunk)
 
 
 def prior_bytes(prior: SimplePrior, dtype: str) -> int:
@@ -103,18 +113,49 @@ def prior_bytes(prior: SimplePrior, dtype: str) -> int:
     return sum(p.numel() * (size if id(p) in matrices else 4) for p in prior.parameters())
 
 
-def song_bytes(prior: SimplePrior, dtype: str) -> int:
-    """Bytes that one song of a batch takes: keys and values as their patterns keep them, conditioning, activations."""
+def packed_bytes(prior: SimplePrior, dtype: str, engine: str) -> int:
+    """Bytes that an engine adds to the weights: copies in the type of the arithmetic, and a matrix that is moved.
+
+    The native library and fused kernels move a matrix at a time into another order, so no second copy stays.
+    """
+    size = torch_dtype(dtype).itemsize
+    matrices = [module for layer in prior.prior.transformer.layers for module in layer.matrices()]
+    largest = max(module.w.numel() for module in matrices)
+    if engine == "native":  # into one region: each matrix is freed when it is there
+        return largest * matrix_dtype(dtype).itemsize
+    copies = sum(module.b.numel() for module in matrices) * size if size != 4 else 0
+    if matrix_dtype(dtype) != torch_dtype(dtype):
+        copies += sum(module.w.numel() for module in matrices) * size * (2 if engine == "fused" else 1)
+    return copies + (largest * size if engine == "fused" else 0)
+
+
+def pool_bytes(engine: str, device: torch.device) -> int:
+    """Bytes that a graph keeps besides its tensors."""
+    return _POOL if device.type == "cuda" and engine in ("graph", "fused") else 0
+
+
+def song_bytes(prior: SimplePrior, dtype: str, engine: str = "eager", chunk: int | None = None) -> int:
+    """Bytes that one song of a batch takes.
+
+    Counted are keys and values as their patterns keep them, conditioning, the fewest given tokens that a pass takes
+    (`chunk`, or what the engine begins with), tokens and noise, and what a step of the engine keeps or needs.
+    """
     size = torch_dtype(dtype).itemsize
     model = prior.prior
-    cache = 0
-    for layer in model.transformer.layers:
-        attn = layer.attn
-        positions = attn.pattern.capacity + attn.pattern.null_keys
-        cache += 2 * positions * attn.n_state * size
-    conditioning = 2 * model.input_dims * model.width * 4  # x_cond, and once more while it is made
-    activations = _PREFILL * model.width * 4 * 16
-    return cache + conditioning + activations
+    length, width = model.input_dims, model.width
+    layers = model.transformer.layers
+    cache = sum(2 * slots(layer.attn.pattern) * layer.attn.n_state for layer in layers) * size
+    conditioning = 2 * length * width * 4  # x_cond, and once more while it is made
+    prefill = min(length, chunk or SMALLEST_CHUNK) * width * BYTES_PER_NUMBER
+    tokens = length * (8 + 2 * 4)  # and the numbers that decide them, turned
+    logits = 8 * model.bins * 4  # as they are, by temperature, kept ones, their shares, sums
+    widest = max(width, *(module.w.shape[1] for layer in layers for module in layer.matrices()))
+    step = 6 * widest * 4
+    if engine == "fused":
+        step += (_PARTS * max(layer.attn.n_state for layer in layers) + _SUMS) * 4
+    elif engine == "graph":  # keys that are picked out for a layer, in the step before the capture and in the graph
+        step += 2 * max(2 * slots(layer.attn.pattern) * layer.attn.n_state for layer in layers) * size
+    return cache + conditioning + prefill + tokens + logits + step
 
 
 def check_memory(plan: LevelPlan, free: int, device: torch.device, dtype: str) -> None:
@@ -288,7 +329,7 @@ def level_plans(settings: Settings, known: list[int], songs: int, device: torch.
     free = free_bytes(device)
     plans = []
     for level in reversed(settings.sample_levels):
-        plan = plan_level(settings, level, known[level], songs, vqvae, free)
+        plan = plan_level(settings, level, known[level], songs, vqvae, free, device)
         found = model.levels[level]
         assert found is not None
         if timed and plan.windows:

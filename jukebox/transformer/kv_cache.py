@@ -8,6 +8,12 @@ from torch import Tensor
 from jukebox.transformer.patterns import Pattern
 
 
+def slots(pattern: Pattern) -> int:
+    """How many slots a cache has: those of null keys and of positions, and a spare one if positions are dropped."""
+    drops = pattern.own_keys and bool((pattern.slot(torch.arange(pattern.n_ctx, device="cpu")) < 0).any())
+    return pattern.null_keys + pattern.capacity + int(drops)
+
+
 class KVCache:
     """Keys and values of one attention layer.
 
@@ -30,8 +36,7 @@ class KVCache:
         self.nulls = pattern.null_keys
         self._slots = pattern.slot(torch.arange(max(pattern.n_ctx, pattern.encoder_len)))
         self._addresses = pattern.addresses()
-        spare = int(pattern.own_keys and bool((self._slots < 0).any()))
-        shape = (n, 2, heads, self.nulls + pattern.capacity + spare, head_dim)
+        shape = (n, 2, heads, slots(pattern), head_dim)
         self.kv = torch.zeros(shape, dtype=dtype, device=device)
         self.k, self.v = self.kv[:, 0], self.kv[:, 1]
 

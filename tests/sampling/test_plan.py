@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from jukebox import loaders
 from jukebox.loaders import bare_prior, find_model
 from jukebox.sample import main
 from jukebox.sampling import plan
+from jukebox.sampling import prepare as prepare_module
 from jukebox.sampling.flags import read_settings
 from jukebox.sampling.plan import (
     LevelPlan,
@@ -22,10 +24,14 @@ from jukebox.sampling.plan import (
     duration,
     level_plans,
     measure_speed,
+    packed_bytes,
+    pool_bytes,
     prior_bytes,
     song_bytes,
     with_time,
 )
+from jukebox.sampling.report import Silent
+from jukebox.transformer.token_step import TokenStep
 from jukebox.utils.errors import UserError
 from jukebox.utils.precision import DTYPES
 from jukebox.utils.sample_utils import Window
@@ -57,9 +63,69 @@ def test_caches_of_released_models(name: str, level: int, megabytes: int) -> Non
     found = model.levels[level]
     assert found is not None
     prior = bare_prior(found, model.vqvae(1 << 20, "meta"))
-    no_cache = 2 * prior.prior.input_dims * prior.prior.width * 4 + plan._PREFILL * prior.prior.width * 4 * 16
-    assert (song_bytes(prior, "fp16") - no_cache) / 1e6 == pytest.approx(megabytes, abs=1)
-    assert song_bytes(prior, "fp32") - no_cache == 2 * (song_bytes(prior, "fp16") - no_cache)
+    cache = song_bytes(prior, "fp32") - song_bytes(prior, "fp16")
+    assert cache / 1e6 == pytest.approx(megabytes, abs=1)
+    # A cache is as large as it is planned: also the slot of positions that are dropped, and null keys.
+    made = prior.prior.transformer.new_caches(1, torch.float16, "meta")
+    assert sum(one.kv.numel() * 2 for one in made) == cache
+    rest = song_bytes(prior, "fp16") - cache
+    shorter = song_bytes(prior, "fp16", chunk=32) - cache
+    assert rest - shorter == (512 - 32) * prior.prior.width * 4 * 16
+    assert rest > 2 * prior.prior.input_dims * prior.prior.width * 4 + 512 * prior.prior.width * 4 * 16
+
+
+def test_what_an_engine_adds(tmp_path: Path) -> None:
+    """Copies that `TokenStep` makes of matrices, none where kernels or the native library move them."""
+    model = find_model(make_tiny_runs(tmp_path))
+    lazy = model.prior(2, model.vqvae(576, "cpu"), CPU, "int8")
+    assert lazy is not None
+    loaded = lazy.load()
+    car = loaded.prior
+    matrices = [module for layer in car.transformer.layers for module in layer.matrices()]
+    step = TokenStep(car.transformer, car.transformer.new_caches(1, torch.float32, CPU), torch.float32)
+    parts = [part for layer in step.layers for part in (layer.c_attn, layer.c_proj, layer.c_fc, layer.mlp_proj)]
+    own = {p.data_ptr() for p in car.parameters()}
+    made = sum(t.numel() * t.element_size() for pair in parts for t in pair if t.data_ptr() not in own)
+    bare, largest = bare_prior(lazy.of, model.vqvae(576, "meta")), max(module.w.numel() for module in matrices)
+    assert packed_bytes(bare, "int8", "eager") == packed_bytes(bare, "int8", "graph") == made
+    assert packed_bytes(bare, "int8", "native") == largest
+    assert packed_bytes(bare, "fp32", "eager") == 0
+    assert packed_bytes(bare, "fp32", "fused") == 4 * largest
+    assert packed_bytes(bare, "fp16", "eager") == 2 * sum(module.b.numel() for module in matrices)
+    cuda = torch.device("cuda")
+    assert (
+        pool_bytes("graph", CPU)
+        == pool_bytes("eager", cuda)
+        == 0
+        < pool_bytes("graph", cuda)
+        == pool_bytes("fused", cuda)
+    )
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("engine", ["fused", "graph"])
+@pytest.mark.parametrize("name, card", [("5b_lyrics", 12), ("1b_lyrics", 2)])
+def test_a_card_is_told_before_anything_is_read(
+    name: str, card: int, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command's own way, on a card of some GB; with the memory that is asked for it is not refused."""
+
+    def loaded(*_: object, **__: object) -> None:
+        raise LookupError("something is read")
+
+    monkeypatch.setattr(prepare_module, "pick_engine", lambda *_: (engine, ""))
+    monkeypatch.setattr(loaders.Model, "check_names", loaded)
+    monkeypatch.setattr(plan, "free_bytes", lambda device: free)
+    flags = dict(name=str(tmp_path / "run"), sample_length_in_seconds=20, n_samples=1, dtype="fp16")
+    settings, cuda = read_settings(flags, find_model(name)), torch.device("cuda")
+    free = card * 10**9
+    with pytest.raises(UserError, match=r"for one song and cuda has .* free") as caught:
+        prepare_module.prepare(settings, range(1), tmp_path / "run", flags, cuda, Silent())
+    found = re.search(r"level \d needs (\S+) GB", str(caught.value))
+    assert found is not None and card < float(found[1]) < {12: 16, 2: 8}[card]
+    free = {12: 16, 2: 8}[card] * 10**9
+    with pytest.raises(LookupError, match="something is read"):
+        prepare_module.prepare(settings, range(1), tmp_path / "run", flags, cuda, Silent())
 
 
 def test_bytes_are_those_of_the_loaded_prior(tmp_path: Path) -> None:
@@ -74,13 +140,17 @@ def test_bytes_are_those_of_the_loaded_prior(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize("name, card", [("5b_lyrics", 16), ("1b_lyrics", 8)])
-def test_released_models_fit_their_cards_and_smaller_ones_are_told(name: str, card: int) -> None:
+def test_released_models_fit_their_cards_and_smaller_ones_are_told(
+    name: str, card: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One song in fp16, in GB; what is too small is refused by the plan, which has read nothing."""
+    monkeypatch.setattr(plan, "free_bytes", lambda device: card * 10**9)
     flags = dict(name="x", sample_length_in_seconds=20, n_samples=1, dtype="fp16")
     settings, cuda = read_settings(flags, find_model(name)), torch.device("cuda")
-    plans = level_plans(settings, [0, 0, 0], 1, CPU, timed=False)
-    for p in plans:
-        check_memory(p, card * 10**9, cuda, "fp16")
+    for engine in ("eager", "graph", "fused"):
+        plans = level_plans(replace(settings, engine=engine), [0, 0, 0], 1, cuda, timed=False)
+        for p in plans:
+            check_memory(p, card * 10**9, cuda, "fp16")
     with pytest.raises(UserError, match="level 2 needs .* for one song and cuda has .* free"):
         check_memory(plans[0], plans[0].memory - 1, cuda, "fp16")
 
@@ -107,10 +177,10 @@ def test_batch_follows_the_free_memory(tmp_path: Path, monkeypatch: pytest.Monke
     model = find_model(make_tiny_runs(tmp_path))
     settings = read_settings(dict(name="x", n_samples=20, dtype="fp32"), model)
     asked = read_settings(dict(name="x", n_samples=20, dtype="fp32", max_batch_size=(7, 8, 9)), model)
-    monkeypatch.setattr(plan, "free_bytes", lambda device: 1_500_000)
+    monkeypatch.setattr(plan, "free_bytes", lambda device: 600_000)
     plans = level_plans(settings, [0, 0, 0], 20, CPU, timed=False)
     for p in plans:
-        room = 0.9 * 1_500_000 - p.weights
+        room = 0.9 * 600_000 - p.weights
         assert 1 < p.batch < 20 and p.batch * p.per_song <= room < (p.batch + 1) * p.per_song
     assert [p.batch for p in level_plans(asked, [0, 0, 0], 20, CPU, timed=False)] == [9, 8, 7]
     monkeypatch.setattr(plan, "free_bytes", lambda device: 10)
