@@ -141,6 +141,11 @@ _group(
     wandb=("", "project of Weights & Biases that gets all that TensorBoard shows; pip install wandb"),
     device=("", "cuda, cuda:1, mps or cpu; empty takes the best there is"),
     tf32=(False, TF32_HELP),
+    recompute=(
+        "",
+        "what a prior recomputes in the backward pass: all layers, none, or auto, none if all activations fit the "
+        "memory; empty: as c_res, c_attn, c_mlp and those of conditioner and lyric encoder say",
+    ),
     dry_run=(False, "print parameters and memory per process and stop; nothing is loaded or allocated"),
     plan_ranks=("", "numbers of processes that dry_run plans for, such as 8,64; empty: that of the launcher, 8 and 64"),
     plan_gb=(0.0, "memory of one GPU in GiB that dry_run plans for; 0: this machine's, or 80"),

@@ -39,6 +39,10 @@ def _check_run(hps: Hyperparams) -> None:
         raise UserError("--name is missing: choose a name for the run, such as --name=small_vqvae")
     if not (hps.train or hps.test or hps.dry_run):
         raise UserError("nothing to do: give --train to train, --test to evaluate on the held-out songs, or both")
+    if hps.recompute:
+        choice("recompute", hps.recompute, ["auto", "all", "none"])
+        if not hps.prior:
+            raise UserError(f"recompute={hps.recompute}: it is for a prior; leave it out for a VQ-VAE")
     for key in (
         "bs",
         "bs_sample",

@@ -36,6 +36,11 @@ USUAL_GPUS = 8  # of one host, likewise
 SPARE = 0.9  # share of a GPU's memory that may be planned for
 
 
+_LAYERS = ("c_res", "prime_c_res", "cond_c_res")  # of transformer, lyric encoder and conditioner
+_IN_LAYERS = ("c_attn", "c_mlp", "prime_c_attn", "prime_c_mlp")
+RECOMPUTE = {"all": dict.fromkeys(_LAYERS, 1), "none": dict.fromkeys((*_LAYERS, *_IN_LAYERS), 0)}
+
+
 @dataclass(frozen=True)
 class Needs:
     """Bytes of one process; `host` is in host memory."""
@@ -94,6 +99,9 @@ def plan(hps: Hyperparams) -> list[str]:
     Args:
         hps: checked by `check_training`; `plan_ranks` and `plan_gb` say what to plan for.
     """
+    gpu = pick(PlanOptions, hps).plan_gb or _gpu_gb()
+    recompute, choice = choose_recompute(hps, gpu * GIB, read_launch().size)
+    hps = Hyperparams(hps, **recompute)
     options = pick(PlanOptions, hps)
     model, vqvae = build_without_memory(hps)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -103,7 +111,7 @@ def plan(hps: Hyperparams) -> list[str]:
     batch = f"{counted(options.bs, 'item')} a process"
     lines = [f"{what}: {everything:,} parameters{part}; computes in {options.precision}, {batch}"]
     activations = count_activations(model, hps)
-    gpu = options.plan_gb or _gpu_gb()
+    lines += [choice] if choice else []
     per_host = read_launch().local_size or torch.cuda.device_count() or USUAL_GPUS
     ranks = [int(n) for n in options.plan_ranks.split(",") if n.strip()] or sorted({read_launch().size, 8, 64})
     lines.append("GiB per process    weights  gradients  optimizer  average  gathered  activations  VQ-VAE    total")
@@ -126,6 +134,28 @@ def plan(hps: Hyperparams) -> list[str]:
     return lines
 
 
+def choose_recompute(hps: Hyperparams, memory: float, ranks: int) -> tuple[dict[str, int], str]:
+    """What --recompute means where `memory` bytes are at hand for each of some processes.
+
+    Returns:
+        The hyper-parameters that it sets, and for "auto" a line that says what was chosen; nothing if it is empty.
+    """
+    if not hps.recompute:
+        return {}, ""
+    if hps.recompute != "auto":
+        return RECOMPUTE[hps.recompute], ""
+    kept = Hyperparams(hps, **RECOMPUTE["none"])
+    model, vqvae = build_without_memory(kept)
+    shards = ranks if hps.fsdp else 1
+    needs = count(model, vqvae, pick(PlanOptions, kept), shards, count_activations(model, kept))
+    chosen = "none" if needs.total <= SPARE * memory else "all"
+    does = "layers are recomputed" if chosen == "all" else "no layer is recomputed"
+    return RECOMPUTE[chosen], (
+        f"recompute=auto: {does}, since with all activations kept a process needs {needs.total / GIB:.2f} GiB, "
+        f"and {memory / GIB:.2f} are free"
+    )
+
+
 def _verdict(n: int, fits: dict[tuple[int, bool], bool], gpu: float, options: PlanOptions) -> str:
     where = f"{counted(n, 'rank')} of {gpu:g} GiB"
     if fits[n, False]:
@@ -134,7 +164,7 @@ def _verdict(n: int, fits: dict[tuple[int, bool], bool], gpu: float, options: Pl
         return f"{where}: needs --fsdp"
     advice = [] if options.bs == 1 else ["a smaller --bs"]
     if options.prior:  # a VQ-VAE's weights are small beside its activations
-        advice += [] if options.c_res else ["--c_res=1"]
+        advice += [] if options.c_res else ["--recompute=all"]
         advice += ["more ranks with --fsdp"] + (
             [] if options.cpu_ema or not options.ema else ["--cpu_ema --ema_fused=False"]
         )

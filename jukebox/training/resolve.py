@@ -14,8 +14,11 @@ import torch
 from jukebox.data.data_processor import DataProcessor
 from jukebox.hparams import FrozenHyperparams, Hyperparams
 from jukebox.make_models import choose_guided_head
+from jukebox.training.planning import RECOMPUTE, choose_recompute
+from jukebox.utils import dist_adapter as dist
 from jukebox.utils.audio_utils import calculate_bandwidth
-from jukebox.utils.dist_utils import print_once
+from jukebox.utils.dist_utils import any_rank, print_once
+from jukebox.utils.memory import free_bytes
 
 
 def resolve(hps: Hyperparams, device: torch.device, checkpoint: Mapping[str, Any]) -> FrozenHyperparams:
@@ -23,6 +26,7 @@ def resolve(hps: Hyperparams, device: torch.device, checkpoint: Mapping[str, Any
 
     `seed`: a run keeps the one it began with, since the order of its items comes from that. `bf16`: if it is None,
     priors use it on GPUs that have it; a VQ-VAE keeps all digits of audio. `ema_warmup`: only from a run's start.
+    `recompute`: what it sets.
 
     Args:
         hps: checked by `check_training`.
@@ -37,7 +41,19 @@ def resolve(hps: Hyperparams, device: torch.device, checkpoint: Mapping[str, Any
     if bf16 is None:
         able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         bf16 = bool(able and hps.prior and not hps.fp16)
-    return hps.frozen(seed=seed, bf16=bf16, ema_warmup=warmup)
+    hps = hps.frozen(seed=seed, bf16=bf16, ema_warmup=warmup)
+    return hps.frozen(**_recompute(hps, device)) if hps.train else hps
+
+
+def _recompute(hps: Hyperparams, device: torch.device) -> dict[str, int]:
+    """What is recomputed, on all ranks the same: sharded layers are gathered again for it."""
+    found, line = choose_recompute(hps, free_bytes(device), dist.get_world_size())
+    if hps.recompute != "auto":
+        return found
+    if any_rank(found == RECOMPUTE["all"], device) and found != RECOMPUTE["all"]:
+        found, line = RECOMPUTE["all"], "recompute=auto: layers are recomputed, since another rank has less memory free"
+    print_once(line)
+    return found
 
 
 def resolve_for_data(hps: Hyperparams, data: DataProcessor, checkpoint: Mapping[str, Any]) -> FrozenHyperparams:

@@ -13,7 +13,11 @@ from tiny_training import CPU, sound, tiny_hps, tiny_model
 
 from jukebox.hparams import pick
 from jukebox.training import planning
+from jukebox.training import resolve as resolve_module
+from jukebox.training.checks import check_training
+from jukebox.training.resolve import resolve
 from jukebox.training.step import forward, make_training, train_step
+from jukebox.utils.errors import UserError
 
 SCRIPT = str(Path(__file__).parents[2] / "jukebox" / "train.py")
 KINDS: dict[str, dict[str, Any]] = {
@@ -101,12 +105,60 @@ def test_a_gpu_of_some_size() -> None:
     between = (alone + sharded) / 2 / 0.9 / 2**30
     lines = planning.plan(tiny_hps(**{**hps, "plan_gb": between}))
     assert any(
-        "1 rank of" in line and "does not fit; use a smaller --bs, --c_res=1, more ranks with --fsdp" in line
+        "1 rank of" in line and "does not fit; use a smaller --bs, --recompute=all, more ranks with --fsdp" in line
         for line in lines
     )
     assert any("8 ranks of" in line and line.endswith("needs --fsdp") for line in lines)
     lines = planning.plan(tiny_hps(**{**hps, "plan_gb": 80.0}))
     assert sum("--fsdp is not needed" in line for line in lines) == 2
+
+
+def saved_and_losses(hps: Any) -> tuple[int, list[float]]:
+    """Bytes that autograd keeps of a step, and the losses of three steps."""
+    training = make_training(tiny_model(hps), hps, CPU)
+    with planning.tiling.disabled(), planning.saved_bytes(training.model) as kept:
+        forward(training.model, sound(2, 0), training.options, CPU)
+        saved = kept()
+    return saved, [train_step(training, [sound(2, seed)])["loss"] for seed in range(3)]
+
+
+def test_all_and_none_have_equal_losses_and_differ_in_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = dict(prior=True, prior_width=64, prior_depth=6, train=True, resid_dropout=0.1, c_mlp=1)
+    found = {how: saved_and_losses(resolve(tiny_hps(**given, recompute=how), CPU, {})) for how in ("", "all", "none")}
+    assert found["all"][1] == found["none"][1] == found[""][1]
+    assert found["all"][0] < found[""][0] < found["none"][0]
+    assert capsys.readouterr().out == ""
+    # auto: none as long as the whole plan fits
+    hps = tiny_hps(**given, recompute="none")
+    settings = resolve(hps, CPU, {})
+    model, vqvae = planning.build_without_memory(settings)
+    activations = planning.count_activations(model, settings)
+    needs = planning.count(model, vqvae, pick(planning.PlanOptions, settings), 1, activations).total
+    for memory, c_res, said in (
+        (needs / 0.89, 0, "no layer is recomputed"),
+        (needs / 0.91, 1, "layers are recomputed"),
+    ):
+        monkeypatch.setattr(resolve_module, "free_bytes", lambda device, memory=memory: int(memory))
+        auto = resolve(tiny_hps(**given, recompute="auto"), CPU, {})
+        assert (auto.c_res, auto.c_mlp) == (c_res, 1 if c_res else 0)
+        assert f"recompute=auto: {said}, since" in capsys.readouterr().out
+    plans = {
+        how: planning.plan(tiny_hps(**given, recompute=how, plan_gb=needs / 0.91 / planning.GIB, plan_ranks="1"))
+        for how in ("auto", "all")
+    }
+    assert plans["auto"][1].startswith("recompute=auto: layers are recomputed")
+    assert plans["auto"][:1] + plans["auto"][2:] == plans["all"]
+
+
+def test_recompute_is_checked() -> None:
+    for given, said in (
+        (dict(prior=True, recompute="some"), "recompute"),
+        (dict(recompute="all"), "it is for a prior"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_training(tiny_hps(**{**given, "name": "x", "train": True}))
 
 
 def test_the_largest_prior_is_planned_in_seconds_and_little_memory(tmp_path: Path) -> None:
