@@ -320,7 +320,7 @@ def test_keys_of_a_run(run: tuple[Path, str]) -> None:
     assert {z.dtype for z in state["zs"]} == {torch.int32}
     names = set(re.findall(r"`(\w+)`", keys("data.pth.tar")["sampling_kwargs"]))
     for kwargs in data["sampling_kwargs"]:
-        assert names - {"top_k", "top_p", "dtype", "engine"} <= set(kwargs) <= names
+        assert names - {"top_k", "top_p", "dtype", "engine", "made_by"} <= set(kwargs) <= names
     for name in ("lyrics.json", "align.json"):
         assert set(json.loads(read(folder / "level_0/item_0" / name))) == set(keys(name)), name
     found = {path.name for path in (folder / "level_0/item_0").iterdir()}
