@@ -326,7 +326,8 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         hook = self._get_hook()
         if hook is not None:
             return hook(filename, test)
-        labels = self._metadata.get(self._name(filename), SongLabels())
+        name = os.path.relpath(filename, self.folder).replace(os.sep, "/")
+        labels = self._metadata.get(name, SongLabels())
         return labels.artist, labels.genre, labels.lyrics
 
     def _has_hook(self) -> bool:
@@ -348,9 +349,6 @@ class FilesAudioDataset(torch.utils.data.Dataset):
         for kind in self.notices.counts.keys() - seen:
             print(f"labels: {kind} (first: {self.notices.examples[kind]})", file=sys.stderr, flush=True)
         return labels
-
-    def _name(self, filename: str) -> str:
-        return os.path.relpath(filename, self.folder).replace(os.sep, "/")
 
     def _get_hook(self) -> Callable[[str, bool], Any] | None:
         if self._hook is None and self._hook_file:

@@ -34,7 +34,7 @@ def read_metas(path: str | list[dict[str, Any]], notices: list[str] | None = Non
     """
     if isinstance(path, list):
         return check_metas(path, "--metas")
-    text = _read_file(f"--metas={path}", path, notices)
+    text = read_text_of("metas", path, notices)
     try:
         metas = parse_json(text)
     except ValueError as error:
@@ -70,16 +70,13 @@ def check_metas(metas: Any, where: str) -> list[dict[str, Any]]:
     return metas
 
 
-def read_lyrics(path: str, notices: list[str] | None = None) -> str:
-    """Reads the file of --lyrics_file. A guessed encoding is added to the notices.
+def read_text_of(flag: str, path: str, notices: list[str] | None) -> str:
+    """Reads the file that a flag names; `flag` is for messages. A guessed encoding is added to the notices.
 
     Raises:
         UserError: no such file, or its encoding cannot be told.
     """
-    return _read_file(f"--lyrics_file={path}", path, notices)
-
-
-def _read_file(flag: str, path: str, notices: list[str] | None) -> str:
+    flag = f"--{flag}={path}"
     if not os.path.isfile(path):
         raise UserError(f"{flag}: there is no such file")
     found = read_text(path)

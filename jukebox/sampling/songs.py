@@ -21,7 +21,7 @@ from jukebox.data.metadata import as_text
 from jukebox.data.spelling import read_for
 from jukebox.hparams import Hyperparams
 from jukebox.loaders import Level, Model, aligns_lyrics
-from jukebox.sampling.metas import OFFSET, TOTAL, read_lyrics, read_metas
+from jukebox.sampling.metas import OFFSET, TOTAL, read_metas, read_text_of
 from jukebox.sampling.report import Silent
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import at_most, enough, number, seconds_of
@@ -79,7 +79,7 @@ def read_said(flags: Mapping[str, Any], model: Model, codes: dict[str, Any] | No
     line = read_lyric_line(1 if flags.get("lyric_line") is None else flags["lyric_line"])
     words = {key: str(flags[key]) for key in ("artist", "genre", "lyrics") if flags.get(key) is not None}
     if flags.get("lyrics_file"):
-        words["lyrics"] = read_lyrics(str(flags["lyrics_file"]), notices)
+        words["lyrics"] = read_text_of("lyrics_file", str(flags["lyrics_file"]), notices)
     words = _with_times(words, model.sr, line, notices)
     conditioned = [level for level in model.levels if level is not None and level.hps.labels]
     if not conditioned and (words or flags.get("metas")):

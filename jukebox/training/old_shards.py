@@ -51,10 +51,10 @@ class OldShards:
         with open(self.folder / OLD_INDEX, "rb") as file:
             found = _fields(read_records(file, _KNOWN))
         self._shapes = {key: _numbers(_fields(entry)["size"]) for key, entry in found["state_dict_metadata"].items()}
-        chunks = {
-            (key, chunk[0]): chunk[1]
+        chunks = {  # sizes of the parts of tensors, by their offsets
+            (key, _numbers(_fields(chunk)["offsets"])): _numbers(_fields(chunk)["sizes"])
             for key, entry in found["state_dict_metadata"].items()
-            for chunk in _chunks(_fields(entry))
+            for chunk in _fields(entry)["chunks"]
         }
         self._pieces: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
         for index, info in found["storage_data"].items():
@@ -88,10 +88,3 @@ def _fields(record: Any) -> dict[str, Any]:
 def _numbers(size: Any) -> tuple[int, ...]:
     """A `torch.Size` as numbers."""
     return tuple(int(number) for number in size.parts[0][1])
-
-
-def _chunks(entry: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Offsets and sizes of the parts of a tensor."""
-    for chunk in entry["chunks"]:
-        fields = _fields(chunk)
-        yield _numbers(fields["offsets"]), _numbers(fields["sizes"])
