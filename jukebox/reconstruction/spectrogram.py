@@ -26,12 +26,12 @@ def mel(frequency: np.ndarray | float) -> np.ndarray:
     return 2595.0 * np.log10(1.0 + np.asarray(frequency, float) / 700.0)
 
 
-def mel_bands(sr: int, rows: int = ROWS) -> np.ndarray:
-    """Weights [rows, bins] that average spectral power into bands evenly spaced in mel, the lowest first."""
+def mel_bands(sr: int) -> np.ndarray:
+    """Weights [ROWS, bins] that average spectral power into bands evenly spaced in mel, the lowest first."""
     frequencies = np.arange(STFT.n_fft // 2 + 1) * sr / STFT.n_fft  # [bins], Hz
-    step = mel(sr / 2) / rows
-    centres = 700.0 * (10.0 ** ((np.arange(rows) + 0.5) * step / 2595.0) - 1.0)
-    edges = 700.0 * (10.0 ** (np.arange(rows + 1) * step / 2595.0) - 1.0)
+    step = mel(sr / 2) / ROWS
+    centres = 700.0 * (10.0 ** ((np.arange(ROWS) + 0.5) * step / 2595.0) - 1.0)
+    edges = 700.0 * (10.0 ** (np.arange(ROWS + 1) * step / 2595.0) - 1.0)
     reach = np.maximum(np.diff(edges), sr / STFT.n_fft)  # a band takes part in two bins at least
     weights = np.clip(1.0 - np.abs(frequencies - centres[:, None]) / reach[:, None], 0.0, None)
     return weights / weights.sum(1, keepdims=True)

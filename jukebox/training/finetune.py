@@ -21,7 +21,6 @@ from jukebox.prior.prior import SimplePrior
 from jukebox.utils.errors import UserError
 from jukebox.vqvae.vqvae import VQVAE
 
-DECODERS = "decoders"  # as finetune_layers of a VQ-VAE
 EMBEDDINGS = ("y_emb.", "prior.x_emb.", "prior.x_out.", "prior.pos_emb.", "prior.start_token")
 RELEASED = {4111: False, 7898: True}  # artists in the released tables -> whether these are the v3 ones
 ARTISTS, GENRES = "y_emb.artist_emb.emb.weight", "y_emb.bow_genre_emb.emb.weight"

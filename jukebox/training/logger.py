@@ -54,10 +54,10 @@ OPTIONAL = ("prime_loss", "align_loss")  # not shown if they are 0, as without l
 SMOOTHING = 0.05  # share of the newest step in the pace that a terminal shows
 
 
-def chart(name: str, prefix: str = "train") -> str:
+def chart(name: str) -> str:
     """The full name of a number in TensorBoard; one of a single level, `_l1`, is beside that of all levels."""
     plain = re.sub(r"_l\d+$", "", name)
-    return f"{next((group for group, names in GROUPS.items() if plain in names), prefix)}/{name}"
+    return f"{next((group for group, names in GROUPS.items() if plain in names), 'train')}/{name}"
 
 
 def in_decibels(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -238,12 +238,11 @@ def save_torch(obj: Any, path: str | os.PathLike[str]) -> None:
         torch.save(obj, file)
 
 
-def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bool = False) -> Any:
-    """Loads a file of tensors and plain types; nothing in it is executed.
+def load_torch(path: str | os.PathLike[str], mmap: bool = False) -> Any:
+    """Loads a file of tensors and plain types into host memory; nothing in it is executed.
 
     Args:
         path: a file written by `torch.save`, in the current format or the one before PyTorch 1.6.
-        map_location: device of the tensors, as in `torch.load`.
         mmap: leave tensors on the disk until they are read. Files of the older format are read at once.
 
     Returns:
@@ -272,7 +271,7 @@ def load_torch(path: str | os.PathLike[str], map_location: Any = "cpu", mmap: bo
     if damage := _archive_damage(path, status.st_size, status.st_mtime_ns, status.st_ino) if whole else "":
         raise UserError(f"{path} is damaged or not a PyTorch file ({damage}): fetch it again or use an older one")
     try:
-        return load_pickled(path, map_location, mmap and whole)
+        return load_pickled(path, mmap and whole)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:

@@ -162,20 +162,20 @@ def per_level(flag: str, value: Any, levels: int) -> list[Any]:
     return list(value)
 
 
-def enough(samples: int, sr: int, digits: int = 3) -> str:
-    """The shortest time of that many digits, in seconds, that is that many samples or more when it is read back."""
-    n = max(0, math.ceil(samples / sr * 10**digits) - 1)
-    while int(float(f"{n / 10**digits:.{digits}f}") * sr) < samples:
+def enough(samples: int, sr: int) -> str:
+    """The shortest time of whole milliseconds, in seconds, that is that many samples or more when it is read back."""
+    n = max(0, math.ceil(samples / sr * 1000) - 1)
+    while int(float(f"{n / 1000:.3f}") * sr) < samples:
         n += 1
-    return f"{n / 10**digits:.{digits}f}"
+    return f"{n / 1000:.3f}"
 
 
-def at_most(samples: int, sr: int, digits: int = 3) -> str:
-    """The longest time of that many digits, in seconds, that is at most that many samples when it is read back."""
-    n = math.floor(samples / sr * 10**digits) + 1
-    while n > 0 and float(f"{n / 10**digits:.{digits}f}") * sr > samples:
+def at_most(samples: int, sr: int) -> str:
+    """The longest time of whole milliseconds, in seconds, that is at most that many samples when it is read back."""
+    n = math.floor(samples / sr * 1000) + 1
+    while n > 0 and float(f"{n / 1000:.3f}") * sr > samples:
         n -= 1
-    return f"{n / 10**digits:.{digits}f}"
+    return f"{n / 1000:.3f}"
 
 
 def seconds_of(flags: Mapping[str, Any], flag: str) -> float | None:

@@ -109,7 +109,7 @@ SAFE: dict[str, Any] = {
 }
 
 
-def load_pickled(file: str | IO[bytes], map_location: Any = "cpu", mmap: bool = False) -> Any:
+def load_pickled(file: str | IO[bytes], mmap: bool = False) -> Any:
     """What `torch.save` wrote, of tensors, plain types and those of `SAFE`; raises whatever PyTorch does."""
     import torch
 
@@ -117,7 +117,7 @@ def load_pickled(file: str | IO[bytes], map_location: Any = "cpu", mmap: bool = 
         stack.enter_context(torch.serialization.safe_globals([(kind, name) for name, kind in SAFE.items()]))
         if isinstance(file, str) and file.encode(errors="ignore").decode() != file:  # PyTorch opens UTF-8 names only
             file, mmap = stack.enter_context(open(file, "rb")), False
-        content = torch.load(file, map_location=map_location, mmap=mmap, weights_only=True)
+        content = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
     return _finished(content, {})
 
 
