@@ -123,8 +123,7 @@ class FolderMetadata:
             tags: the file's own tags, names in lower case.
             duration: seconds of the song.
         """
-        text = {"lyrics": self._text_beside(name, ".txt")}
-        sources = [self._read_json(name), text, *self._rows_about(name), *_from_tags(tags)]
+        sources = [self._read_json(name), self._read_txt(name), *self._rows_about(name), *_from_tags(tags)]
         values: dict[str, str] = {}
         lyrics: list[str] = []
         for source in sources:
@@ -198,6 +197,9 @@ class FolderMetadata:
             self.notices.add("the .json file beside it is not a JSON object, and is left out", name)
             return {}
         return canonical(values)
+
+    def _read_txt(self, name: str) -> Mapping[str, Any]:
+        return {"lyrics": self._text_beside(name, ".txt")}
 
     def _text_beside(self, name: str, ending: str) -> str | None:
         """The text of a file beside a song; None if there is none, or its encoding cannot be told."""
