@@ -278,7 +278,7 @@ class MusicModel:
             found = []
             for level in wanted:
                 codes, decoded, figures = reconstruct_level(coder, original, level, self.sr)
-                found.append(Reconstruction(level, decoded.numpy(), self.sr, codes.numpy(), figures.report()))
+                found.append(Reconstruction(level, decoded[:].numpy(), self.sr, codes[:].numpy(), figures.report()))
         return found
 
     def represent(

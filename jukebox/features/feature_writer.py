@@ -32,15 +32,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from jukebox.features.activations import AudioWindow, Extractor
 from jukebox.features.results import POOLS, MeanFile, RowsFile, Writing, array_path, find_note, write_note
-from jukebox.utils.audio.read import read_samples
+from jukebox.utils.audio.read import read_into
 from jukebox.utils.audio.reader import Cut
+from jukebox.utils.audio.spool import Samples, Spool, filled
 from jukebox.utils.errors import UserError
-from jukebox.utils.files import atomic_write
+from jukebox.utils.files import WriteError, atomic_write
 from jukebox.utils.flag_values import DAMAGED
 from jukebox.utils.memory import free_bytes, in_parts
 from jukebox.utils.sample_utils import Window, schedule
@@ -65,7 +65,7 @@ class OpenSong:
 
     Args:
         name: relative to the folder.
-        audio: float32 [T, 1].
+        audio: float32 [T].
         size: bytes of the file.
         extractor: decides the windows.
         hop: new positions of a window.
@@ -73,14 +73,14 @@ class OpenSong:
     """
 
     def __init__(
-        self, name: str, audio: Tensor, size: int, extractor: Extractor, hop: int, writing: Writing, pool: str
+        self, name: str, audio: Samples, size: int, extractor: Extractor, hop: int, writing: Writing, pool: str
     ) -> None:
         self.name, self.size, self.samples = name, size, len(audio)
         self.cut = ""  # what says that the end of the file is missing
         self._per_code = extractor.samples_per_code
         self.positions = max(1, self.samples // self._per_code)
         whole = -(-self.positions // extractor.ratio) * extractor.ratio
-        self._audio = torch.nn.functional.pad(audio, (0, 0, 0, max(0, whole * self._per_code - self.samples)))
+        self._audio = audio
         self.windows = schedule(whole, extractor.n_ctx, hop)
         self.left = len(self.windows)
         self._writing, self._pool = writing, pool
@@ -88,8 +88,8 @@ class OpenSong:
         self.file: MeanFile | RowsFile | None = None
 
     def audio_of(self, window: Window) -> AudioWindow:
-        audio = self._audio[window.start * self._per_code : window.end * self._per_code]
-        return AudioWindow(audio, window.start * self._per_code, self.samples)
+        audio = filled(self._audio, window.start * self._per_code, window.end * self._per_code)
+        return AudioWindow(audio[:, None], window.start * self._per_code, self.samples)
 
     def add(self, window: Window, layer: int, rows: Tensor) -> None:
         """Takes what a window gives of the layer with this index, [L, D], L its positions or more."""
@@ -131,7 +131,7 @@ def smaller_batch(extractor: Extractor, batch: int) -> int:
 
 
 def features_of(
-    extractor: Extractor, audio: Tensor, pool: str, hop_fraction: float = 1.0, batch: int | None = None
+    extractor: Extractor, audio: Samples, pool: str, hop_fraction: float = 1.0, batch: int | None = None
 ) -> np.ndarray:
     """The features of one song, which nothing is written of.
 
@@ -148,7 +148,7 @@ def features_of(
         UserError: too little memory.
     """
     hop, buffer = window_hop(hop_fraction, extractor.n_ctx, extractor.ratio), io.BytesIO()
-    song = OpenSong("", audio[:, None], 0, extractor, hop, contextlib.nullcontext(buffer), pool)
+    song = OpenSong("", audio, 0, extractor, hop, contextlib.nullcontext(buffer), pool)
     items = [(song, window) for window in song.windows]
 
     def run(start: int, end: int) -> None:
@@ -226,7 +226,7 @@ class FeatureWriter:
     def _songs(self, names: Sequence[str]) -> Generator[OpenSong]:
         """Decoded files; the next ones are read in the background. Those that cannot be read are noted."""
         with ThreadPoolExecutor(READERS) as pool:
-            coming: list[tuple[str, Future[tuple[Tensor, int, list[str]]]]] = []
+            coming: list[tuple[str, Future[tuple[Spool, int, list[str]]]]] = []
             rest = iter(names)
             try:
                 while True:
@@ -239,6 +239,8 @@ class FeatureWriter:
                     name, future = coming.pop(0)
                     try:
                         audio, size, notes = future.result()
+                    except WriteError:  # of the disk that a long song is kept on
+                        raise
                     except (OSError, ValueError) as error:  # AudioError, UserError, or a file that has gone
                         self.outcome.broken.append((name, str(error)))
                         self.say(f"left out: {error}")
@@ -253,10 +255,10 @@ class FeatureWriter:
                 for _, future in coming:
                     future.cancel()
 
-    def _read(self, name: str) -> tuple[Tensor, int, list[str]]:
-        path, notes = self.folder / name, list[str]()
-        audio = read_samples(path, self.extractor.sr, channels=1, damaged=self.damaged, tell=notes.append)
-        return torch.from_numpy(audio).t().contiguous(), os.path.getsize(path), notes
+    def _read(self, name: str) -> tuple[Spool, int, list[str]]:
+        path, notes, audio = self.folder / name, list[str](), Spool(self.out)
+        read_into(audio, path, self.extractor.sr, damaged=self.damaged, tell=notes.append)
+        return audio, os.path.getsize(path), notes
 
     # ------------------------------------------------------------------------------------------ windows
 

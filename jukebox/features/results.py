@@ -95,24 +95,21 @@ class MeanFile:
     """
 
     def __init__(self, writing: Writing, shape: tuple[int, int, int]) -> None:
-        self._writing, self._layers, self._positions = writing, shape[0], shape[1]
+        self._writing, self._positions = writing, shape[1]
         self.shape = [shape[0], shape[2]]
-        self._sums: dict[
-            tuple[int, int], np.ndarray
-        ] = {}  # by layer and first position: repeating a window is harmless
+        self._sums = np.zeros((shape[0], shape[2]))
+        self._taken = [0] * shape[0]  # positions of each layer: repeating a window is harmless
 
     def add(self, layer: int, position: int, rows: Tensor) -> None:
         """Takes rows [n, D] of the layer with this index, from a position on."""
-        self._sums[layer, position] = rows.float().sum(0).cpu().double().numpy()
+        if position == self._taken[layer]:  # windows come in order
+            self._sums[layer] += rows.float().sum(0).cpu().double().numpy()
+            self._taken[layer] += len(rows)
 
     def finish(self) -> None:
         """Makes the file appear."""
-        means = [
-            sum(part for (of, _), part in sorted(self._sums.items()) if of == layer) / self._positions
-            for layer in range(self._layers)
-        ]
         with self._writing as file:
-            np.save(file, _finite(np.stack(means).astype(np.float32)))
+            np.save(file, _finite((self._sums / self._positions).astype(np.float32)))
 
     def __exit__(self, *_: Any) -> None:
         """Nothing is on the disk before the end."""

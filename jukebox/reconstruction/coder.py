@@ -6,11 +6,12 @@ the neighbours is dropped. So no seam can be heard or counted. Change here how l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from jukebox.utils.audio.spool import Samples, filled
 from jukebox.utils.errors import UserError
 from jukebox.utils.memory import in_parts
 from jukebox.vqvae.encdec import Decoder, Encoder
@@ -55,16 +56,16 @@ class Coder:
         self.vqvae, self.window = vqvae, window
         self.device = next(vqvae.parameters()).device
 
-    def encode(self, x: Tensor, level: int, advance: Callable[[int], None] = lambda samples: None) -> Tensor:
+    def encode(self, x: Samples, level: int, advance: Callable[[int], None] = lambda samples: None) -> Iterator[Tensor]:
         """Codes of audio.
 
         Args:
-            x: float32 [T], T a multiple of the level's samples per code.
+            x: float32 [T]; silence makes the last code whole, so that all of the audio is heard.
             level: 0 is the finest.
             advance: told the samples of each window that is done.
 
-        Returns:
-            int64 [T / samples per code], on the CPU.
+        Yields:
+            For each window int64 [codes], on the CPU: ceil(T / samples per code) codes in all.
 
         Raises:
             UserError: not even the shortest window fits the memory.
@@ -73,21 +74,23 @@ class Coder:
         halo = -(-encoder_reach(self.vqvae.encoders[level]) // per_code)  # type: ignore[arg-type]
 
         def window(first: int, last: int) -> Tensor:
-            piece = x[None, first * per_code : last * per_code, None].to(self.device)
+            piece = filled(x, first * per_code, last * per_code)[None, :, None].to(self.device)
             return self.vqvae.encode(piece, level, level + 1)[0][0]  # [codes]
 
-        return self._in_windows(window, x.shape[0] // per_code, per_code, halo, 1, advance)
+        return self._in_windows(window, -(-len(x) // per_code), per_code, halo, 1, advance)
 
-    def decode(self, codes: Tensor, level: int, advance: Callable[[int], None] = lambda samples: None) -> Tensor:
-        """Audio of codes [L] of one level: float32 [L * samples per code]. `advance`, errors as in `encode`."""
+    def decode(
+        self, codes: Samples, level: int, advance: Callable[[int], None] = lambda samples: None
+    ) -> Iterator[Tensor]:
+        """Audio of codes [L] of one level: float32 [L * samples per code] in all. The rest is as in `encode`."""
         per_code = self.vqvae.hop_lengths[level]
         halo = -(-decoder_reach(self.vqvae.decoders[level], per_code) // per_code)  # type: ignore[arg-type]
 
         def window(first: int, last: int) -> Tensor:
-            piece = codes[None, first:last].to(self.device)
+            piece = codes[first:last].long()[None].to(self.device)
             return self.vqvae.decode([piece], level, level + 1)[0, :, 0].float()  # [codes * per_code]
 
-        return self._in_windows(window, codes.shape[0], per_code, halo, per_code, advance)
+        return self._in_windows(window, len(codes), per_code, halo, per_code, advance)
 
     def _in_windows(
         self,
@@ -97,8 +100,8 @@ class Coder:
         halo: int,
         entries: int,
         advance: Callable[[int], None],
-    ) -> Tensor:
-        """Joins what `run` gives for windows of codes [first, last), `entries` of it for each code."""
+    ) -> Iterator[Tensor]:
+        """What `run` gives for windows of codes [first, last), `entries` of it for each code, without overlaps."""
 
         def part(start: int, end: int) -> Tensor:
             first, last = max(0, start - halo), min(codes, end + halo)
@@ -115,8 +118,6 @@ class Coder:
             self.window //= 2
             return max(1, self.window // per_code)
 
-        parts: list[Tensor] = []
         for start, end, made in in_parts(codes, max(1, self.window // per_code), part, smaller):
-            parts.append(made)
+            yield made
             advance((end - start) * per_code)
-        return torch.cat(parts)

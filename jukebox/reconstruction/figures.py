@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from jukebox.utils.audio.spool import PIECE, Samples, filled
 from jukebox.vqvae.losses import SILENCE, StftSettings, decibels, magnitudes
 
 STFT = StftSettings()  # the resolution of spectral convergence in the losses
-PIECE = 2048  # frames at a time
+FRAMES = 2048  # at a time
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def joined(songs: Sequence[Figures]) -> Figures:
 
 
 def measure(
-    level: int, samples_per_code: int, sr: int, bins: int, codes: Tensor, original: Tensor, decoded: Tensor
+    level: int, samples_per_code: int, sr: int, bins: int, codes: Samples, original: Samples, decoded: Samples
 ) -> Figures:
     """The figures of one song at one level.
 
@@ -129,10 +129,13 @@ def measure(
     """
     convergence = spectral_convergence(original, decoded)
     convergences = () if convergence is None else (convergence,)
-    return Figures(level, samples_per_code, sr, torch.bincount(codes.flatten(), minlength=bins), convergences)
+    counts = torch.zeros(bins, dtype=torch.int64)
+    for start in range(0, len(codes), PIECE):
+        counts += torch.bincount(codes[start : start + PIECE], minlength=bins)
+    return Figures(level, samples_per_code, sr, counts, convergences)
 
 
-def spectral_convergence(original: Tensor, decoded: Tensor) -> float | None:
+def spectral_convergence(original: Samples, decoded: Samples) -> float | None:
     """Norm of the difference of spectra over the norm of the original's, for audio [T]; None for a silent original."""
     residual = norm = 0.0
     for target, prediction in zip(spectra(original), spectra(decoded), strict=True):
@@ -141,13 +144,14 @@ def spectral_convergence(original: Tensor, decoded: Tensor) -> float | None:
     return math.sqrt(residual / norm) if math.sqrt(norm) > SILENCE else None
 
 
-def spectra(x: Tensor, piece: int = PIECE) -> Iterator[Tensor]:
+def spectra(x: Samples, piece: int = FRAMES) -> Iterator[Tensor]:
     """Spectral magnitudes of audio [T] as in the losses, in pieces [n_fft // 2 + 1, at most `piece` frames].
 
     Audio that is too short for one spectrum is made longer with silence.
     """
-    x = F.pad(x, (0, max(0, STFT.n_fft // 2 + 1 - x.shape[0])))
-    frames = frame_count(x.shape[0])
+    if len(x) <= STFT.n_fft // 2:
+        x = filled(x, 0, STFT.n_fft // 2 + 1)
+    frames = frame_count(len(x))
     margin = STFT.n_fft // 2 // STFT.hop_length + 1  # frames at a seam that the reflected edge would reach
     for start in range(0, frames, piece):
         end = min(frames, start + piece)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from jukebox.reconstruction.coder import Coder
 from jukebox.reconstruction.figures import Figures, joined, measure
 from jukebox.reconstruction.page import ReconstructedSong, Version, page
 from jukebox.reconstruction.spectrogram import mel_decibels, picture
+from jukebox.utils.audio.spool import Samples, Spool
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import atomic_write
 from jukebox.utils.flag_values import DAMAGED
@@ -39,35 +39,33 @@ def read_part(
     seconds: float | None,
     damaged: str = DAMAGED[0],
     tell: Callable[[str], None] | None = None,
-) -> Tensor:
+    folder: Path | None = None,
+) -> Samples:
     """Mono audio [T] at a rate: the wanted part, or what there is of it.
 
     Args:
         audio: a file, or samples [T] or [T, channels] at the rate.
         offset, seconds: where it begins and how long it is; None is up to the end.
         damaged, tell: as for `load_audio`.
+        folder: where a long file is kept at the rate; None: where the system keeps temporary files.
     """
-    from jukebox.utils.audio.read import mono, probe_audio, read_samples
+    from jukebox.utils.audio.read import mono, probe_audio, read_into
 
+    samples: Samples
     if hasattr(audio, "shape"):
-        samples, what = mono(audio)[round(offset * sr) :], "the audio"
+        begin = round(offset * sr)
+        end = None if seconds is None else begin + round(seconds * sr)
+        samples, what = torch.from_numpy(mono(audio)[begin:end]), "the audio"
     else:
         whole = seconds is None or offset + seconds > probe_audio(audio)[0]  # up to the end, and no silence after it
         duration = None if whole or seconds is None else round(seconds * sr)
-        samples = read_samples(
-            audio,
-            sr,
-            round(offset * sr),
-            duration,
-            channels=1,
-            check_duration=False,
-            damaged=damaged,
-            tell=tell,
-        )
-        samples, what = samples[0], audio
+        samples, what = Spool(folder), audio
+        read_into(samples, audio, sr, round(offset * sr), duration, False, damaged, tell)
+        if seconds is not None:
+            samples.resize(min(len(samples), round(seconds * sr)))
     if len(samples) == 0 and offset:
         raise UserError(f"{what} ends before {offset:.2f} s, from where it was to be read: use a smaller --offset")
-    return torch.from_numpy(samples[: None if seconds is None else round(seconds * sr)])
+    return samples
 
 
 def check_length(name: Any, samples: int, sr: int, vqvae: VQVAE, levels: Sequence[int]) -> None:
@@ -81,13 +79,21 @@ def check_length(name: Any, samples: int, sr: int, vqvae: VQVAE, levels: Sequenc
 
 
 def reconstruct_level(
-    coder: Coder, original: Tensor, level: int, sr: int, advance: Callable[[int], None] = lambda samples: None
-) -> tuple[Tensor, Tensor, Figures]:
+    coder: Coder,
+    original: Samples,
+    level: int,
+    sr: int,
+    advance: Callable[[int], None] = lambda samples: None,
+    folder: Path | None = None,
+) -> tuple[Spool, Spool, Figures]:
     """Codes [L] of audio [T] at one level, the audio [T] decoded from them, and the figures of both."""
-    samples, per_code = original.shape[0], coder.vqvae.hop_lengths[level]
-    padded = F.pad(original, (0, -samples % per_code))  # so that the last code is whole and all of the song is heard
-    codes = coder.encode(padded, level, advance)
-    decoded = coder.decode(codes, level, advance)[:samples]
+    codes, decoded = Spool(folder, np.int64), Spool(folder)
+    for piece in coder.encode(original, level, advance):
+        codes.append(piece)
+    for piece in coder.decode(codes, level, advance):
+        decoded.append(piece)
+    decoded.resize(len(original))
+    per_code = coder.vqvae.hop_lengths[level]
     return codes, decoded, measure(level, per_code, sr, coder.vqvae.l_bins, codes, original, decoded)
 
 
@@ -149,8 +155,8 @@ class Reconstructor:
             UserError: the file cannot be read, or is too short for the highest of the levels.
         """
         remarks: list[str] = []
-        original = read_part(file, self.sr, self.offset, self.seconds, self.damaged, remarks.append)
-        number, samples = len(self.songs), original.shape[0]
+        original = read_part(file, self.sr, self.offset, self.seconds, self.damaged, remarks.append, self.folder)
+        number, samples = len(self.songs), len(original)
         check_length(file, samples, self.sr, self.vqvae, self.levels)
         loudness = mel_decibels(original, self.sr)
         peak = max(float(loudness.max()), QUIETEST)
@@ -165,7 +171,7 @@ class Reconstructor:
 
         self.advance(name, done, total)
         for level in self.levels:
-            _, decoded, measured = reconstruct_level(self._coder, original, level, self.sr, advance)
+            _, decoded, measured = reconstruct_level(self._coder, original, level, self.sr, advance, self.folder)
             figures.append(measured)
             image = picture(mel_decibels(decoded, self.sr), peak)
             versions.append(self._write(number, f"level_{level}", decoded, image, name, figures[-1]))
@@ -191,7 +197,7 @@ class Reconstructor:
         return [joined(of_level) for of_level in zip(*self.figures, strict=True)]
 
     def _write(
-        self, number: int, stem: str, audio: Tensor, image: bytes, name: str, figures: Figures | None = None
+        self, number: int, stem: str, audio: Samples, image: bytes, name: str, figures: Figures | None = None
     ) -> Version:
         from jukebox.utils.audio.write import write_audio
 

@@ -7,10 +7,10 @@ no plotting library is needed.
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
 from jukebox.page.pictures import png
 from jukebox.reconstruction.figures import STFT, frame_count, spectra
+from jukebox.utils.audio.spool import Samples
 
 WIDTH = 1000  # most columns; of a longer song each shows the mean power of its frames
 ROWS = 192
@@ -37,10 +37,10 @@ def mel_bands(sr: int) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-def mel_decibels(x: Tensor, sr: int) -> np.ndarray:
+def mel_decibels(x: Samples, sr: int) -> np.ndarray:
     """Loudness of audio [T] in dB: float [ROWS, at most WIDTH columns], high frequencies first."""
     bands = mel_bands(sr)
-    frames = frame_count(x.shape[0])
+    frames = frame_count(len(x))
     width = min(WIDTH, frames)
     power, count = np.zeros((width, ROWS)), np.zeros(width)
     first = 0

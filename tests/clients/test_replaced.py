@@ -150,11 +150,11 @@ def test_load_audio_reads_songs_to_reconstruct(tmp_path: Path, monkeypatch: pyte
         seen.append((offset, duration, mono))
         return np.full((1, duration), 0.25)
 
-    assert read_part(file, SR, 2.0, 4.0).shape == (4 * SR,)
+    assert len(read_part(file, SR, 2.0, 4.0)) == 4 * SR
     monkeypatch.setattr(jukebox.utils.audio_utils, "load_audio", mine)
     part = read_part(file, SR, 2.0, 4.0)
-    assert part.shape == (4 * SR,) and (part == 0.25).all() and seen == [(2 * SR, 4 * SR, True)]
-    assert read_part(file, SR, 2.0, None).shape == (4000 - 2 * SR,)
+    assert part.shape == (4 * SR,) and (part[:] == 0.25).all() and seen == [(2 * SR, 4 * SR, True)]
+    assert len(read_part(file, SR, 2.0, None)) == 4000 - 2 * SR
 
 
 def test_audio_utils_is_there_with_the_package() -> None:

@@ -226,7 +226,7 @@ def test_each_position_comes_from_one_window(positions: int, ratio: int, hop_fra
     fake: Any = Fake()
     fake.ratio = ratio
     hop = window_hop(hop_fraction, N_CTX, ratio)
-    song = OpenSong("x", torch.zeros(positions * 4 + 3, 1), 0, fake, hop, contextlib.nullcontext(), "none")
+    song = OpenSong("x", torch.zeros(positions * 4 + 3), 0, fake, hop, contextlib.nullcontext(), "none")
     taken = [p for w in song.windows for p in range(w.start + w.known, w.end)]
     assert taken == list(range(-(-positions // ratio) * ratio))
     assert song.positions == positions and song.left == len(song.windows)

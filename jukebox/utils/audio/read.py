@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from jukebox.utils.audio.source import Source, Span, spans
 from jukebox.utils.errors import UserError
 from jukebox.utils.flag_values import DAMAGED, choice
 from jukebox.utils.outside import current
+
+if TYPE_CHECKING:  # it needs torch, which takes seconds to import
+    from jukebox.utils.audio.spool import Spool
 
 EXTENSIONS: tuple[str, ...] = ("wav", "mp3", "m4a", "aac", "mp4", "opus", "ogg", "oga", "flac", "aif", "aiff", "wma")
 EXTENSIONS += ("webm", "wave", "w64", "rf64", "bwf", "aifc", "au", "caf", "mp2", "m4b", "mka", "wv", "ape", "tta")
@@ -95,13 +98,43 @@ def load_audio(
         wanted = None if duration is None else int(round(duration * unit)) if unit > 1 else int(duration)
         x, notes = _read_links(name, links, rate, first, wanted, approx, damaged, 1 if mono else channels)
         x = _to_channels(x, 1 if mono else channels)
-    if check_duration and x.shape[1] == 0 and wanted != 0:
-        raise AudioError(f"{name} ends before {first / rate:.2f} s, from where it was to be read")
+    if check_duration and wanted != 0:
+        _check_begin(name, first, rate, x.shape[1])
     if wanted is not None and x.shape[1] < wanted:
         x = np.pad(x, ((0, 0), (0, wanted - x.shape[1])))
     for note in notes if tell is not None else ():
         tell(note)  # type: ignore[misc]
     return np.ascontiguousarray(x, dtype=np.float32), rate
+
+
+def _check_begin(name: str, first: int, rate: int, samples: int) -> None:
+    if not samples:
+        raise AudioError(f"{name} ends before {first / rate:.2f} s, from where it was to be read")
+
+
+def read_into(
+    spool: Spool,
+    file: str | os.PathLike[str],
+    sr: int,
+    offset: int = 0,
+    duration: int | None = None,
+    check_duration: bool = True,
+    damaged: str = "refuse",
+    tell: Callable[[str], None] | None = None,
+) -> None:
+    """Reads one channel of a file to an empty spool, as `read_samples` does to an array, in bounded memory."""
+    if current("jukebox.utils.audio_utils", load_audio) is not load_audio:
+        spool.append(read_samples(file, sr, offset, duration, 1, check_duration, damaged, tell)[0])
+        return
+    name = os.fspath(file)
+    with named_errors(name):
+        _, notes = _read_links(name, spans(name), sr, offset, duration, False, damaged, 1, spool)
+    if check_duration and duration != 0:
+        _check_begin(name, offset, sr, len(spool))
+    if duration is not None:
+        spool.resize(duration)
+    for note in notes if tell is not None else ():
+        tell(note)  # type: ignore[misc]
 
 
 def read_samples(
@@ -152,8 +185,12 @@ def _read_links(
     approx: bool,
     damaged: str,
     channels: int,
+    spool: Spool | None = None,
 ) -> tuple[np.ndarray, list[str]]:
-    """Samples [first, first + wanted) of the streams of a file one after the other, and notes."""
+    """Samples [first, first + wanted) of the streams of a file one after the other, and notes.
+
+    With a spool the samples, of one channel, go there and not into the array.
+    """
     parts, notes = Parts(), list[str]()
     begin = 0  # of the stream, in samples of the result
     for i, span in enumerate(links):
@@ -164,10 +201,14 @@ def _read_links(
             if begin + length > first:
                 skip = max(0, first - begin)
                 want = None if wanted is None else first + wanted - begin - skip
-                x = _read_at_rate(reader, rate, skip, want, approx, channels)
+                there = 0 if spool is None else len(spool)
+                x = _read_at_rate(reader, rate, skip, want, approx, channels, spool)
                 if length != math.inf:  # the next begins where this one's time ends
                     have = int(length) - skip if want is None else min(want, int(length) - skip)
-                    x = np.pad(x[:, :have], ((0, 0), (0, max(0, have - x.shape[1]))))
+                    if spool is None:
+                        x = np.pad(x[:, :have], ((0, 0), (0, max(0, have - x.shape[1]))))
+                    else:
+                        spool.resize(there + have)
                 if len(links) == 1:
                     return x, reader.notes
                 parts.append(x)
@@ -177,9 +218,15 @@ def _read_links(
 
 
 def _read_at_rate(
-    reader: AudioReader, rate: int, first: int, wanted: int | None, approx: bool, channels: int
+    reader: AudioReader,
+    rate: int,
+    first: int,
+    wanted: int | None,
+    approx: bool,
+    channels: int,
+    spool: Spool | None = None,
 ) -> np.ndarray:
-    """Samples [first, first + wanted) of the file resampled to `rate`, fewer if it ends.
+    """Samples [first, first + wanted) of the file resampled to `rate`, fewer if it ends; to a spool if one is given.
 
     The resampler starts on a source sample that falls on a sample of the result, and early enough for its filter. So
     the result is the same as from the start of the file. What is decoded is resampled, cut and mixed at once, so that
@@ -190,15 +237,27 @@ def _read_at_rate(
     steps = max(0, (int(first * ratio) - reach) // ratio.numerator)
     start, stop = steps * ratio.numerator, None if wanted is None else math.ceil((first + wanted) * ratio) + reach
     skip = first - steps * ratio.denominator
-    return reader.read(start, stop, approx, lambda: _Result(reader, rate, skip, wanted, channels))
+    there = 0 if spool is None else len(spool)
+
+    def make() -> _Result:
+        if spool is not None:
+            spool.resize(there)  # if the file is entered a second time
+        return _Result(reader, rate, skip, wanted, channels, spool)
+
+    return reader.read(start, stop, approx, make)
 
 
 class _Result(Parts):
-    """Takes what a reader decodes, and keeps samples [skip, skip + wanted) at a rate, mixed if channels is 1."""
+    """Takes what a reader decodes, and keeps samples [skip, skip + wanted) at a rate, mixed if channels is 1.
 
-    def __init__(self, reader: AudioReader, rate: int, skip: int, wanted: int | None, channels: int) -> None:
+    With a spool they go there, and none is joined.
+    """
+
+    def __init__(
+        self, reader: AudioReader, rate: int, skip: int, wanted: int | None, channels: int, spool: Spool | None
+    ) -> None:
         super().__init__()
-        self._reader, self._rate, self._channels = reader, rate, channels
+        self._reader, self._rate, self._channels, self._spool = reader, rate, channels, spool
         self._skip, self._stop = skip, math.inf if wanted is None else skip + wanted
         self._resampler: Resampler | None = None
         self._taken = self._here = self._bad = 0  # samples of the file, of the result, and that are not finite
@@ -224,7 +283,10 @@ class _Result(Parts):
         here, self._here = self._here, self._here + x.shape[1]
         if self._here > self._skip and here < self._stop:
             x = x[:, max(0, self._skip - here) : None if self._here <= self._stop else int(self._stop) - here]
-            self.parts.append(_to_channels(x, 1) if self._channels == 1 else x.copy())
+            if self._spool is None:
+                self.parts.append(_to_channels(x, 1) if self._channels == 1 else x.copy())
+            else:
+                self._spool.append(_to_channels(x, 1)[0])
 
     def join(self) -> np.ndarray:
         """The wanted samples, fewer if the file ends before.

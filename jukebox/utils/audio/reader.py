@@ -332,6 +332,7 @@ class Resampler:
         self.from_rate, self.to_rate, self.layout = from_rate, to_rate, "mono" if channels == 1 else "stereo"
         self._resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=to_rate)
         self.taken = 0  # samples
+        self.shortest = SHORTEST * max(1, math.ceil(from_rate / to_rate))  # of fewer, the resampler would give none
 
     def add(self, x: np.ndarray) -> Iterator[np.ndarray]:
         """What is ready after some more samples [channels, n]."""
@@ -346,8 +347,8 @@ class Resampler:
                 yield out.to_ndarray()
 
     def finish(self) -> Iterator[np.ndarray]:
-        """The rest. Of fewer samples than its filter has, the resampler would give none: zeros follow them."""
-        missing = SHORTEST * max(1, math.ceil(self.from_rate / self.to_rate)) - self.taken
+        """The rest. Zeros follow too few samples."""
+        missing = self.shortest - self.taken
         if missing > 0:
             yield from self.add(np.zeros((1 if self.layout == "mono" else 2, missing), np.float32))
         for out in self._resampler.resample(None):
@@ -359,8 +360,8 @@ def resample_audio(x: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     if from_rate == to_rate or x.shape[1] == 0:
         return x
     wanted = math.ceil(x.shape[1] * to_rate / from_rate)
-    short = x.shape[1] < SHORTEST * max(1, math.ceil(from_rate / to_rate))
     resampler = Resampler(from_rate, to_rate, x.shape[0])
+    short = x.shape[1] < resampler.shortest
     y = np.concatenate([x[:, :0], *resampler.add(x), *resampler.finish()], axis=1)
     return y[:, :wanted] if short else y
 
