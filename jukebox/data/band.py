@@ -12,6 +12,7 @@ import numpy as np
 
 from jukebox.utils.audio.read import read_samples
 from jukebox.utils.errors import UserError
+from jukebox.utils.plural import counted
 
 LOOKED_AT = 12  # songs, evenly spread over the list
 SECONDS = 2.0
@@ -50,6 +51,7 @@ def narrow_songs(files: Sequence[str], names: Sequence[str], seconds: Sequence[f
         return []
     end, name = min(narrow)
     return [
-        f"{len(narrow)} of {len(chosen)} songs looked at have nothing above {FAR_UNDER * sr / 2:,.0f} Hz, and a model "
-        f"of {sr} Hz could learn: {name} ends at {end:,.0f} Hz; use better recordings, or a model of a lower --sr"
+        f"nothing above {FAR_UNDER * sr / 2:,.0f} Hz in {len(narrow)} of {counted(len(chosen), 'song')} looked at, "
+        f"which a model of {sr} Hz could learn: {name} ends at {end:,.0f} Hz; use better recordings, or a model of a "
+        "lower --sr"
     ]

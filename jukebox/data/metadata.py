@@ -30,6 +30,7 @@ from jukebox.utils.audio.id3 import genre_name
 from jukebox.utils.audio.scan import LYRIC_TAG
 from jukebox.utils.json_text import parse_json
 from jukebox.utils.label_row import SIGNALS
+from jukebox.utils.plural import counted
 
 UNKNOWN = "unknown"
 FIELDS = ("artist", "genre", "lyrics")
@@ -279,11 +280,12 @@ class FolderMetadata:
                 if table.repeated:
                     shown = "; ".join(table.repeated[:3])
                     lines.append(
-                        f"{len(table.repeated)} rows of {table.path.name} name a file again, the last counts: {shown}"
+                        f"{counted(len(table.repeated), 'row')} of {table.path.name} for a file named before, the last "
+                        f"counts: {shown}"
                     )
         lost = self._lost_files(names)
         if lost:
-            lines.append(f"{len(lost)} files of labels or lyrics belong to no song here: {', '.join(lost[:3])}")
+            lines.append(f"{counted(len(lost), 'file')} of labels or lyrics without a song here: {', '.join(lost[:3])}")
         return lines
 
     def _lost_files(self, names: list[str]) -> list[str]:

@@ -93,7 +93,7 @@ def read_settings(flags: Mapping[str, Any], model: Model) -> Settings:
         )
     for what, count in given.items():
         if count > n_samples:
-            notices.append(f"{count - n_samples} of {count} {what} are not used: --n_samples={n_samples}")
+            notices.append(f"{count - n_samples} of {count} {what} left out: --n_samples={n_samples}")
     metas = full_metas(flags, said, n_samples, model, mode, sample_length, remarks)
     strict = choice("unknown_labels", str(flags.get("unknown_labels", UNKNOWN_LABELS[0])), UNKNOWN_LABELS) == "stop"
     port_number(flags.get("port", 29500))

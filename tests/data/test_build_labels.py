@@ -124,7 +124,7 @@ def test_timed_lyrics_of_every_source(folder: Path, capsys: pytest.CaptureFixtur
     status, out, _ = run(capsys, "build", f"--audio_files_dir={folder}", "--vocab=auto", "--lyric_line=1")
     assert status == 0 and (folder / "vocab.txt").read_text() == "\n ailm".replace("\n", "")
     assert "1 of the 2 rows of metadata.csv name no file here: row 4 'x.wav'" in out
-    assert "1 files of labels or lyrics belong to no song here: gone.lrc" in out
+    assert "1 file of labels or lyrics without a song here: gone.lrc" in out
     assert "'mi la', not 'ми ла'" in out and "--lyric_line" not in out.rpartition("train with")[2]
     status, out, _ = run(capsys, "build", f"--audio_files_dir={folder}", "--vocab=auto", "--lyric_line=2")
     assert "л" in (folder / "vocab.txt").read_text() and out.rstrip().endswith("--lyric_line=2")

@@ -186,7 +186,9 @@ def test_a_file_named_twice_takes_the_last_row_and_that_is_said(tmp_path: Path) 
     reader = FolderMetadata(tmp_path, Notices())
     assert reader.read("a.mp3", {}, 9.0).artist == "Z"
     (line,) = reader.unused_rows(["a.mp3", "b.mp3"])
-    assert line.startswith("1 rows of metadata.csv name a file again, the last counts: row 5 (./a.mp3), which row 4")
+    assert line.startswith(
+        "1 row of metadata.csv for a file named before, the last counts: row 5 (./a.mp3), which row 4"
+    )
 
 
 @pytest.mark.parametrize(

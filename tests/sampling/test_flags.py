@@ -346,13 +346,13 @@ def test_what_is_not_used_is_told(tiny: Model, files: Path) -> None:
     (files / "three.json").write_text("[{}, {}, {}]")
     primed = dict(mode="primed", audio_file="a.wav,a.wav,a.wav", prompt_length_in_seconds=1.024, n_samples=1)
     whole = dict(sample_length_in_seconds=2.56)
-    assert "2 of 3 prompts are not used: --n_samples=1" in settings(tiny, **primed, **whole).notices
+    assert "2 of 3 prompts left out: --n_samples=1" in settings(tiny, **primed, **whole).notices
     assert (
-        "1 of 3 entries of --metas are not used: --n_samples=2"
+        "1 of 3 entries of --metas left out: --n_samples=2"
         in settings(tiny, metas="three.json", n_samples=2, **whole).notices
     )
     codes = dict(mode="upsample", codes_file="codes.pth.tar", n_samples=1)
-    assert "1 of 2 songs of --codes_file are not used: --n_samples=1" in settings(tiny, **codes).notices
+    assert "1 of 2 songs of --codes_file left out: --n_samples=1" in settings(tiny, **codes).notices
 
 
 def test_one_value_or_one_per_level(tiny: Model) -> None:
