@@ -128,8 +128,11 @@ def test_songs_go_together_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_prior_without_a_head_says_what_to_do() -> None:
     prior = Reader()
     prior.alignment_layer = None  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="--find"):
+    with pytest.raises(UserError, match="--find"):
         get_alignment(None, [torch.zeros(1, 16)], {}, prior, False, Hyperparams(levels=1, hop_fraction=[1.0]))
+    prior.prior.transformer.lyric_layers = []  # of a checkpoint that says it reads lyrics
+    with pytest.raises(UserError, match="no layer that attends to lyrics"):
+        rank_heads([torch.zeros(1, 16)], {}, prior, False, Hyperparams(levels=1, hop_fraction=[1.0]))
 
 
 def test_find_names_the_head_that_follows_the_lyrics() -> None:
@@ -140,7 +143,7 @@ def test_find_names_the_head_that_follows_the_lyrics() -> None:
     assert all(0 <= value <= 1 for s in scores for value in (s.score, s.sharp, s.mass))
     best, second = scores[:2]
     assert (best.layer, best.head) == (3, 1) and best.score > 0.7 > 3 * second.score
-    with pytest.raises(ValueError, match="no song of this run has lyrics"):
+    with pytest.raises(UserError, match="no song of this run has lyrics"):
         rank_heads(
             [z], {"y": torch.zeros(1, 1), "info": [song(0)]}, Reader(), False, Hyperparams(levels=1, hop_fraction=[1])
         )

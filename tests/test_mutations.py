@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from faults import Tried, peak
 from more_formats import MORE, make_more
@@ -28,7 +29,7 @@ from jukebox.data.labels import Labeller
 from jukebox.data.lrc import parse_lyrics
 from jukebox.data.text_files import decode_text
 from jukebox.data.text_processor import read_vocabulary
-from jukebox.hparams import HyperparamsError, check_value
+from jukebox.hparams import HyperparamsError, check_value, setup_hparams
 from jukebox.loaders import find_model, find_vqvae, load_vqvae
 from jukebox.sampling.metas import read_metas
 from jukebox.sampling.prompts import read_codes
@@ -68,6 +69,7 @@ JSON_FILES: dict[str, Any] = {
     ),
     "metas": [dict(artist="anna", genre="disco", lyrics="la la", total_length_in_seconds=20.0)],
     "label table, JSON": {"a.wav": dict(artist="anna", genre="disco"), "b/c.mp3": dict(lyrics="la")},
+    "record of a run": dict(hps=dict(sr=8000, levels=3, strides_t=[2, 2, 2], fp16=True, labels=False, y_bins=[3, 5])),
 }
 TEXT_FILES = {
     "label table, CSV": 'file,artist,genre,lyrics\na.wav,anna,disco,la la\nb.wav,ben,waltz,"lu\nlu"\n',
@@ -76,7 +78,7 @@ TEXT_FILES = {
     "LRC": "[ti:song]\n[offset:+500]\n[00:01.20]mila <00:01.80>sola\n[00:02.50][00:09.00]kalu mesi\n",
     "SRT": "1\n00:00:01,000 --> 00:00:02,500\nmila sola\n\n2\n00:00:03,000 --> 00:00:04,000\nkalu\n",
 }
-AUDIO = ("wav", "flac", "mp3", "ogg", "opus", "m4a")
+AUDIO = ("wav", "flac", "mp3", "ogg", "opus", "m4a", "caf")
 
 
 def make_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
@@ -122,12 +124,14 @@ def make_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
         "HF config": "hf2/config.json",
         "metas": "m.json",
         "label table, JSON": "metadata.json",
+        "record of a run": "hparams.json",
     }
     readers: dict[str, Callable[[Path], object]] = {
         "song index": index._read,
         "HF config": lambda path: config_hparams(read_config(path.parent)),
         "metas": lambda path: read_metas(str(path)),
         "label table, JSON": read_table,
+        "record of a run": lambda path: setup_hparams(str(path), {}),
     }
     for name, content in JSON_FILES.items():
         path = folder / names[name]
@@ -143,7 +147,10 @@ def make_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
         found[name] = (path, read_timed if name in ("LRC", "SRT") else read)
     x = 0.2 * np.sin(np.arange(12000) / 9)
     for extension in AUDIO:
-        write_audio(folder / f"a.{extension}", x, 8000, {"title": "t"})
+        if extension == "caf":
+            soundfile.write(folder / "a.caf", x, 8000)
+        else:
+            write_audio(folder / f"a.{extension}", x, 8000, {"title": "t"})
         found[f"audio, {extension}"] = (folder / f"a.{extension}", read_audio)
     return {**found, **make_more(folder, runs, read_audio)}
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from jukebox.hparams import Hyperparams
 from jukebox.prior.prior import SimplePrior
+from jukebox.utils.errors import UserError
 from jukebox.utils.precision import read_dtype
 from jukebox.utils.sample_utils import get_starts, split_batch
 from jukebox.utils.torch_utils import empty_cache
@@ -66,11 +67,11 @@ def get_alignment(
         For each song a float64 array [T_top, len(full_tokens)].
 
     Raises:
-        ValueError: the prior has no lyrics or names no head.
+        UserError: the prior has no lyrics or names no head.
     """
     layer, number = head or (prior.alignment_layer, prior.alignment_head)
     if not prior.n_tokens or layer is None or number is None:
-        raise ValueError(
+        raise UserError(
             "this prior has no lyrics, or no alignment_layer and alignment_head: align.py --find finds them"
         )
     level = hps.levels - 1
@@ -186,14 +187,14 @@ def rank_heads(
     Args: as `get_alignment`. Songs without lyrics are left out.
 
     Raises:
-        ValueError: the prior has no lyric layers, or no song has lyrics.
+        UserError: the prior has no lyric layers, or no song has lyrics.
     """
     layers = prior.prior.transformer.lyric_layers if prior.n_tokens else []
     if not layers:
-        raise ValueError("this prior has no layer that attends to lyrics")
+        raise UserError("this prior has no layer that attends to lyrics")
     songs = [i for i, info in enumerate(labels["info"]) if len(info["full_tokens"]) > 1]
     if not songs:
-        raise ValueError("no song of this run has lyrics")
+        raise UserError("no song of this run has lyrics")
     z = zs[hps.levels - 1][songs]
     chosen = {"y": labels["y"][songs], "info": [labels["info"][i] for i in songs]}
     hop = max(1, int(hps.hop_fraction[hps.levels - 1] * prior.n_ctx))

@@ -57,9 +57,9 @@ class LossScaler:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where another left off; a fixed scale stays as it was asked for."""
-        self.good_steps = int(state["good_steps"])
+        scale, self.good_steps = float(state["scale"]), int(state["good_steps"])
         if self.adaptive:
-            self.scale = float(state["scale"])
+            self.scale = scale
 
 
 def make_scaler(fp16: bool, fixed_scale: float | None, window: float) -> LossScaler:

@@ -40,6 +40,8 @@ def test_it_goes_on_where_it_was() -> None:
     fixed = LossScaler(scale=8.0)
     fixed.load_state_dict(one.state_dict())
     assert fixed.scale == 8.0
+    with pytest.raises(TypeError):  # of a damaged checkpoint, whatever the scale of this run
+        fixed.load_state_dict({"scale": [8.0], "good_steps": 3})
 
 
 def test_the_norm_of_mixed_gradients_is_taken_in_float32() -> None:
