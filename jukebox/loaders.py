@@ -40,7 +40,7 @@ from jukebox.transformer.patterns import LYRIC_KINDS, layer_kinds
 from jukebox.utils.errors import UserError, did_you_mean
 from jukebox.utils.levels import samples_per_code
 from jukebox.utils.precision import matrix_dtype
-from jukebox.utils.remote_utils import is_released, is_remote
+from jukebox.utils.remote_utils import cache_path, is_released, is_remote
 from jukebox.utils.run_files import find_checkpoint, runs_near
 from jukebox.utils.torch_utils import empty_cache
 from jukebox.vqvae.vqvae import VQVAE
@@ -229,6 +229,12 @@ class LazyPrior:
         half_matrices(prior, matrix_dtype(self.dtype))
         return prior.to(self.device)
 
+    def weights_file(self) -> str:
+        """The checkpoint that `load` will read, if it is one file and on the disk; else ""."""
+        path = str(self.of.hps.restore_prior)
+        path = str(cache_path(path)) if is_remote(path) else path
+        return path if os.path.isfile(path) else ""
+
     def release(self) -> None:
         """Called when the work of a loaded prior is done; here, the caller has dropped it."""
 
@@ -250,6 +256,9 @@ class KeptPrior(LazyPrior):
         if self._kept is None:
             self._kept = super().load()
         return self._kept.to(self.device)
+
+    def weights_file(self) -> str:
+        return super().weights_file() if self._kept is None else ""
 
     def release(self) -> None:
         if self._kept is not None:

@@ -9,6 +9,7 @@ at work is on the device. Change here what a level writes; the page's content is
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from jukebox.hparams import Hyperparams
-from jukebox.loaders import Prior, aligns_lyrics, use_prior
+from jukebox.loaders import LazyPrior, Prior, aligns_lyrics, use_prior
 from jukebox.prior.engine import engine_used
 from jukebox.prior.prior import SimplePrior
 from jukebox.sampling.alignment import get_alignment
@@ -39,6 +40,7 @@ from jukebox.utils.json_text import read_json
 from jukebox.utils.memory import enough_memory
 from jukebox.utils.outside import current
 from jukebox.utils.precision import dtype_name
+from jukebox.utils.read_ahead import read_ahead
 from jukebox.utils.sample_utils import schedule
 
 DATA_FILE = "data.pth.tar"
@@ -100,11 +102,12 @@ class LevelMaker:
 
     def make(self, sample_levels: Sequence[int]) -> None:
         """Makes and writes levels from the highest down, except those that are finished."""
-        for level in sorted(sample_levels, reverse=True):
-            if self.state is None or level not in self.state.done:
-                self._level(level)
+        done = [] if self.state is None else self.state.done
+        left = [level for level in sorted(sample_levels, reverse=True) if level not in done]
+        for level, following in itertools.zip_longest(left, left[1:]):
+            self._level(level, following)
 
-    def _level(self, level: int) -> None:
+    def _level(self, level: int, following: int | None) -> None:
         device, top = self.zs[level].device, len(self.zs) - 1
         advice = self._elsewhere(level, device)
         own, aligning = self.priors[level], self.priors[top]
@@ -113,7 +116,7 @@ class LevelMaker:
             with enough_memory("aligning the lyrics", advice):
                 use_prior(aligning, device, self._align)
         with enough_memory(f"loading or running the prior of level {level}", advice):
-            use_prior(own, device, lambda prior: self._make(prior, level))
+            use_prior(own, device, lambda prior: self._make(prior, level, following))
         with enough_memory(f"decoding level {level}", advice):  # the prior has gone by now
             x = own.decode(self.zs[level:], start_level=level, bs_chunks=max(1, self.zs[level].shape[0]))
         if self.hps.get("engine"):
@@ -138,9 +141,11 @@ class LevelMaker:
         dtype = dtype_name(self.options[level].dtype)
         return f"{go_on} when {device} is free of other work, or with --device=cpu --dtype={dtype}"
 
-    def _make(self, prior: SimplePrior, level: int) -> None:
-        """Makes the codes of a level, and of the top level the alignments."""
-        self._make_codes(prior, level)
+    def _make(self, prior: SimplePrior, level: int, following: int | None) -> None:
+        """Makes the codes of a level, and of the top level the alignments; the next level's file is read meanwhile."""
+        ahead = None if following is None else self.priors[following]
+        with read_ahead(ahead.weights_file() if isinstance(ahead, LazyPrior) else ""):
+            self._make_codes(prior, level)
         if level == len(self.zs) - 1 and self.alignments is None:
             self._align(prior)
 
