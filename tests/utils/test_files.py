@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import Tried
 
 from jukebox.utils.errors import UserError
 from jukebox.utils.files import (
@@ -242,3 +244,78 @@ def test_whole_archives_are_found_whole_each_time(tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     torch.save([torch.zeros(64) for _ in range(60)], file)
     assert {_archive_damage(str(file), file.stat().st_size, i) for i in range(60)} == {""}
+
+
+@pytest.mark.faults("a file is whole or as it was before", "full disks of several sizes")
+@pytest.mark.skipif(os.name == "nt", reason="resource limits are not of Windows")
+def test_full_disks_of_several_sizes(tmp_path: Path, tried: Tried) -> None:
+    sizes = [0, 1, 4095, 4096, 8193, 65536, 99_999]
+    program = (
+        "import resource, signal, sys\n"
+        "from jukebox.utils.files import atomic_write\n"
+        "from jukebox.utils.errors import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "for size in map(int, sys.argv[1:]):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, 10**6))\n"
+        "    for path in ('old', f'new {size}'):\n"
+        "        try:\n"
+        "            with atomic_write(path) as file:\n"
+        "                for _ in range(100): file.write(b'x' * 1000)\n"
+        "        except UserError as error:\n            print(error)\n"
+    )
+    (tmp_path / "old").write_bytes(b"as it was")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", program, *map(str, sizes)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.count("no space left") == 2 * len(sizes) == 2 * done.stdout.count("earlier file is kept")
+    assert os.listdir(tmp_path) == ["old"] and (tmp_path / "old").read_bytes() == b"as it was"
+    tried.add(2 * len(sizes))
+
+
+@pytest.mark.faults("a file is whole or as it was before", "names of 250 bytes, spaces, quotes, unicode, old encodings")
+@pytest.mark.parametrize(
+    "name", ["n" * 250, " a  b ", 'it\'s "so" `$(x)`', "日本語" * 25, "Zo\u0308e\u202e", "caf\udce9", "a\nb", "-rf *"]
+)
+def test_names_of_all_kinds(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name / name
+    for content in (b"first", b"second"):
+        with atomic_write(path) as file:
+            file.write(content)
+        assert path.read_bytes() == content and os.listdir(path.parent) == [name]
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as file:
+        file.write(b"third" if 1 / 0 else b"")
+    assert path.read_bytes() == b"second" and os.listdir(path.parent) == [name]
+
+
+@pytest.mark.faults("a file is whole or as it was before", "a folder or an unfinished file is removed meanwhile")
+@pytest.mark.parametrize("what", ["folder", "unfinished file"])
+def test_what_is_removed_meanwhile(tmp_path: Path, what: str) -> None:
+    """The unfinished file goes where another process, whose clock has jumped, takes it for an old one."""
+    path = tmp_path / "out/file"
+    with atomic_write(path) as file:
+        file.write(b"first")
+    with pytest.raises(WriteError, match=r"cannot write .*: No such file or directory"), atomic_write(path) as file:
+        file.write(b"second")
+        if what == "folder":
+            shutil.rmtree(path.parent)
+        else:
+            next(path.parent.glob(".*.tmp")).unlink()
+    assert (path.read_bytes() if path.exists() else b"") == (b"" if what == "folder" else b"first")
+    with atomic_write(path) as file:
+        file.write(b"third")
+    assert path.read_bytes() == b"third" and os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.faults("a file is whole or as it was before", "a folder or a disk that may only be read")
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+@pytest.mark.parametrize("call", ["tempfile.mkstemp", "os.replace"])
+def test_what_may_only_be_read(tmp_path: Path, call: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").write_bytes(b"as it was")
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(call, refused)
+    with pytest.raises(WriteError, match=os.strerror(number)), atomic_write(tmp_path / "old") as file:
+        file.write(b"new")
+    assert os.listdir(tmp_path) == ["old"] and (tmp_path / "old").read_bytes() == b"as it was"
