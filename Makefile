@@ -19,7 +19,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev sample native compiler quickstart demo-model docs test lint types tests quick format bench gpu faults golden parity lock lowest chromium clean
+.PHONY: help venv dev sample native compiler quickstart demo-model docs test lint types tests quick format bench gpu faults heard golden parity lock lowest chromium clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -95,6 +95,11 @@ gpu: $(VENV)/.installed ## proves and times everything on a GPU; without one the
 faults: $(VENV)/.installed-dev chromium compiler ## try to break every promise of docs/reliability.md, some 15 minutes
 	JUKEBOX_FAULTS=faults.md JUKEBOX_TEST_MUTATIONS=1000 JUKEBOX_TEST_KILLS=100 JUKEBOX_TEST_STEPS=20000 \
 		$(PYTEST) -m faults $(PYTEST_ARGS)
+
+# A folder in HEARD is resumed.
+HEARD ?= logs/heard
+heard: $(VENV)/.installed-dev ## train README's five lines and measure what one hears, half an hour
+	JUKEBOX_HEARD=$(HEARD) $(PY) -m pytest -s tests/training/test_heard.py $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and build files; runs and samples stay
 	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info apex/build apex/*.egg-info tensorboardX/build tensorboardX/*.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 import shlex
@@ -380,3 +381,14 @@ def test_features_have_the_names_that_are_said() -> None:
     for text in (README, JAPANESE):
         assert f"`{array_path(Path('features'), 'song.mp3').as_posix()}`" in text
         assert f"`{note_path(Path(), 'song.mp3').name}`" in text
+
+
+@pytest.mark.slow
+def test_what_is_heard_is_measured(work: Workplace) -> None:
+    """The figures of `make heard`, of the lines shortened to a few steps."""
+    from heard import FIVE, heard_figures
+
+    for line in FIVE:
+        work.run(line)
+    figures = heard_figures(work.folder)
+    assert all(math.isfinite(figure) for figure in figures.values()) and len(figures) == 3
