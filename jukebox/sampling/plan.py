@@ -137,8 +137,8 @@ def pool_bytes(engine: str, device: torch.device) -> int:
 def song_bytes(prior: SimplePrior, dtype: str, engine: str = "eager", chunk: int | None = None) -> int:
     """Bytes that one song of a batch takes.
 
-    Counted are keys and values as their patterns keep them, conditioning, the fewest given tokens that a pass takes
-    (`chunk`, or what the engine begins with), tokens and noise, and what a step of the engine keeps or needs.
+    Counted are keys and values as their patterns keep them, conditioning, tokens and noise, and what a step of the
+    engine keeps or needs. Of given tokens one pass is counted: of `chunk`, or of as few as the engine begins with.
     """
     size = torch_dtype(dtype).itemsize
     model = prior.prior
