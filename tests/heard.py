@@ -37,8 +37,8 @@ def heard_figures(folder: Path) -> dict[str, float]:
     """What README's five lines, run in a folder, have come to.
 
     Returns:
-        `reconstruction`: held-out spectral convergence in dB; `bits`: held-out bits a code of the prior; `flatness`: of the
-        sampled songs, divided by that of the synthesiser's songs of their genre.
+        `reconstruction`: held-out spectral convergence in dB; `bits`: held-out bits a code of the prior; `flatness`:
+        of the sampled songs, divided by that of the synthesiser's songs of their genre.
     """
     sung = sorted((folder / "samples" / "sung" / "level_1").glob("item_*.wav"))
     genre = json.loads(sung[0].with_suffix(".json").read_text(encoding="utf-8"))["genre"]
