@@ -11,6 +11,7 @@ golden case, an engine or a part of the script fails. A figure that is extrapola
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,14 @@ import torch  # noqa: E402
 from jukebox.hparams import setup_hparams  # noqa: E402
 from jukebox.make_models import half_matrices  # noqa: E402
 from jukebox.prior.autoregressive import ConditionalAutoregressive2D  # noqa: E402
-from jukebox.prior.engine import TOLERANCE, Engine, generate  # noqa: E402
+from jukebox.prior.engine import TOLERANCE, Engine, forget_failures, generate  # noqa: E402
 from jukebox.prior.fixed_steps import why_not_fused  # noqa: E402
 from jukebox.prior.logits import SamplingOptions  # noqa: E402
 from jukebox.utils.files import load_torch  # noqa: E402
 from jukebox.utils.float32 import keep_float32  # noqa: E402
 
 BINS = 2048
+BATCHES = (1, 4, 16)
 TWIN_ORDERS = range(13)
 WITH_ENCODER = (6, 7, 8, 10, 11)
 # Name -> context, width, layers, heads, order, blocks, encoder length, lyrics in front, all as released.
@@ -110,18 +112,60 @@ def golden(device: torch.device, short: bool) -> dict[str, Any]:
     return {"passed": passed, "failed": failed}
 
 
+def in_parallel(*shards: list[str]) -> Iterator[dict[str, Any]]:
+    """This script once for each shard, all at once, since what takes time is building kernels; what each printed."""
+    command = [sys.executable, __file__]
+    running = [
+        subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for words in shards
+    ]
+    for words, one in zip(shards, running, strict=True):
+        said = one.communicate()[0].strip().splitlines() or [""]
+        try:
+            yield json.loads(said[-1])
+        except ValueError:
+            yield {"failed": [f"{' '.join(words)}: status {one.returncode}, {said[-1]}"]}
+
+
 def twins(device: torch.device, short: bool) -> dict[str, Any]:
-    """Every order and type by every engine: logits of the same tokens beside eager, relative to the largest."""
+    """Every order and type by every engine, beside eager."""
+    if short:
+        return twins_of((2, 4), device, short)
+    worst: dict[str, float] = {}
+    failed: list[str] = []
+    sizes = [["--build", name, str(n)] for name in SIZES for n in BATCHES]
+    for found in in_parallel(*(["--twins", str(order)] for order in TWIN_ORDERS), *sizes):
+        failed += found.get("failed", [])
+        for name, off in found.get("worst", {}).items():
+            worst[name] = max(worst.get(name, 0.0), off)
+    return {"worst": worst, "failed": failed}
+
+
+def build_kernels(name: str, n: int, device: torch.device) -> dict[str, Any]:
+    """Builds the fused kernels of a size, on a model of fewer layers, so that they lie on disk when it is timed."""
+    size = {**SIZES[name], "depth": {"upsampler": 3, "1b_lyrics": 17, "5b_lyrics": 20}[name]}
+    model = build(device, torch.float16, **size)
+    run = Engine(model, n, **conditioning(model, n, device), dtype=torch.float16)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        drawn = torch.zeros(model.input_dims, n, dtype=torch.long, device=device)
+        run.draw(drawn, torch.rand(model.input_dims, n, device=device), 3, SamplingOptions())
+    return {"failed": [f"{name}, batch {n}: {line.message}" for line in said]}
+
+
+def twins_of(orders: Iterable[int], device: torch.device, short: bool) -> dict[str, Any]:
+    """Orders, by every type and engine: logits of the same tokens beside eager, relative to the largest."""
     worst: dict[str, float] = {}
     failed = []
     types = [torch.float32] if short else list(TOLERANCE)
-    for order in (2, 4) if short else TWIN_ORDERS:
+    for order in orders:
         depth = {7: 17, 10: 20, 11: 33, 12: 33}.get(order, 3 if short else 5)
         config = dict(n_ctx=24, width=64, heads=2, attn_order=order, blocks=4, depth=depth, bins=37)
         config.update(encoder_dims=5 if order in WITH_ENCODER else None, prime_len=6 if order == 12 else None)
         for dtype in types:
             model = build(device, dtype, std=0.15, **config)
             for n in (2,) if short else (1, 3, 16):
+                forget_failures()
                 given = {**conditioning(model, n, device), "noise": torch.rand(n, 24)}
                 runs = {}
                 for engine in engines_of(device):
@@ -155,7 +199,7 @@ def tokens(device: torch.device, short: bool) -> dict[str, Any]:
     for name, size in SIZES.items():
         size = {**size, **(dict(n_ctx=512, width=64, depth=2) if short else {})}
         model = build(device, dtype, **size)
-        for n in (1,) if short else (1, 4, 16):
+        for n in (1,) if short else BATCHES:
             given, middle = conditioning(model, n, device), model.input_dims // 2
             noise = torch.rand(model.input_dims, n, device=device)
             row: dict[str, Any] = {}
@@ -295,10 +339,21 @@ def driver() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="small models and few tokens, as without a card")
+    parser.add_argument("--twins", type=int, metavar="ORDER", help=argparse.SUPPRESS)
+    parser.add_argument("--build", nargs=2, metavar=("SIZE", "BATCH"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     short = given.short or device.type == "cpu"
     report: dict[str, Any] = {}
+    if given.twins is not None or given.build:
+        with keep_float32(), torch.inference_mode():
+            found = (
+                build_kernels(given.build[0], int(given.build[1]), device)
+                if given.build
+                else twins_of([given.twins], device, short)
+            )
+        print(json.dumps(found))
+        return 0
     with keep_float32():
         for name, run in (("golden", golden), ("twins", twins), ("tokens", tokens), ("passes", passes)):
             with part(name, report), torch.inference_mode():

@@ -62,6 +62,10 @@ def run(path: Path, device: torch.device | str = "cpu") -> tuple[str, str]:
             function(load(path, device), check)
     except Skip as reason:
         return "skip", str(reason)
+    except ModuleNotFoundError as error:
+        if torch.device(device).type == "cpu" or (error.name or "").startswith("jukebox"):
+            return "FAIL", f"{error}"
+        return "skip", f"this machine has a card but not {error.name}"
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         return "FAIL", f"on {device}: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"

@@ -75,6 +75,11 @@ def pick_engine(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[
     return engine_used(_NEXT.get(best, "eager") if why else best), why
 
 
+def forget_failures() -> None:
+    """Lets every engine be tried again in this process, as a script does that compares them."""
+    _failed.clear()
+
+
 def engine_used(engine: str) -> str:
     """The engine itself, or the one that took over from it after it failed in this process."""
     while engine in _failed:

@@ -93,7 +93,7 @@ def filter_logits(logits: Tensor, top_k: int = 0, top_p: float = 0.0) -> Tensor:
         smallest = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         return logits.masked_fill(logits < smallest, float("-inf"))
     if top_p:
-        ordered, index = logits.sort(dim=-1, descending=True)
+        ordered, index = logits.sort(dim=-1, descending=True, stable=True)  # ties: in order on any device
         mass_before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
         mass_before[..., 0] = 0.0
         removed = torch.zeros_like(index, dtype=torch.bool).scatter(-1, index, mass_before > top_p)

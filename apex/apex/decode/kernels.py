@@ -12,7 +12,8 @@ Weights are [outputs, inputs], so that what one output reads is in one piece. Th
             The inputs are split over programs, so that the whole card works; a second kernel sums the splits.
 
 With EARLY a kernel loads its first weights before the kernel ahead of it has ended, and waits only then (programmatic
-dependent launch). What it loads before that wait must not change during a step: weights, and the position.
+dependent launch). What it loads before that wait must not change during a step: weights, and the position. It also asks
+for what a later kernel reads (AHEAD) to be brought from memory to the L2 cache, so that memory never rests.
 
 Importing this module needs Triton. With TRITON_INTERPRET=1 in the environment before the first import of Triton the
 kernels run on the CPU, slowly, which is how machines without a GPU test them.
@@ -84,6 +85,22 @@ def _wait(EARLY: tl.constexpr):
 
 
 @triton.jit
+def _fetch(pointers):
+    """Asks for the lines of 128 bytes at some addresses to be brought to the L2 cache; waits for nothing."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers.to(tl.int64)], tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def _fetch_share(ahead_ptr, program, programs, AHEAD: tl.constexpr, LINES: tl.constexpr):
+    """Fetches one program's share of the AHEAD elements of a later matrix; LINES is at least its number of lines."""
+    LINE: tl.constexpr = 1024 // ahead_ptr.dtype.element_ty.primitive_bitwidth
+    line = program + tl.arange(0, LINES).to(tl.int64) * programs
+    _fetch(ahead_ptr + tl.minimum(line * LINE, AHEAD - 1))
+
+
+@triton.jit
 def _weights(w_ptr, rows, columns, end, OUT: tl.constexpr, IN: tl.constexpr):
     """A tile [rows, columns] of a matrix; rows from OUT and columns from `end` on are zero."""
     inside = (rows < OUT)[:, None] & (columns < end)[None, :]
@@ -92,17 +109,10 @@ def _weights(w_ptr, rows, columns, end, OUT: tl.constexpr, IN: tl.constexpr):
 
 @triton.jit
 def _mean_and_scale(x, inside, eps, IN: tl.constexpr):
-    """Of a layer norm over a vector whose elements outside are zero: the mean, and 1 / standard deviation."""
-    mean = tl.sum(x, 0) / IN
-    centred = tl.where(inside, x - mean, 0.0)
-    return mean, 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / IN + eps)
-
-
-@triton.jit
-def _normed(x, mean, scale, norm_w_ptr, norm_b_ptr, columns, inside):
-    """Those elements of a vector after its layer norm."""
-    weight = tl.load(norm_w_ptr + columns, mask=inside, other=0.0)
-    return (x - mean) * scale * weight + tl.load(norm_b_ptr + columns, mask=inside, other=0.0)
+    """Of layer norms over rows [B, inputs] that are zero outside: the means [B], and 1 / standard deviation."""
+    mean = tl.sum(x, 1) / IN
+    centred = tl.where(inside, x - mean[:, None], 0.0)
+    return mean, 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / IN + eps)
 
 
 @triton.jit
@@ -112,16 +122,21 @@ def _activation(x):
 
 
 @triton.jit
-def _residual(value, base_ptr, middle_ptr, out_ptr, at, inside, SCALE: tl.constexpr):
-    """Stores middle + value; with a scale base + SCALE * (middle - base + value). Returns it."""
+def _base_and_middle(base_ptr, middle_ptr, at, inside, SCALE: tl.constexpr):
+    """What a residual sum adds to, loaded early: what came into the layer, which only a scale needs, and the stream."""
     middle = tl.load(middle_ptr + at, mask=inside, other=0.0)
-    if SCALE == 1.0:
-        value = middle + value
-    else:
+    base = middle
+    if SCALE != 1.0:
         base = tl.load(base_ptr + at, mask=inside, other=0.0)
-        value = base + SCALE * (middle - base + value)
-    tl.store(out_ptr + at, value, mask=inside)
-    return value
+    return base, middle
+
+
+@triton.jit
+def _residual(value, base, middle, SCALE: tl.constexpr):
+    """middle + value; with a scale base + SCALE * (middle - base + value)."""
+    if SCALE == 1.0:
+        return middle + value
+    return base + SCALE * (middle - base + value)
 
 
 @triton.jit
@@ -165,7 +180,7 @@ def attention(
     q_ptr, kv_ptr, position_ptr, value_ptr, most_ptr, mass_ptr, scale,
     SLOTS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
     KIND: tl.constexpr, LENGTH: tl.constexpr, BLOCKS: tl.constexpr, EXTRA: tl.constexpr,
-    SPLITS: tl.constexpr, KEYS: tl.constexpr, PADDED: tl.constexpr, EARLY: tl.constexpr,
+    SPLITS: tl.constexpr, KEYS: tl.constexpr, PADDED: tl.constexpr, EARLY: tl.constexpr, FETCH: tl.constexpr,
 ):  # fmt: skip
     """What a song's head attends to, over one part of the keys. Grid: songs * heads, SPLITS.
 
@@ -182,6 +197,12 @@ def attention(
     end = tl.minimum(begin + size, count)
     k_ptr = kv_ptr + ((song.to(tl.int64) * 2 * HEADS + head) * SLOTS + first) * WIDTH
     v_ptr = k_ptr + HEADS * SLOTS * WIDTH
+    if FETCH:
+        line = tl.arange(0, PADDED // 16) * 16
+        for start in range(begin, end, KEYS):
+            at = tl.minimum(start + tl.arange(0, KEYS), end - 1)[:, None] * WIDTH + tl.minimum(line, WIDTH - 1)[None, :]
+            _fetch(k_ptr + at)
+            _fetch(v_ptr + at)
     _wait(EARLY)
     q = tl.load(q_ptr + plane * WIDTH + d, mask=inside, other=0.0) * scale
     most = tl.full((), float("-inf"), tl.float32)
@@ -208,29 +229,45 @@ def attention(
 @triton.jit
 def product_of_rows(
     w_ptr, bias_ptr, source_ptr, norm_w_ptr, norm_b_ptr, eps, most_ptr, mass_ptr,
-    target_ptr, base_ptr, middle_ptr, kv_ptr, position_ptr,
+    target_ptr, base_ptr, middle_ptr, kv_ptr, position_ptr, ahead_ptr,
     SONGS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SOURCE: tl.constexpr, TARGET: tl.constexpr,
     SCALE: tl.constexpr, SPLITS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
     SLOTS: tl.constexpr, KIND: tl.constexpr, LENGTH: tl.constexpr, BLOCKS: tl.constexpr, EXTRA: tl.constexpr,
-    ROWS: tl.constexpr, CHUNK: tl.constexpr, PADDED: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, CHUNK: tl.constexpr, BATCH: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr,
+    LINES: tl.constexpr,
 ):  # fmt: skip
     """Some rows of a product, for each of SONGS, with what is before and after it. Grid: OUT / ROWS.
 
-    SOURCE and TARGET are named at the top of this file. CHUNK: inputs that are in registers at once; PADDED: inputs IN,
-    rounded up to a power of two.
+    SOURCE and TARGET are named at the top of this file. CHUNK: inputs that are in registers at once, for NORM all of
+    them; BATCH: SONGS, rounded up to a power of two.
     """
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     real = rows < OUT
     first_weights = _weights(w_ptr, rows, tl.arange(0, CHUNK), IN, OUT, IN)
     bias = tl.load(bias_ptr + rows, mask=real, other=0.0)
     p = tl.load(position_ptr).to(tl.int32)
+    if SOURCE == NORM:
+        first = tl.arange(0, CHUNK)
+        norm_w = tl.load(norm_w_ptr + first, mask=first < IN, other=0.0)
+        norm_b = tl.load(norm_b_ptr + first, mask=first < IN, other=0.0)
+    if AHEAD:
+        _fetch_share(ahead_ptr, tl.program_id(0), tl.num_programs(0), AHEAD, LINES)
     _wait(EARLY)
+    if SOURCE == NORM:
+        songs = tl.arange(0, BATCH)
+        x = tl.load(
+            source_ptr + songs[:, None] * IN + first[None, :],
+            mask=(songs < SONGS)[:, None] & (first < IN)[None, :],
+            other=0.0,
+        )
+        means, scales = _mean_and_scale(x, (first < IN)[None, :], eps, IN)
     for number in tl.static_range(SONGS):
         song = p * 0 + number
+        if TARGET == RESIDUAL:
+            base, middle = _base_and_middle(base_ptr, middle_ptr, song * OUT + rows, real, SCALE)
         if SOURCE == NORM:
-            every = tl.arange(0, PADDED)
-            x = tl.load(source_ptr + song * IN + every, mask=every < IN, other=0.0)
-            mean, scale = _mean_and_scale(x, every < IN, eps, IN)
+            mean = tl.sum(tl.where(songs == number, means, 0.0), 0)
+            scale = tl.sum(tl.where(songs == number, scales, 0.0), 0)
         total = tl.full((ROWS, CHUNK), 0.0, tl.float32)
         for start in tl.static_range(0, IN, CHUNK):
             columns = start + tl.arange(0, CHUNK)
@@ -244,7 +281,7 @@ def product_of_rows(
             else:
                 x = tl.load(source_ptr + song * IN + columns, mask=inside, other=0.0)
             if SOURCE == NORM:
-                x = _normed(x, mean, scale, norm_w_ptr, norm_b_ptr, columns, inside)
+                x = (x - mean) * scale * norm_w + norm_b
             total += w.to(tl.float32) * x[None, :]
         value = tl.sum(total, 1)
         value += bias
@@ -253,15 +290,15 @@ def product_of_rows(
         elif TARGET == ACTIVATION:
             tl.store(target_ptr + song * OUT + rows, _activation(value), mask=real)
         else:
-            _residual(value, base_ptr, middle_ptr, target_ptr, song * OUT + rows, real, SCALE)
+            tl.store(target_ptr + song * OUT + rows, _residual(value, base, middle, SCALE), mask=real)
 
 
 @triton.jit
 def product_of_tiles(
-    w_ptr, source_ptr, most_ptr, mass_ptr, sums_ptr, songs,
+    w_ptr, source_ptr, most_ptr, mass_ptr, sums_ptr, ahead_ptr, songs,
     OUT: tl.constexpr, IN: tl.constexpr, SOURCE: tl.constexpr, SPLITS: tl.constexpr, HEADS: tl.constexpr,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SHARE: tl.constexpr, SONGS: tl.constexpr,
-    TYPE: tl.constexpr, EARLY: tl.constexpr,
+    TYPE: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
     """A tile of a product for up to SONGS songs, over SHARE of the inputs. Grid: OUT / ROWS, IN / SHARE, songs / SONGS.
 
@@ -272,6 +309,9 @@ def product_of_tiles(
     song = tl.program_id(2) * SONGS + tl.arange(0, SONGS)
     end = tl.minimum(begin + SHARE, IN)
     w = _weights(w_ptr, rows, begin + tl.arange(0, CHUNK), end, OUT, IN)
+    if AHEAD:
+        program = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+        _fetch_share(ahead_ptr, program, tl.num_programs(0) * tl.num_programs(1), AHEAD, LINES)
     _wait(EARLY)
     total = tl.full((ROWS, SONGS), 0.0, tl.float32)
     for start in range(0, SHARE, CHUNK):
@@ -336,13 +376,18 @@ def norm_of_tiles(
     columns = tl.arange(0, PADDED)
     inside = columns < OUT
     at = song * OUT + columns
+    if NORMED:
+        norm_w = tl.load(norm_w_ptr + columns, mask=inside, other=0.0)
+        norm_b = tl.load(norm_b_ptr + columns, mask=inside, other=0.0)
     _wait(EARLY)
     if SHARES:
+        base, middle = _base_and_middle(base_ptr, middle_ptr, at, inside, SCALE)
         x = _summed(sums_ptr, bias_ptr, song, songs, columns, inside, OUT, SHARES)
-        x = _residual(x, base_ptr, middle_ptr, stream_ptr, at, inside, SCALE)
+        x = _residual(x, base, middle, SCALE)
+        tl.store(stream_ptr + at, x, mask=inside)
     else:
         x = tl.load(stream_ptr + at, mask=inside, other=0.0)
     if NORMED:
-        mean, scale = _mean_and_scale(x, inside, eps, OUT)
-        x = _normed(x, mean, scale, norm_w_ptr, norm_b_ptr, columns, inside)
+        mean, scale = _mean_and_scale(x[None, :], inside[None, :], eps, OUT)
+        x = (x - tl.sum(mean, 0)) * tl.sum(scale, 0) * norm_w + norm_b
         tl.store(target_ptr + at, x.to(target_ptr.dtype.element_ty), mask=inside)

@@ -20,6 +20,19 @@ IN_REGISTERS = 4096
 CHUNK = 1024
 # Programs that the way by tiles aims at, three for each multiprocessor of a large card.
 PROGRAMS = 384
+# Rows and inputs of a tile of half precision.
+TILE_ROWS, TILE_CHUNK, TILE_WARPS = 64, 128, 4
+# Rows of a program of the way by rows.
+ROWS = 8
+ROWS_WARPS, WIDE_WARPS = 4, 8
+# Larger matrices, in bytes, are not fetched ahead: they would push out of the L2 cache what is read before them.
+FETCHED = 10_000_000
+# Elements of keys that an attention program reads at once, and its warps.
+KEYS = 8192
+PARTS = 4
+ATTENTION_WARPS = 4
+# How many products ahead weights are fetched from memory to the L2 cache; 0 fetches none.
+DISTANCE = 1
 
 
 class _Launch(NamedTuple):
@@ -74,9 +87,12 @@ class FusedLayers:
         self._most, self._mass = self._empty(n, splits), self._empty(n, splits)
         widest = max(self.width, *(len(layer.fc.w) for layer in layers))
         self._h = self._empty(n, widest, dtype=torch.float32 if self.way == "rows" else layers[0].kv.dtype)
+        self._normed = self._empty(n, self.width)
+        self._sums = self._normed
         if self.way == "tiles":
             matrices = [matrix for layer in layers for matrix in (layer.qkv, layer.proj, layer.fc, layer.out)]
             self._sums = self._empty(max(_shares(m)[1] * len(m.w) for m in matrices) * n)
+        self._later = _later(layers, 0 if interpreted() else DISTANCE)
         launches = self._by_rows if self.way == "rows" else self._by_tiles
         self._launches = list(launches(layers))
 
@@ -102,33 +118,52 @@ class FusedLayers:
         return self._launch(
             kernels.attention, (self.n * layer.kv.shape[2], _splits(layer)),
             self._q, layer.kv, self.position, self._value, self._most, self._mass, width**-0.5,
-            **_geometry(layer), KEYS=min(64, max(16, 8192 // padded)), PADDED=padded, warps=4,
+            **_geometry(layer), KEYS=min(64, max(16, KEYS // padded)), PADDED=padded,
+            FETCH=DISTANCE > 0 and not interpreted(), warps=ATTENTION_WARPS,
         )  # fmt: skip
+
+    def _ahead(self, matrix: Matrix, programs: int) -> tuple[Tensor, dict[str, int]]:
+        """The weights that the programs of this product fetch for a later one, and how many each."""
+        later = self._later.get(id(matrix))
+        if later is None or later.w.numel() * later.w.element_size() > FETCHED:
+            return matrix.w, dict(AHEAD=0, LINES=1)
+        lines = triton.cdiv(later.w.numel() * later.w.element_size(), 128)
+        share = triton.next_power_of_2(triton.cdiv(lines, programs))
+        return later.w, dict(AHEAD=later.w.numel(), LINES=share)
 
     # --------------------------------------------------------------------------------------------------------- rows
 
     def _by_rows(self, layers: Sequence[Layer]) -> Iterator[_Launch]:
         x, y, h = self._x, self._y, self._h
+        # A vector that does not fit registers is normed once, by a kernel of its own, and not by every program.
+        wide = not _in_registers(layers[0].qkv)
+        source = kernels.PLAIN if wide else kernels.NORM
         for layer in layers:
-            yield self._rows(layer, layer.qkv, x, self._q, SOURCE=kernels.NORM, TARGET=kernels.QKV)
+            if wide:
+                yield self._norm(None, x, 1.0, layer.norm_0, self._normed)
+            yield self._rows(layer, layer.qkv, self._normed if wide else x, self._q, SOURCE=source, TARGET=kernels.QKV)
             yield self._attention(layer)
             yield self._rows(layer, layer.proj, self._value, y, SOURCE=kernels.PARTS, TARGET=kernels.RESIDUAL)
-            yield self._rows(layer, layer.fc, y, h, SOURCE=kernels.NORM, TARGET=kernels.ACTIVATION)
+            if wide:
+                yield self._norm(None, y, 1.0, layer.norm_1, self._normed)
+            yield self._rows(layer, layer.fc, self._normed if wide else y, h, SOURCE=source, TARGET=kernels.ACTIVATION)
             yield self._rows(layer, layer.out, h, x, SOURCE=kernels.PLAIN, TARGET=kernels.RESIDUAL)
 
     def _rows(self, layer: Layer, matrix: Matrix, source: Tensor, target: Tensor, **modes: Any) -> _Launch:
         n_out, n_in = matrix.w.shape
-        padded = triton.next_power_of_2(n_in)
-        in_registers = padded * max(2, matrix.w.element_size()) <= IN_REGISTERS
-        rows = 32 if interpreted() else 8  # in the interpreter a program costs more than its arithmetic
+        in_registers = _in_registers(matrix)
+        rows = 32 if interpreted() else ROWS  # in the interpreter a program costs more than its arithmetic
         norm = layer.norm_0 if matrix is layer.qkv else layer.norm_1
+        programs = triton.cdiv(n_out, rows)
+        ahead, fetching = self._ahead(matrix, programs)
         return self._launch(
-            kernels.product_of_rows, (triton.cdiv(n_out, rows),),
+            kernels.product_of_rows, (programs,),
             matrix.w, matrix.bias, source, *norm, self.eps, self._most, self._mass,
-            target, self._x, self._x if matrix is layer.proj else self._y, layer.kv, self.position,
-            SONGS=self.n, OUT=n_out, IN=n_in, **modes,
-            SCALE=layer.scale if matrix is layer.out else 1.0, **_geometry(layer),
-            ROWS=rows, CHUNK=padded if in_registers else CHUNK, PADDED=padded, warps=4 if in_registers else 8,
+            target, self._x, self._x if matrix is layer.proj else self._y, layer.kv, self.position, ahead,
+            SONGS=self.n, OUT=n_out, IN=n_in, **modes, **fetching,
+            SCALE=layer.scale if matrix is layer.out else 1.0, **_geometry_for(layer, matrix),
+            ROWS=rows, CHUNK=triton.next_power_of_2(n_in) if in_registers else CHUNK,
+            BATCH=triton.next_power_of_2(self.n), warps=ROWS_WARPS if in_registers else WIDE_WARPS,
         )  # fmt: skip
 
     # -------------------------------------------------------------------------------------------------------- tiles
@@ -156,17 +191,19 @@ class FusedLayers:
         songs = min(64, max(16, triton.next_power_of_2(self.n)))
         if matrix is layer.proj:  # joining parts takes many registers an input
             chunk = min(chunk, 1024 // songs)
-        geometry = _geometry(layer)
+        geometry = _geometry_for(layer, matrix)
+        ahead, fetching = self._ahead(matrix, triton.cdiv(n_out, rows) * shares)
         return self._launch(
             kernels.product_of_tiles, (triton.cdiv(n_out, rows), shares, triton.cdiv(self.n, songs)),
-            matrix.w, source, self._most, self._mass, self._sums, self.n, OUT=n_out, IN=n_in,
+            matrix.w, source, self._most, self._mass, self._sums, ahead, self.n, OUT=n_out, IN=n_in, **fetching,
             SOURCE=kernels.PARTS if matrix is layer.proj else kernels.PLAIN,
             **{name: geometry[name] for name in ("SPLITS", "HEADS", "WIDTH")},
-            ROWS=rows, CHUNK=chunk, SHARE=share, SONGS=songs, TYPE=_multiplied_in(layer.kv.dtype), warps=4,
+            ROWS=rows, CHUNK=chunk, SHARE=share, SONGS=songs, TYPE=_multiplied_in(layer.kv.dtype), warps=TILE_WARPS,
+            num_stages=1 if matrix is layer.proj else 3,
         )  # fmt: skip
 
     def _sum(self, layer: Layer, matrix: Matrix, target: Tensor, mode: Any) -> _Launch:
-        geometry = _geometry(layer)
+        geometry = _geometry_for(layer, matrix)
         del geometry["SPLITS"]
         return self._launch(
             kernels.sum_of_tiles, (self.n, triton.cdiv(len(matrix.w), 256)),
@@ -174,14 +211,22 @@ class FusedLayers:
             SHARES=_shares(matrix)[1], TARGET=mode, **geometry, ROWS=256, warps=4,
         )  # fmt: skip
 
-    def _norm(self, product: Matrix | None, into: Tensor, scale: float, norm: tuple[Tensor, Tensor] | None) -> _Launch:
+    def _norm(
+        self,
+        product: Matrix | None,
+        into: Tensor,
+        scale: float,
+        norm: tuple[Tensor, Tensor] | None,
+        normed: Tensor | None = None,
+    ) -> _Launch:
         """Adds what `product` left in sums to the residual stream: of attention's to y, of the MLP's to x."""
         unused = self._x  # a pointer that a kernel does not follow still has to be a tensor
         bias, shares = (unused, 0) if product is None else (product.bias, _shares(product)[1])
         middle = self._x if into is self._y else self._y
         return self._launch(
             kernels.norm_of_tiles, (self.n,),
-            self._sums, bias, self._x, middle, into, *(norm or (unused, unused)), self.eps, self._h, self.n,
+            self._sums, bias, self._x, middle, into, *(norm or (unused, unused)), self.eps,
+            self._h if normed is None else normed, self.n,
             OUT=self.width, SHARES=shares, SCALE=scale, NORMED=norm is not None,
             PADDED=triton.next_power_of_2(self.width), warps=8,
         )  # fmt: skip
@@ -218,18 +263,41 @@ def _geometry(layer: Layer) -> dict[str, int]:
     return {**geometry, "SPLITS": _splits(layer)}
 
 
+def _in_registers(matrix: Matrix) -> bool:
+    """Whether the way by rows holds a whole row of weights in registers."""
+    return triton.next_power_of_2(matrix.w.shape[1]) * max(2, matrix.w.element_size()) <= IN_REGISTERS
+
+
+def _geometry_for(layer: Layer, matrix: Matrix) -> dict[str, int]:
+    """The geometry as far as a product needs it, so that layers share compiled kernels."""
+    geometry = _geometry(layer)
+    if matrix is layer.qkv:
+        return {**geometry, "SPLITS": 1}
+    if matrix is layer.proj:
+        return {**geometry, **dict(SLOTS=1, KIND=0, LENGTH=1, BLOCKS=1, EXTRA=0)}
+    return dict.fromkeys(geometry, 1)
+
+
+def _later(layers: Sequence[Layer], distance: int) -> dict[int, Matrix]:
+    """Which matrix is multiplied so many products later, by the identity of each; the first layer follows the last."""
+    matrices = [matrix for layer in layers for matrix in (layer.qkv, layer.proj, layer.fc, layer.out)]
+    if not distance:
+        return {}
+    return {id(m): matrices[(i + distance) % len(matrices)] for i, m in enumerate(matrices)}
+
+
 def _splits(layer: Layer) -> int:
     """In how many parts the keys of a query are cut: of at most 128 keys, but at least 4 parts and at most 32."""
     kind, length, blocks, extra = layer.addresses
     reads = {1: length, 2: blocks, 3: length, 5: extra * blocks, 6: extra, 7: extra}.get(kind, length * blocks)
-    return 2 if interpreted() else min(32, max(4, triton.next_power_of_2(triton.cdiv(reads, 128))))
+    return 2 if interpreted() else min(32, max(PARTS, triton.next_power_of_2(triton.cdiv(reads, 128))))
 
 
 def _tile(matrix: Matrix) -> tuple[int, int]:
     """Rows and inputs of a tile; float32 has no tensor cores and twice the bytes."""
     if interpreted():
         return 32, 16
-    return (64, 128) if matrix.w.element_size() <= 2 else (32, 32)
+    return (TILE_ROWS, TILE_CHUNK) if matrix.w.element_size() <= 2 else (32, 32)
 
 
 def _multiplied_in(dtype: torch.dtype) -> Any:
