@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from jukebox.transformer.orders import known_orders, layer_kinds
 
 ROOT = Path(__file__).parents[2]
+SHARED = {80: 166_912, 90: 232_448}  # bytes of shared memory a program may take, by architecture
 WIDTH, N_CTX = 48, 16
 BATCHES = (1, 3, 16)
 
@@ -223,13 +224,14 @@ def compiled(part: int) -> Iterator[str]:
         source = ASTSource(launch.kernel, signature, constexprs=constants, attrs=aligned)
         return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
-    for width, heads, n, dtype, architecture in (
+    for width, heads, n, dtype, architecture, *addresses in (
         (1920, 1, 1, torch.float16, 90),
         (4800, 8, 1, torch.bfloat16, 90),
         (1920, 1, 16, torch.float16, 90),
         (2048, 2, 64, torch.bfloat16, 80),
+        (2048, 2, 16, torch.float16, 90, (0, 102, 64)),  # dense: 32 parts to join
     ):
-        layer, position = empty_layer(width, heads, n, dtype), torch.zeros(1, dtype=torch.long)
+        layer, position = empty_layer(width, heads, n, dtype, *addresses), torch.zeros(1, dtype=torch.long)
         early = architecture >= 90
         for launch in FusedLayers([layer], n, position, early=early)._launches:
             kernel = compile_one(launch, architecture)
@@ -244,11 +246,14 @@ def compiled(part: int) -> Iterator[str]:
                 command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
                 usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             assert "STACK:0 " in usage, f"{name} of {n} songs spills registers: {usage}"
+            assert kernel.metadata.shared <= SHARED[architecture], f"{name} of {n} songs does not fit a multiprocessor"
             yield f"{architecture} {name} {n} {width} {launch.grid}"
 
 
-def empty_layer(width: int, heads: int, n: int, dtype: torch.dtype) -> Any:
-    """A layer of a released size, with column attention over 8,192 positions."""
+def empty_layer(
+    width: int, heads: int, n: int, dtype: torch.dtype, addresses: tuple[int, int, int] = (2, 64, 128)
+) -> Any:
+    """A layer of a released size over up to 8,192 positions; without addresses it has column attention."""
     from apex.decode import Addresses, Layer, Matrix
 
     def matrix(n_out: int, n_in: int) -> Matrix:
@@ -257,7 +262,7 @@ def empty_layer(width: int, heads: int, n: int, dtype: torch.dtype) -> Any:
     state, norm = width // 4, (torch.empty(width), torch.empty(width))
     kv = torch.empty(n, 2, heads, 8192, state // heads, dtype=dtype, device="meta")
     qkv, proj, fc, out = matrix(3 * state, width), matrix(width, state), matrix(width, width), matrix(width, width)
-    return Layer(norm, qkv, proj, norm, fc, out, kv, Addresses(2, 64, 128))
+    return Layer(norm, qkv, proj, norm, fc, out, kv, Addresses(*addresses))
 
 
 def rest(part: int) -> Iterator[str]:
@@ -266,7 +271,7 @@ def rest(part: int) -> Iterator[str]:
     yield from addresses(part)
 
 
-CASES = [(orders, 0, 15), (orders, 1, 10), (orders, 2, 10), (positions, 0, 7), (rest, 0, 48), (compiled, 0, 30)]
+CASES = [(orders, 0, 15), (orders, 1, 10), (orders, 2, 10), (positions, 0, 7), (rest, 0, 48), (compiled, 0, 45)]
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
     reason="triton is not installed (requirements-dev.txt has it on Linux), so no kernel can run",

@@ -15,6 +15,7 @@ from jukebox.prior import fixed_steps
 from jukebox.prior.engine import Engine, generate, pick_engine
 from jukebox.prior.fixed_steps import FixedSteps
 from jukebox.prior.logits import SamplingOptions
+from jukebox.transformer.ops import Conv1D
 from jukebox.transformer.places import Places
 from jukebox.utils.errors import UserError
 
@@ -213,3 +214,15 @@ def test_packed_matrices_leave_no_second_copy() -> None:
         assert rows.is_contiguous() and rows.data_ptr() == module.w.data_ptr()
         assert torch.equal(module.w, before) and torch.equal(rows.t(), before)
         assert fixed_steps._rows(module, torch.float32).data_ptr() == rows.data_ptr()
+
+
+def test_weights_are_moved_once_in_a_model_made_for_inference_too() -> None:
+    """A second engine on the same model finds its rows where the first put them."""
+    with torch.inference_mode():
+        module = Conv1D(6, 4)
+        module.requires_grad_(False)
+        wanted = module.w.t().clone()
+        first = fixed_steps._rows(module, torch.float32)
+        second = fixed_steps._rows(module, torch.float32)
+    assert first.data_ptr() == second.data_ptr() == module.w.data_ptr()
+    assert torch.equal(first, wanted) and torch.equal(second, wanted)

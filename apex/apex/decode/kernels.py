@@ -294,11 +294,24 @@ def product_of_rows(
 
 
 @triton.jit
+def join_parts(
+    value_ptr, most_ptr, mass_ptr, target_ptr,
+    SPLITS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """The attended values [N, HEADS * WIDTH] from what `attention` left. Grid: songs, HEADS * WIDTH / COLUMNS."""
+    song = tl.program_id(0)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = columns < HEADS * WIDTH
+    _wait(EARLY)
+    value = _joined(value_ptr, most_ptr, mass_ptr, song, columns, inside, SPLITS, HEADS, WIDTH)
+    tl.store(target_ptr + song * HEADS * WIDTH + columns, value.to(target_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def product_of_tiles(
-    w_ptr, source_ptr, most_ptr, mass_ptr, sums_ptr, ahead_ptr, songs,
-    OUT: tl.constexpr, IN: tl.constexpr, SOURCE: tl.constexpr, SPLITS: tl.constexpr, HEADS: tl.constexpr,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SHARE: tl.constexpr, SONGS: tl.constexpr,
-    TYPE: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr,
+    w_ptr, source_ptr, sums_ptr, ahead_ptr, songs,
+    OUT: tl.constexpr, IN: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SHARE: tl.constexpr,
+    SONGS: tl.constexpr, TYPE: tl.constexpr, EARLY: tl.constexpr, AHEAD: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
     """A tile of a product for up to SONGS songs, over SHARE of the inputs. Grid: OUT / ROWS, IN / SHARE, songs / SONGS.
 
@@ -317,10 +330,7 @@ def product_of_tiles(
     for start in range(0, SHARE, CHUNK):
         columns = begin + start + tl.arange(0, CHUNK)
         inside = (columns < end)[:, None] & (song < songs)[None, :]
-        if SOURCE == PARTS:
-            x = _joined(source_ptr, most_ptr, mass_ptr, song[None, :], columns[:, None], inside, SPLITS, HEADS, WIDTH)
-        else:
-            x = tl.load(source_ptr + song[None, :] * IN + columns[:, None], mask=inside, other=0.0)
+        x = tl.load(source_ptr + song[None, :] * IN + columns[:, None], mask=inside, other=0.0)
         total = tl.dot(w.to(TYPE), x.to(TYPE), total, input_precision="ieee")
         w = _weights(w_ptr, rows, columns + CHUNK, end, OUT, IN)
     at = (tl.program_id(1) * songs + song)[None, :] * OUT + rows[:, None]

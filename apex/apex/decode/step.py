@@ -27,10 +27,9 @@ ROWS = 8
 ROWS_WARPS, WIDE_WARPS = 4, 8
 # Larger matrices, in bytes, are not fetched ahead: they would push out of the L2 cache what is read before them.
 FETCHED = 10_000_000
-# Elements of keys that an attention program reads at once, and its warps.
-KEYS = 8192
-PARTS = 4
-ATTENTION_WARPS = 4
+# In how many parts the keys of a query are cut at least, how many elements of them are read at once, and by how many
+# warps.
+PARTS, KEYS, ATTENTION_WARPS = 4, 8192, 4
 # How many products ahead weights are fetched from memory to the L2 cache; 0 fetches none.
 DISTANCE = 1
 
@@ -43,7 +42,8 @@ class _Launch(NamedTuple):
 
 
 class FusedLayers:
-    """All layers of a transformer for one position of a batch, in five kernels a layer, or nine for many songs.
+    """All layers of a transformer for one position of a batch, in five kernels a layer, seven if it is wide, or ten
+    for many songs.
 
     All shapes are fixed, nothing is allocated in a call, and the host never waits: calls can be captured in a graph.
     Results do not depend on the order in which programs run.
@@ -85,7 +85,7 @@ class FusedLayers:
         self._q = self._empty(n, state)
         self._value = self._empty(n, max(_splits(layer) for layer in layers), state)
         self._most, self._mass = self._empty(n, splits), self._empty(n, splits)
-        widest = max(self.width, *(len(layer.fc.w) for layer in layers))
+        widest = max(self.width, state, *(len(layer.fc.w) for layer in layers))
         self._h = self._empty(n, widest, dtype=torch.float32 if self.way == "rows" else layers[0].kv.dtype)
         self._normed = self._empty(n, self.width)
         self._sums = self._normed
@@ -172,34 +172,37 @@ class FusedLayers:
         ahead: Layer | None = None
         for layer in layers:
             yield self._norm(ahead.out if ahead else None, self._x, ahead.scale if ahead else 1.0, layer.norm_0)
-            yield self._tiles(layer, layer.qkv, self._h)
+            yield self._tiles(layer.qkv)
             yield self._sum(layer, layer.qkv, self._q, kernels.QKV)
             yield self._attention(layer)
-            yield self._tiles(layer, layer.proj, self._value)
+            yield self._join(layer)
+            yield self._tiles(layer.proj)
             yield self._norm(layer.proj, self._y, 1.0, layer.norm_1)
-            yield self._tiles(layer, layer.fc, self._h)
+            yield self._tiles(layer.fc)
             yield self._sum(layer, layer.fc, self._h, kernels.ACTIVATION)
-            yield self._tiles(layer, layer.out, self._h)
+            yield self._tiles(layer.out)
             ahead = layer
         assert ahead is not None
         yield self._norm(ahead.out, self._x, ahead.scale, None)
 
-    def _tiles(self, layer: Layer, matrix: Matrix, source: Tensor) -> _Launch:
+    def _tiles(self, matrix: Matrix) -> _Launch:
         n_out, n_in = matrix.w.shape
         rows, chunk = _tile(matrix)
         share, shares = _shares(matrix)
         songs = min(64, max(16, triton.next_power_of_2(self.n)))
-        if matrix is layer.proj:  # joining parts takes many registers an input
-            chunk = min(chunk, 1024 // songs)
-        geometry = _geometry_for(layer, matrix)
         ahead, fetching = self._ahead(matrix, triton.cdiv(n_out, rows) * shares)
         return self._launch(
             kernels.product_of_tiles, (triton.cdiv(n_out, rows), shares, triton.cdiv(self.n, songs)),
-            matrix.w, source, self._most, self._mass, self._sums, ahead, self.n, OUT=n_out, IN=n_in, **fetching,
-            SOURCE=kernels.PARTS if matrix is layer.proj else kernels.PLAIN,
-            **{name: geometry[name] for name in ("SPLITS", "HEADS", "WIDTH")},
-            ROWS=rows, CHUNK=chunk, SHARE=share, SONGS=songs, TYPE=_multiplied_in(layer.kv.dtype), warps=TILE_WARPS,
-            num_stages=1 if matrix is layer.proj else 3,
+            matrix.w, self._h, self._sums, ahead, self.n, OUT=n_out, IN=n_in, **fetching,
+            ROWS=rows, CHUNK=chunk, SHARE=share, SONGS=songs, TYPE=_multiplied_in(matrix.w.dtype), warps=TILE_WARPS,
+        )  # fmt: skip
+
+    def _join(self, layer: Layer) -> _Launch:
+        _, _, heads, _, width = layer.kv.shape
+        return self._launch(
+            kernels.join_parts, (self.n, triton.cdiv(heads * width, 256)),
+            self._value, self._most, self._mass, self._h,
+            SPLITS=_splits(layer), HEADS=heads, WIDTH=width, COLUMNS=256, warps=4,
         )  # fmt: skip
 
     def _sum(self, layer: Layer, matrix: Matrix, target: Tensor, mode: Any) -> _Launch:
