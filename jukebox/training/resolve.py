@@ -47,7 +47,8 @@ def resolve(hps: Hyperparams, device: torch.device, checkpoint: Mapping[str, Any
 
 def _recompute(hps: Hyperparams, device: torch.device) -> dict[str, int]:
     """What is recomputed, on all ranks the same: sharded layers are gathered again for it."""
-    found, line = choose_recompute(hps, free_bytes(device), dist.get_world_size())
+    free = free_bytes(device) if hps.recompute == "auto" else 0
+    found, line = choose_recompute(hps, free, dist.get_world_size())
     if hps.recompute != "auto":
         return found
     if any_rank(found == RECOMPUTE["all"], device) and found != RECOMPUTE["all"]:
