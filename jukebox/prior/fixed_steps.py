@@ -153,7 +153,7 @@ class FixedSteps:
 
 def _rows(module: Conv1D, dtype: torch.dtype) -> Tensor:
     """The matrix as [n_out, n_in] in one piece. A frozen one of this type is moved, so that no second copy stays."""
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(module.w.is_inference()), torch.no_grad():  # a tensor of another mode cannot be set
         rows = module.weight(dtype).detach().t().contiguous()
         frozen = module.scale is None and module.w.dtype == dtype and not module.w.requires_grad
         if frozen and rows.data_ptr() != module.w.data_ptr():  # else an earlier engine has moved it
