@@ -201,12 +201,12 @@ def measure_speed(
     """Times a shortened copy of a level's transformer on the device itself, within about two seconds.
 
     At most some songs and tokens are run; larger batches are taken to cost in proportion. A CPU may be a hundred times
-    slower in fp16. There it is run in float32, and slowed down as a product of matrices is.
+    slower in half types. There it is run in float32, and slowed down as a product of matrices is.
     """
     slow_step = slow_given = 1.0
     songs, batch = batch, min(batch, _SONGS.get(device.type, 32))
-    if device.type == "cpu" and dtype == "fp16":
-        slow_step, slow_given, dtype = _slowdown(batch), _slowdown(8), "fp32"
+    if device.type == "cpu" and dtype in ("fp16", "bf16"):
+        slow_step, slow_given, dtype = _slowdown(batch, dtype), _slowdown(8, dtype), "fp32"
     layers, depth = _shortened(level)
     hps = replace(level, hps=type(level.hps)(level.hps, prior_depth=layers))
     model = bare_prior(hps, vqvae).prior.eval().requires_grad_(False)
@@ -239,11 +239,11 @@ def measure_speed(
     return Speed(step * share * slow_step, prefill / given / batch * share * slow_given)
 
 
-def _slowdown(rows: int) -> float:
-    """How many times longer a product of that many rows and a matrix takes the CPU in fp16 than in float32."""
+def _slowdown(rows: int, dtype: str) -> float:
+    """How many times longer a product of that many rows and a matrix takes the CPU in that type than in float32."""
     seconds = []
-    for dtype in (torch.float32, torch.float16):
-        x, w = torch.ones(rows, 2048, dtype=dtype), torch.ones(2048, 2048, dtype=dtype)
+    for kind in (torch.float32, torch_dtype(dtype)):
+        x, w = torch.ones(rows, 2048, dtype=kind), torch.ones(2048, 2048, dtype=kind)
         seconds.append(min(_clock(torch.device("cpu"), partial(torch.matmul, x, w)) for _ in range(2)))
     return max(1.0, seconds[1] / seconds[0])
 

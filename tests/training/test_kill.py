@@ -149,7 +149,7 @@ PROMISE = pytest.mark.faults("a killed run resumes as if undisturbed", "training
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("kind", ["vqvae", "prior, sharded on two ranks"])
+@pytest.mark.parametrize("kind", KINDS[3:])
 def test_killed_twice(kind: str, tmp_path: Path, tried: Tried) -> None:
     _kill(tmp_path, kind, 2, tried)
 
@@ -159,4 +159,4 @@ def test_killed_twice(kind: str, tmp_path: Path, tried: Tried) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("kind", KINDS if KILLS else KINDS[:2])
 def test_killed_at_random_steps(kind: str, tmp_path: Path, tried: Tried) -> None:
-    _kill(tmp_path, kind, KILLS or 10, tried)
+    _kill(tmp_path, kind, KILLS or 4, tried)
