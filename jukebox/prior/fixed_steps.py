@@ -73,8 +73,8 @@ class FixedSteps:
         self._next = -1
 
     def _plain(self, caches: Sequence[KVCache], step: TokenStep) -> Layers:
-        places = Places(caches, step.dtype)
-        return lambda x: step(x, places(self.position))
+        places, position = Places(caches, step.dtype), self.position  # without self: no circle keeps caches on a card
+        return lambda x: step(x, places(position))
 
     def _fused(self, caches: Sequence[KVCache], dtype: torch.dtype) -> Layers:
         from apex.decode import Addresses, Layer, Matrix

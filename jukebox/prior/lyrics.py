@@ -102,7 +102,7 @@ def make_encoder_modules(
 READABLE_FROM = 1  # a causal reader of the lyrics knows character i from the position after it
 
 
-def guided_alignment_loss(weights: Tensor, times: Tensor, hop: int) -> Tensor:
+def guided_alignment_loss(weights: Tensor, times: Tensor, samples_per_code: int) -> Tensor:
     """Teaches one head where the lyrics are sung: mean of -log of the attention to the character being sung.
 
     The same idea as guided attention for speech (arXiv 1710.08969), with known times in place of a diagonal. The target
@@ -112,13 +112,13 @@ def guided_alignment_loss(weights: Tensor, times: Tensor, hop: int) -> Tensor:
         weights: attention of one head [N, L, n_lyrics], music to lyrics.
         times: samples [N, n_lyrics, 2] at which each character starts and ends, from the window's start; equal:
             not known.
-        hop: samples per code.
+        samples_per_code: of the level whose positions they are.
 
     Returns:
         The loss, in nats per code during which a character with known times is sung; 0 if there is none.
     """
     n_lyrics = weights.shape[-1] - READABLE_FROM
-    middle = (torch.arange(weights.shape[1], device=weights.device) + 0.5) * hop
+    middle = (torch.arange(weights.shape[1], device=weights.device) + 0.5) * samples_per_code
     start, end = times[:, None, :n_lyrics, 0], times[:, None, :n_lyrics, 1]  # [N, 1, n_lyrics]
     sung = (start <= middle[:, None]) & (middle[:, None] < end)  # [N, L, n_lyrics]
     weight = (weights[..., READABLE_FROM:].float() * sung).sum(-1)

@@ -226,3 +226,23 @@ def test_weights_are_moved_once_in_a_model_made_for_inference_too() -> None:
         second = fixed_steps._rows(module, torch.float32)
     assert first.data_ptr() == second.data_ptr() == module.w.data_ptr()
     assert torch.equal(first, wanted) and torch.equal(second, wanted)
+
+
+def test_steps_that_are_over_leave_at_once() -> None:
+    """No circle of references keeps a window's caches on the device until Python looks for circles."""
+    import gc
+    import weakref
+
+    model = build_model(0)
+    given = {name: value for name, value in inputs(model, 1).items() if name != "noise"}
+    gc.disable()
+    try:
+        run = Engine(model, 1, **given, engine="graph")
+        run.draw(
+            torch.zeros(model.input_dims, 1, dtype=torch.long), torch.rand(model.input_dims, 1), 3, SamplingOptions()
+        )
+        steps = weakref.ref(run._fixed)
+        del run
+        assert steps() is None
+    finally:
+        gc.enable()
