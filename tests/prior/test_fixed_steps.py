@@ -238,9 +238,8 @@ def test_steps_that_are_over_leave_at_once() -> None:
     gc.disable()
     try:
         run = Engine(model, 1, **given, engine="graph")
-        run.draw(
-            torch.zeros(model.input_dims, 1, dtype=torch.long), torch.rand(model.input_dims, 1), 3, SamplingOptions()
-        )
+        with torch.inference_mode():
+            run.draw(torch.zeros(24, 1, dtype=torch.long), torch.rand(24, 1), 3, SamplingOptions())
         steps = weakref.ref(run._fixed)
         del run
         assert steps() is None
