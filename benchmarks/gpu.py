@@ -44,6 +44,7 @@ from jukebox.utils.float32 import keep_float32  # noqa: E402
 
 BINS = 2048
 BATCHES = (1, 4, 16)
+ROOM = 60e9  # bytes that the processes which build kernels take on a card together
 TWIN_ORDERS = range(13)
 WITH_ENCODER = (6, 7, 8, 10, 11)
 # Name -> context, width, layers, heads, order, blocks, encoder length, lyrics in front, all as released.
@@ -133,7 +134,8 @@ def twins(device: torch.device, short: bool) -> dict[str, Any]:
         return twins_of((2, 4), device, short)
     worst: dict[str, float] = {}
     failed: list[str] = []
-    sizes = [["--build", name, str(n)] for name in SIZES for n in BATCHES]
+    roomy = torch.cuda.get_device_properties(device).total_memory > ROOM  # else each is built when it is timed
+    sizes = [["--build", name, str(n)] for name in SIZES for n in BATCHES if roomy]
     for found in in_parallel(*(["--twins", str(order)] for order in TWIN_ORDERS), *sizes):
         failed += found.get("failed", [])
         for name, off in found.get("worst", {}).items():
@@ -200,22 +202,30 @@ def tokens(device: torch.device, short: bool) -> dict[str, Any]:
         size = {**size, **(dict(n_ctx=512, width=64, depth=2) if short else {})}
         model = build(device, dtype, **size)
         for n in (1,) if short else BATCHES:
-            given, middle = conditioning(model, n, device), model.input_dims // 2
-            noise = torch.rand(model.input_dims, n, device=device)
-            row: dict[str, Any] = {}
-            for engine in engines_of(device):
-                if device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats(device)
-                row[engine] = _token(model, n, given, middle, noise, dtype, engine, device, short)
-                if device.type == "cuda":
-                    row[f"{engine}, peak GiB"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
-            run = Engine(model, n, **given, dtype=dtype, engine="eager")
-            prompt = torch.zeros(n, middle, dtype=torch.long, device=device)
-            row[f"prefill of {middle}"] = clock(device, lambda run=run, prompt=prompt: _again(run, prompt), 1)
-            found[f"{name}, batch {n}"] = row
-            del run, given
+            row = found[f"{name}, batch {n}"] = {}
+            try:
+                _fill_row(row, model, n, dtype, device, short)
+            except torch.OutOfMemoryError:
+                row["the rest"] = "does not fit on this card"
+            except Exception as error:  # the other rows are still worth their time
+                found.setdefault("failed", []).append(f"{name}, batch {n}: {type(error).__name__}: {error}")
         del model
     return found
+
+
+def _fill_row(row: dict[str, Any], model: Any, n: int, dtype: torch.dtype, device: torch.device, short: bool) -> None:
+    given, middle = conditioning(model, n, device), model.input_dims // 2
+    noise = torch.rand(model.input_dims, n, device=device)
+    for engine in engines_of(device):
+        forget_failures()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        row[engine] = _token(model, n, given, middle, noise, dtype, engine, device, short)
+        if device.type == "cuda":
+            row[f"{engine}, peak GiB"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    run = Engine(model, n, **given, dtype=dtype, engine="eager")
+    prompt = torch.zeros(n, middle, dtype=torch.long, device=device)
+    row[f"prefill of {middle}"] = clock(device, lambda: _again(run, prompt), 1)
 
 
 def _again(run: Engine, prompt: torch.Tensor) -> None:
@@ -362,7 +372,10 @@ def main() -> int:
             report["training"] = training(device, short)
     if "tokens" in report and not short:
         report["whole run"] = whole_run(report["tokens"], engines_of(device)[0])
-    failed = [*report.get("failed", []), *(f for p in ("golden", "twins") for f in report.get(p, {}).get("failed", []))]
+    failed = [
+        *report.get("failed", []),
+        *(f for p in ("golden", "twins", "tokens") for f in report.get(p, {}).get("failed", [])),
+    ]
     show(report)
     if device.type == "cuda" and not short:
         name = torch.cuda.get_device_name(device).lower().replace(" ", "_")

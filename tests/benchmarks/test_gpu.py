@@ -44,6 +44,20 @@ def test_the_short_form_passes_and_writes_nothing() -> None:
     assert set((ROOT / "benchmarks" / "results").iterdir()) == before
 
 
+BROKEN = """
+def broken(*given):
+    raise ValueError("no such kernel")
+gpu._token = broken
+gpu.golden = gpu.twins = gpu.passes = gpu.training = lambda device, short: {}
+"""
+
+
+def test_a_row_that_fails_does_not_end_the_others() -> None:
+    done = run(BROKEN)
+    assert done.returncode == 1 and done.stdout.count("ValueError: no such kernel") >= 3, done.stdout + done.stderr
+    assert "3 failures" in done.stdout, done.stdout
+
+
 def test_a_wrong_engine_fails_it() -> None:
     done = run(WRONG)
     assert done.returncode == 1 and "graph, order 2" in done.stdout, done.stdout + done.stderr
