@@ -148,24 +148,6 @@ def test_int8_draws_alike_in_both_engines(model: str, tmp_path: Path) -> None:
     assert settings["dtype"] == "int8"
 
 
-def test_a_resumed_run_keeps_its_engine(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = dict(model=model, name=str(tmp_path / "run"), n_samples=1, **RUN)
-    save, left = RunState.save, [2]
-
-    def dies(self: RunState) -> None:
-        save(self)
-        left[0] -= 1
-        if not left[0]:
-            raise SystemExit
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunState, "save", dies)
-        with pytest.raises(SystemExit):
-            main(**given, engine="eager")
-    assert main(**given, resume=True) == 0
-    assert data(tmp_path / "run", 0)["sampling_kwargs"][0]["engine"] == "eager"
-
-
 def test_songs_differ_and_do_not_know_each_other(finished: Path, model: str, tmp_path: Path) -> None:
     three = tokens(finished)
     assert len(set(map(tuple, three[2].tolist()))) == 3

@@ -102,7 +102,8 @@ class MeanFile:
 
     def add(self, layer: int, position: int, rows: Tensor) -> None:
         """Takes rows [n, D] of the layer with this index, from a position on."""
-        if position == self._taken[layer]:  # windows come in order
+        assert position <= self._taken[layer], "windows come in order"
+        if position == self._taken[layer]:
             self._sums[layer] += rows.float().sum(0).cpu().double().numpy()
             self._taken[layer] += len(rows)
 

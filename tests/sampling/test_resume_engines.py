@@ -96,8 +96,8 @@ def _no_failures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_killed_and_resumed(
     engine: str, model: str, wanted: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if engine == "native" and build.why_not():
-        pytest.skip(f"no native library here: {build.why_not()}")
+    if engine == "native" and not build.find_compiler():
+        pytest.skip("there is no C++ compiler")
     assert torch.equal(resumed(model, tmp_path / "run", engine, monkeypatch), wanted)
 
 

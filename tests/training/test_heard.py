@@ -1,6 +1,7 @@
 """README's five training lines: one can hear the result. `make heard`; docs/average.md has the figures.
 
-The VQ-VAE trains for 5 epochs of README's 20; nothing else is shorter. A folder in `JUKEBOX_HEARD` is resumed.
+The VQ-VAE trains for 5 epochs of README's 20; nothing else is shorter. A folder in `JUKEBOX_HEARD` is resumed. Only
+`make heard` collects this file. Goals that are not reached fail it: on 27 November 2026 two of three.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from heard import FIVE, heard_figures
 from readme_commands import Workplace
 
 FOLDER = os.environ.get("JUKEBOX_HEARD", "")
+if not FOLDER:  # named by hand
+    pytest.skip("takes half an hour: `make heard`", allow_module_level=True)
 BEHIND = ["", "", "--epochs=5 --nworkers=0 --device=cpu", "--nworkers=0 --device=cpu", "--n_samples=4 --overwrite"]
-
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not FOLDER, reason="takes half an hour: `make heard`")]
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +37,9 @@ def test_reconstruction(figures: dict[str, float]) -> None:
     assert figures["reconstruction"] < -6
 
 
-@pytest.mark.xfail(reason="4.35 on 27 November 2026, and rising since 4.29", strict=True)
 def test_held_out_bits(figures: dict[str, float]) -> None:
     assert figures["bits"] < 4  # half of knowing nothing
 
 
-@pytest.mark.xfail(reason="0.46 on 27 November 2026: songs of the top level are duller than real ones")
 def test_flatness(figures: dict[str, float]) -> None:
     assert 0.5 < figures["flatness"] < 2

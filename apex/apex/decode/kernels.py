@@ -7,9 +7,11 @@ A layer computes, with the token's residual stream x in float32 and every sum in
 Weights are [outputs, inputs], so that what one output reads is in one piece. There are two ways to multiply:
 
     rows    for a few songs: a program keeps some rows of a matrix in registers and passes each song's vector by them.
-            Norm, activation, residual sum and the cache's writes are part of the same kernel.
+            Norm, activation, residual sum and the cache's writes are part of the same kernel. Only a vector that is
+            too wide for registers is normed before.
     tiles   for many songs: a program multiplies a tile of rows and inputs with all songs at once, on tensor cores.
-            The inputs are split over programs, so that the whole card works; a second kernel sums the splits.
+            The inputs are split over programs, so that the whole card works; a second kernel sums the splits. The
+            parts of attention are joined by a kernel of their own.
 
 With EARLY a kernel loads its first weights before the kernel ahead of it has ended, and waits only then (programmatic
 dependent launch). What it loads before that wait must not change during a step: weights, and the position. It also asks

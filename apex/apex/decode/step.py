@@ -29,7 +29,7 @@ ROWS_WARPS, WIDE_WARPS = 4, 8
 FETCHED = 10_000_000
 # In how many parts the keys of a query are cut at least, how many elements of them are read at once, and by how many
 # warps.
-PARTS, KEYS, ATTENTION_WARPS = 4, 8192, 4
+LEAST_PARTS, KEY_ELEMENTS, ATTENTION_WARPS = 4, 8192, 4
 # How many products ahead weights are fetched from memory to the L2 cache; 0 fetches none.
 DISTANCE = 1
 
@@ -118,7 +118,7 @@ class FusedLayers:
         return self._launch(
             kernels.attention, (self.n * layer.kv.shape[2], _splits(layer)),
             self._q, layer.kv, self.position, self._value, self._most, self._mass, width**-0.5,
-            **_geometry(layer), KEYS=min(64, max(16, KEYS // padded)), PADDED=padded,
+            **_geometry(layer), KEYS=min(64, max(16, KEY_ELEMENTS // padded)), PADDED=padded,
             FETCH=DISTANCE > 0 and not interpreted(), warps=ATTENTION_WARPS,
         )  # fmt: skip
 
@@ -293,7 +293,7 @@ def _splits(layer: Layer) -> int:
     """In how many parts the keys of a query are cut: of at most 128 keys, but at least 4 parts and at most 32."""
     kind, length, blocks, extra = layer.addresses
     reads = {1: length, 2: blocks, 3: length, 5: extra * blocks, 6: extra, 7: extra}.get(kind, length * blocks)
-    return 2 if interpreted() else min(32, max(PARTS, triton.next_power_of_2(triton.cdiv(reads, 128))))
+    return 2 if interpreted() else min(32, max(LEAST_PARTS, triton.next_power_of_2(triton.cdiv(reads, 128))))
 
 
 def _tile(matrix: Matrix) -> tuple[int, int]:
